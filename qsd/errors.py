@@ -6,3 +6,8 @@ class QsdError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+def first_line(error: BaseException, limit: int = 160) -> str:
+    """The first line of another library's error, short enough to stand inside a one-line message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:limit]

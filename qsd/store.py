@@ -23,7 +23,6 @@ the old one, so a process killed at any instant leaves the last complete store b
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -34,7 +33,8 @@ from filelock import FileLock, Timeout
 
 from qsd.denoisers.graph import Graph
 from qsd.denoisers.layers import WeightLayer
-from qsd.errors import QsdError
+from qsd.errors import QsdError, first_line
+from qsd.files import atomic
 from qsd.quantizers.options import Option, options_hash
 
 FORMAT = "qsd-store"
@@ -172,7 +172,6 @@ class Store:
         path = Path(path)
         if path.exists():
             raise QsdError(f"{path} exists already; name another file or remove it")
-        path.parent.mkdir(parents=True, exist_ok=True)
         store = cls(path, header, Records.empty(len(header.layers), len(header.labels)))
         store._write()
         return store
@@ -204,7 +203,7 @@ class Store:
             raise
         except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise QsdError(
-                f"{path}: truncated or damaged store ({_first_line(error)}); restore a copy or label again"
+                f"{path}: truncated or damaged store ({first_line(error)}); restore a copy or label again"
             ) from error
         return cls(path, header, records)
 
@@ -278,22 +277,15 @@ class Store:
             raise QsdError(f"{self.path}: another process is labeling into it; wait for it or stop it") from None
 
     def _write(self) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            with h5py.File(temporary, "w") as file:
-                file.attrs["format"] = FORMAT
-                file.attrs["schema_version"] = SCHEMA_VERSION
-                _write_header(file, self.header)
-                for field in dataclasses.fields(Records):
-                    column = getattr(self.records, field.name)
-                    file.create_dataset(
-                        f"records/{field.name}", data=column, compression="gzip" if len(column) else None
-                    )
-            with temporary.open("rb") as handle:
-                os.fsync(handle.fileno())
-            temporary.replace(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic(self.path) as temporary, h5py.File(temporary, "w") as file:
+            file.attrs["format"] = FORMAT
+            file.attrs["schema_version"] = SCHEMA_VERSION
+            _write_header(file, self.header)
+            for field in dataclasses.fields(Records):
+                column = getattr(self.records, field.name)
+                file.create_dataset(
+                    f"records/{field.name}", data=column, compression="gzip" if len(column) else None
+                )
 
 
 def _write_header(file: h5py.File, header: Header) -> None:
@@ -328,7 +320,3 @@ def _read_header(file: h5py.File) -> Header:
         conditions=meta["conditions"],
         provenance=meta["provenance"],
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__

@@ -1,0 +1,104 @@
+"""The command line: one thin verb per stage. ``qsd`` and ``lightning`` are the same program."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, distribution
+from typing import NamedTuple
+
+from qsd.errors import QsdError
+from qsd.paths import find
+
+
+class _Verb(NamedTuple):
+    module: str
+    summary: str
+
+
+VERBS = {
+    "demo": _Verb("demo", "run the whole road on the shipped miniature, measure it and draw it"),
+    "bank": _Verb("bank", "quantize every weight layer of a denoiser by every option"),
+    "label": _Verb("label", "measure random configs (FID, KID, CLIP, PSNR, ...) into a store"),
+    "store": _Verb("store", "look into a store: `store info FILE`"),
+    "fit": _Verb("fit", "train a ranker on a store (Lightning)"),
+    "validate": _Verb("fit", "validate a ranker checkpoint (Lightning)"),
+    "test": _Verb("fit", "test a ranker against the baselines (Lightning)"),
+    "predict": _Verb("fit", "predict with a ranker checkpoint (Lightning)"),
+    "search": _Verb("search", "search configs under a size budget with a trained ranker"),
+    "measure": _Verb("measure", "measure configs from files: verify what a search found"),
+    "export": _Verb("export", "write a quantized denoiser that diffusers loads"),
+    "zoo": _Verb("zoo", "train the shipped miniatures anew: `zoo train NAME`"),
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Args:
+        args: the command line without the program's name; None takes the process's own.
+
+    Returns:
+        The exit code: 0, or 2 for a mistake of the user's, said in one line on standard error.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    try:
+        verb = VERBS.get(words[0])
+        if verb is None:
+            return _other_program(words)
+        module = importlib.import_module(f"qsd.cli.{verb.module}")
+        module.run(_with_shipped_configs(words))
+    except QsdError as error:
+        print(f"qsd: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("qsd: stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.close(sys.stdout.fileno())  # the reader left (`| head`): not an error, and no late flush
+        return 0
+    return 0
+
+
+def _help() -> str:
+    lines = [f"  {name:<10}{verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: qsd VERB [options]      (`lightning` is the same program)",
+            "",
+            "Finds out which parts of a diffusion model can be stored in 3 or 4 bits, and ships the result.",
+            "",
+            *lines,
+            "",
+            "`qsd VERB --help` explains a verb. A --config that is no path is looked up among the shipped YAML.",
+            "Start with `qsd demo --out runs/demo`.",
+        ]
+    )
+
+
+def _with_shipped_configs(words: Sequence[str]) -> list[str]:
+    """Replaces the value of every --config by the path it resolves to."""
+    resolved = list(words)
+    for position, word in enumerate(words):
+        if word in ("--config", "-c") and position + 1 < len(words):
+            resolved[position + 1] = str(find(words[position + 1]))
+        elif word.startswith("--config="):
+            resolved[position] = f"--config={find(word.removeprefix('--config='))}"
+    return resolved
+
+
+def _other_program(words: list[str]) -> int:
+    """Hands a verb that is not ours to lightning-sdk, whose script has the same name, if it is there."""
+    try:
+        scripts = distribution("lightning-sdk").entry_points.select(group="console_scripts", name="lightning")
+    except PackageNotFoundError:
+        raise QsdError(
+            f"no verb {words[0]!r}; qsd has {', '.join(VERBS)} "
+            "(for Lightning's cloud verbs `pip install lightning-sdk`)"
+        ) from None
+    program: Callable[[], int | None] = next(iter(scripts)).load()
+    sys.argv = ["lightning", *words]
+    return program() or 0

@@ -1,0 +1,74 @@
+"""``qsd bank``."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from qsd.bank import Bank, build_bank
+from qsd.cli.console import bar, command_line, console, print_json, run_function
+from qsd.denoisers.pipeline import denoiser_of, load_pipeline
+from qsd.provenance import provenance
+from qsd.quantizers import DEFAULT_OPTIONS, parse_options
+
+
+def bank(
+    pipeline: str,
+    out: str,
+    options: list[str] = [str(option) for option in DEFAULT_OPTIONS],  # noqa: B006, RUF012
+    device: str = "cpu",
+    json: bool = False,
+) -> None:
+    """Quantizes every weight layer of a pipeline's denoiser by every option and saves the bank.
+
+    Args:
+        pipeline: diffusers folder, shipped pipeline, or hub id.
+        out: safetensors file to write.
+        options: the option table, such as [uaq-4, kmeans_c-3]; methods uaq, kmeans_c, kmeans_a; 2 to 8 bits.
+        device: where the pipeline is loaded.
+        json: print the sizes and errors of the uniform configs as JSON.
+    """
+    pipe = load_pipeline(pipeline, device=device)
+    table = parse_options(options)
+    with bar("Bank") as progress:
+        built = build_bank(
+            denoiser_of(pipe), table, provenance=provenance(command_line()), progress=progress
+        )
+    built.save(out)
+    rows = uniform_rows(built)
+    if json:
+        print_json({"bank": out, "layers": len(built.layers), "uniform": rows})
+    else:
+        console.print(_table(built, rows, out))
+
+
+def uniform_rows(built: Bank) -> list[dict[str, float | int | str]]:
+    """Size and error of every uniform config."""
+    rows: list[dict[str, float | int | str]] = []
+    for index, option in enumerate(built.options):
+        config = built.uniform_config(option)
+        rows.append(
+            {
+                "option": str(option),
+                "bytes": int(built.config_bytes(config)),
+                "avg_bits": float(built.average_bits(config)),
+                "mean_relative_error": float(built.relative_errors[:, index].mean()),
+            }
+        )
+    return rows
+
+
+def _table(built: Bank, rows: list[dict[str, float | int | str]], out: str) -> Table:
+    weights = int(built.num_weights.sum())
+    table = Table(title=f"{out}: {len(built.layers)} weight layers, {weights:,} weights, uniform configs")
+    for heading in ("option", "bytes", "average bits", "mean relative error"):
+        table.add_column(heading, justify="left" if heading == "option" else "right")
+    for row in rows:
+        table.add_row(
+            str(row["option"]), f"{row['bytes']:,}", f"{row['avg_bits']:.3f}", f"{row['mean_relative_error']:.4f}"
+        )
+    return table
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs the verb."""
+    run_function(bank, words)

@@ -1,0 +1,65 @@
+"""What the verbs share: parsing from typed functions, progress bars with an ETA, and JSON for machines."""
+
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from jsonargparse import auto_cli
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from qsd.progress import Progress
+
+console = Console(highlight=False)
+"""Results, on standard output."""
+
+messages = Console(stderr=True, highlight=False)
+"""Progress and remarks, on standard error, so that results can be piped."""
+
+
+def run_function(
+    function: Callable[..., None] | Mapping[str, Callable[..., None]], words: Sequence[str]
+) -> None:
+    """Parses a verb's words by the signature and docstring of its function(s) and calls it.
+
+    Args:
+        function: one function, or functions by sub-verb.
+        words: the command line, verb first.
+    """
+    components: Any = function if callable(function) else dict(function)
+    auto_cli(components, args=list(words[1:]), prog=f"qsd {words[0]}", as_positional=True)
+
+
+@contextlib.contextmanager
+def bar(title: str) -> Iterator[Progress]:
+    """Shows a progress bar with elapsed time and ETA; yields the callback that moves it."""
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[message]}"),
+    )
+    with RichProgress(*columns, console=messages) as progress:
+        task = progress.add_task(title, total=None, message="")
+
+        def move(done: int, total: int, message: str) -> None:
+            progress.update(task, completed=done, total=total, message=message)
+
+        yield move
+
+
+def print_json(document: Any) -> None:
+    """Prints JSON and nothing else to standard output."""
+    print(json.dumps(document, indent=1))
+
+
+def command_line() -> str:
+    """The command as typed, for the provenance of files."""
+    return shlex.join(["qsd", *sys.argv[1:]])

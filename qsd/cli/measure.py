@@ -1,0 +1,87 @@
+"""``qsd measure``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from qsd.bank import Bank
+from qsd.cli.console import bar, console, print_json, run_function
+from qsd.configs import load_config
+from qsd.denoisers.pipeline import load_pipeline
+from qsd.labels import EvaluationSettings, Measurer, MeasurerPool, verify
+from qsd.quantizers import Option
+
+
+def measure(
+    pipeline: str,
+    bank: str,
+    configs: list[str],
+    evaluation: EvaluationSettings,
+    noise_seeds: list[int] = [1, 2, 3],  # noqa: B006
+    workers: int = 1,
+    device: str = "cpu",
+    json: bool = False,
+) -> None:
+    """Measures configs from files, over several noise seeds: verify what a search found.
+
+    Args:
+        pipeline: diffusers folder, shipped pipeline, or hub id.
+        bank: the denoiser's bank (`qsd bank`).
+        configs: config files (`best.json` of a search), or names of options such as uaq-4 for uniform configs.
+        evaluation: prompts, reference images, metrics, image count, steps, guidance.
+        noise_seeds: one measurement per seed; the table shows mean and standard deviation. The store's labels
+            use seed 0, so other seeds verify what was not searched on.
+        workers: processes that measure side by side on the CPU, one thread each.
+        device: where one process measures when workers is 1.
+        json: print JSON.
+    """
+    loaded = Bank.load(bank)
+    genomes = np.stack([_genome(loaded, name) for name in configs])
+    with bar("Measure") as progress:
+        if workers > 1:
+            with MeasurerPool(pipeline, bank, evaluation, workers) as pool:
+                rows = verify(
+                    genomes, noise_seeds, pool.run, num_images=evaluation.num_images, progress=progress
+                )
+        else:
+            measurer = Measurer(load_pipeline(pipeline, device=device), loaded, evaluation)
+            rows = verify(
+                genomes, noise_seeds, measurer.run, num_images=evaluation.num_images, progress=progress
+            )
+    for name, genome, row in zip(configs, genomes, rows, strict=True):
+        row |= {
+            "name": name,
+            "bytes": int(loaded.config_bytes(genome)),
+            "avg_bits": float(loaded.average_bits(genome)),
+        }
+    if json:
+        print_json(rows)
+    else:
+        console.print(_table(rows))
+
+
+def _genome(bank: Bank, name: str) -> np.ndarray:
+    if name in {str(option) for option in bank.options} and not Path(name).exists():
+        return bank.uniform_config(Option.parse(name))
+    return load_config(name, bank.layer_names, [str(option) for option in bank.options], bank.denoiser)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    images, seeds = rows[0]["num_images"], rows[0]["seeds"]
+    table = Table(title=f"measured on {images} images with noise seeds {', '.join(map(str, seeds))}")
+    labels = [key for key in rows[0] if key in ("kid", "clip", "agreement", "psnr", "latent_mse")]
+    table.add_column("config")
+    for heading in ("average bits", "bytes", "fid", *labels):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        numbers = [f"{row['avg_bits']:.3f}", f"{row['bytes']:,}", f"{row['fid']:.2f} ± {row['fid_std']:.2f}"]
+        table.add_row(row["name"], *numbers, *(f"{row[label]:.4g}" for label in labels))
+    return table
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs the verb."""
+    run_function(measure, words)

@@ -1,0 +1,72 @@
+"""``qsd store info``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from qsd.cli.console import console, print_json, run_function
+from qsd.store import SPLITS, Store
+
+
+def info(file: str, json: bool = False) -> None:
+    """Says what a store holds.
+
+    Args:
+        file: the store.
+        json: print JSON.
+    """
+    facts = store_facts(Store.open(file))
+    if json:
+        print_json(facts)
+        return
+    table = Table(title=f"{file}: {facts['records']} records of {facts['denoiser']['class']}")
+    for heading in ("label", "full precision", "min", "median", "max", "missing"):
+        table.add_column(heading, justify="left" if heading == "label" else "right")
+    for name, row in facts["labels"].items():
+        full = row["full_precision"]
+        numbers = ["" if full is None else f"{full:.4g}"]
+        numbers += ["" if row[key] is None else f"{row[key]:.4g}" for key in ("min", "median", "max")]
+        table.add_row(name, *numbers, str(row["missing"]))
+    console.print(table)
+    console.print(f"{facts['layers']} weight layers, {facts['nodes']} nodes, {facts['edges']} edges")
+    console.print(f"options: {', '.join(facts['options'])} (table {facts['options_hash']})")
+    console.print("splits: " + ", ".join(f"{name} {count}" for name, count in facts["splits"].items()))
+    console.print("conditions: " + ", ".join(f"{key}={value}" for key, value in facts["conditions"].items()))
+
+
+def store_facts(store: Store) -> dict[str, Any]:
+    """What ``store info`` says, as JSON values."""
+    header, records = store.header, store.records
+    full = header.provenance.get("full_precision", {})
+    return {
+        "denoiser": header.denoiser,
+        "layers": len(header.layers),
+        "nodes": header.graph.num_nodes,
+        "edges": header.graph.num_edges,
+        "options": [str(option) for option in header.options],
+        "options_hash": header.options_hash,
+        "records": len(records),
+        "splits": {name: int((records.split == code).sum()) for code, name in enumerate(SPLITS)},
+        "labels": {
+            name: {"full_precision": full.get(name), **_summary(store.values(name))}
+            for name in (*header.label_names, "avg_bits", "bytes")
+        },
+        "seconds": float(records.seconds.sum()),
+        "conditions": header.conditions,
+        "provenance": header.provenance,
+    }
+
+
+def _summary(values: np.ndarray) -> dict[str, Any]:
+    finite = values[np.isfinite(values)]
+    summary: dict[str, Any] = {"missing": int(len(values) - len(finite))}
+    for key, function in (("min", np.min), ("median", np.median), ("max", np.max)):
+        summary[key] = float(function(finite)) if len(finite) else None
+    return summary
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs the verb."""
+    run_function({"info": info}, words)

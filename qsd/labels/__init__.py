@@ -1,0 +1,21 @@
+"""Images from a config and what they are worth, into a store."""
+
+from qsd.labels.evaluator import LABELS, Evaluator, Measurement
+from qsd.labels.label import jobs_of_stream, label, open_or_create
+from qsd.labels.measurer import Job, Measurer, MeasurerPool
+from qsd.labels.settings import EvaluationSettings
+from qsd.labels.verify import verify
+
+__all__ = [
+    "LABELS",
+    "EvaluationSettings",
+    "Evaluator",
+    "Job",
+    "Measurement",
+    "Measurer",
+    "MeasurerPool",
+    "jobs_of_stream",
+    "label",
+    "open_or_create",
+    "verify",
+]

@@ -1,0 +1,158 @@
+"""Measures what the images of a config are worth.
+
+Distribution metrics (FID, KID, CLIP score, agreement) say how good the images are; paired metrics (PSNR,
+latent MSE) say how far they drifted from the full-precision images of the same prompts and noise. They
+disagree, so both are recorded.
+"""
+
+import dataclasses
+import warnings
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+from torchmetrics.functional.image import peak_signal_noise_ratio
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+from torchmetrics.multimodal import CLIPScore
+
+from qsd.errors import QsdError
+from qsd.labels.extractors import InceptionFeatures, clip_loader, load_features
+from qsd.labels.generate import Generator
+from qsd.labels.settings import EvaluationSettings
+from qsd.store import Label
+
+LABELS = (
+    Label("fid", False, "Frechet distance of image features to the real images"),
+    Label("kid", False, "unbiased polynomial MMD of image features to the real images"),
+    Label("clip", True, "mean CLIP score of image and prompt, 0 to 100"),
+    Label("agreement", True, "share of images that the classifier gives the prompted class"),
+    Label("psnr", True, "mean PSNR in dB to the full-precision images, at most 100 each"),
+    Label("latent_mse", False, "mean squared distance of the final latents to full precision"),
+)
+MAX_PSNR = 100.0
+"""Identical images have infinite PSNR; the mean needs a ceiling."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What one config measured.
+
+    Attributes:
+        labels: value by label name; names that the settings leave out are missing.
+        images: uint8 [n, 3, H, W].
+        latents: float32 [n, C, h, w].
+    """
+
+    labels: dict[str, float]
+    images: torch.Tensor
+    latents: torch.Tensor
+
+
+class Evaluator:
+    """Measures the current weights of a pipeline's denoiser.
+
+    Attributes:
+        settings: what is measured under.
+    """
+
+    def __init__(self, pipe: DiffusionPipeline, settings: EvaluationSettings) -> None:
+        """Encodes the prompts and takes the features of the real images.
+
+        Raises:
+            QsdError: prompts, images or feature extractors named by the settings are missing or too few.
+        """
+        self.settings = settings
+        self._generator = Generator(pipe, settings)
+        self._features = load_features(settings.features).to(pipe.device)
+        self._classes = settings.load_classes()
+        if self._classes is not None and isinstance(self._features, InceptionFeatures):
+            raise QsdError("agreement needs a classifier; give its folder as features or leave classes out")
+        reference = settings.load_reference()
+        if settings.kid_subset_size > min(len(reference), settings.num_images):
+            raise QsdError(
+                f"kid_subset_size {settings.kid_subset_size} exceeds the {settings.num_images} images or the "
+                f"{len(reference)} real ones; lower it"
+            )
+        real = torch.cat([self._features(batch)[0].cpu() for batch in reference.split(settings.batch_size)])
+        self._fid, self._kid = _distribution_metrics(real, settings)
+        self._clip = CLIPScore(clip_loader(settings.clip)).to(pipe.device) if settings.clip else None
+        self._full_precision: dict[int, Measurement] = {}
+
+    def full_precision(self, noise_seed: int) -> Measurement:
+        """Measures full precision, once per seed; the denoiser must be at full precision on first call."""
+        if noise_seed not in self._full_precision:
+            self._full_precision[noise_seed] = self._measure(noise_seed, None)
+        return self._full_precision[noise_seed]
+
+    def measure(self, noise_seed: int) -> Measurement:
+        """Measures the denoiser's current weights.
+
+        Raises:
+            QsdError: full precision was not measured with this seed before.
+        """
+        if noise_seed not in self._full_precision:
+            raise QsdError(f"noise seed {noise_seed}: measure full precision first, for the paired labels")
+        return self._measure(noise_seed, self._full_precision[noise_seed])
+
+    def _measure(self, noise_seed: int, full: Measurement | None) -> Measurement:
+        self._fid.reset()
+        self._kid.reset()
+        if self._clip is not None:
+            self._clip.reset()
+        all_latents, all_images, hits = [], [], 0
+        for rows, latents, images in self._generator.batches(noise_seed):
+            features, logits = self._features(images)
+            self._fid.update(features.cpu(), real=False)
+            self._kid.update(features.cpu(), real=False)
+            if self._clip is not None:
+                self._clip.update(list(images.to(self._clip.device)), self._generator.prompts[rows])
+            if self._classes is not None and logits is not None:
+                hits += int((logits.argmax(1).cpu() == self._classes[rows]).sum())
+            all_latents.append(latents)
+            all_images.append(images)
+        latents, images = torch.cat(all_latents), torch.cat(all_images)
+        labels = {"fid": float(self._fid.compute()), "kid": self._kid_value()}
+        if self._clip is not None:
+            labels["clip"] = float(self._clip.compute())
+        if self._classes is not None:
+            labels["agreement"] = hits / len(images)
+        reference = full or Measurement({}, images, latents)
+        labels |= paired_labels(images, latents, reference)
+        return Measurement(labels, images, latents)
+
+    def _kid_value(self) -> float:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the subsets are the same for every config
+            return float(self._kid.compute()[0])
+
+
+def paired_labels(images: torch.Tensor, latents: torch.Tensor, full: Measurement) -> dict[str, float]:
+    """PSNR (dB, mean over images, each capped) and latent MSE against full precision."""
+    psnr = peak_signal_noise_ratio(
+        images.float(), full.images.float(), data_range=255.0, dim=(1, 2, 3), reduction="none"
+    )
+    return {
+        "psnr": float(psnr.clamp(max=MAX_PSNR).mean()),
+        "latent_mse": float((latents - full.latents).square().mean()),
+    }
+
+
+def _distribution_metrics(
+    real: torch.Tensor, settings: EvaluationSettings
+) -> tuple[FrechetInceptionDistance, KernelInceptionDistance]:
+    """FID and KID that take ready features [B, F], so that the extractor runs once for both."""
+    features = nn.Identity()
+    features.num_features = real.shape[1]  # type: ignore[assignment]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # KID keeps all features; that is intended
+        fid = FrechetInceptionDistance(feature=features, reset_real_features=False)
+        kid = KernelInceptionDistance(
+            feature=features,
+            subsets=settings.kid_subsets,
+            subset_size=settings.kid_subset_size,
+            reset_real_features=False,
+        )
+    fid.update(real, real=True)
+    kid.update(real, real=True)
+    return fid, kid

@@ -1,0 +1,124 @@
+"""Labels random configs into a store, one durable record at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qsd.bank import Bank
+from qsd.errors import QsdError
+from qsd.labels.evaluator import LABELS
+from qsd.labels.measurer import Job
+from qsd.labels.settings import EvaluationSettings
+from qsd.progress import Progress
+from qsd.sampling import sample_configs
+from qsd.store import SPLITS, Header, Store, split_of_index
+
+Run = Callable[[Sequence[Job]], Iterator[tuple[Job, dict[str, float], float]]]
+"""Measures jobs: :meth:`qsd.labels.measurer.Measurer.run` or :meth:`~qsd.labels.measurer.MeasurerPool.run`."""
+
+
+def open_or_create(
+    path: str | Path,
+    bank: Bank,
+    settings: EvaluationSettings,
+    *,
+    config_seed: int,
+    provenance: dict[str, Any],
+) -> Store:
+    """The store to label into: a new one, or the one on disk if it was begun under the same conditions.
+
+    Raises:
+        QsdError: the store on disk has another denoiser, option table, seed or other conditions; the message
+            names what differs.
+    """
+    header = Header(
+        denoiser=bank.denoiser,
+        layers=bank.layers,
+        graph=bank.graph,
+        options=bank.options,
+        num_bytes=bank.num_bytes,
+        relative_error=bank.relative_errors,
+        labels=tuple(label for label in LABELS if settings.yields(label.name)),
+        conditions={**settings.conditions(), "config_seed": config_seed},
+        provenance=provenance,
+    )
+    if not Path(path).exists():
+        return Store.create(path, header)
+    store = Store.open(path)
+    pairs: list[tuple[str, Any, Any]] = [
+        ("denoiser", store.header.denoiser, header.denoiser),
+        ("option table", store.header.options, header.options),
+        *(
+            (key, store.header.conditions.get(key), header.conditions[key])
+            for key in header.conditions
+        ),
+    ]
+    for what, theirs, ours in pairs:
+        if theirs != ours:
+            raise QsdError(
+                f"{path}: begun with {what} {_short(theirs)}, not {_short(ours)}; "
+                "label into another store or use the store's own settings"
+            )
+    return store
+
+
+def jobs_of_stream(
+    store: Store, num_configs: int, noise_seed: int, *, split: str | None = None
+) -> list[Job]:
+    """The configs still to label.
+
+    Args:
+        store: whose records are skipped.
+        num_configs: how many of the stream the store shall have in the end.
+        noise_seed: of the images.
+        split: only configs of this split (``test`` for repeated labels of test records).
+
+    Returns:
+        Jobs in stream order. Config i depends on the store's config seed and i alone.
+    """
+    seed = store.header.conditions["config_seed"]
+    done = set(zip(store.records.index.tolist(), store.records.noise_seed.tolist(), strict=True))
+    options, num_layers = store.header.options, len(store.header.layers)
+    jobs: list[Job] = []
+    index, wanted = 0, 0
+    while wanted < num_configs:
+        if split is None or SPLITS[int(split_of_index(index))] == split:
+            wanted += 1
+            if (index, noise_seed) not in done:
+                config = sample_configs(options, num_layers, 1, seed, start=index)[0]
+                jobs.append(Job(index, config, noise_seed))
+        index += 1
+    return jobs
+
+
+def label(store: Store, jobs: Sequence[Job], run: Run, progress: Progress | None = None) -> Store:
+    """Measures jobs and appends a record for each as soon as it is measured.
+
+    Args:
+        store: what to append to; locked for this writer meanwhile.
+        jobs: from :func:`jobs_of_stream`.
+        run: measures jobs.
+        progress: called after every record.
+
+    Returns:
+        The store.
+
+    Raises:
+        QsdError: another process is labeling into the store.
+    """
+    with store.locked():
+        for done, (job, labels, seconds) in enumerate(run(jobs)):
+            store.append(
+                index=job.index, config=job.config, labels=labels, noise_seed=job.noise_seed, seconds=seconds
+            )
+            if progress:
+                fid = labels.get("fid", np.nan)
+                progress(done + 1, len(jobs), f"config {job.index}: FID {fid:.1f}, {seconds:.1f} s")
+    return store
+
+
+def _short(value: Any) -> str:
+    text = str(value.get("weights_hash", value)) if isinstance(value, dict) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,51 @@
+"""Measures chosen configs over several noise seeds: what a search found, and what it must beat."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qsd.labels.label import Run
+from qsd.labels.measurer import Job
+from qsd.progress import Progress
+
+
+def verify(
+    configs: np.ndarray,
+    noise_seeds: Sequence[int],
+    run: Run,
+    *,
+    num_images: int,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Measures every config with every seed.
+
+    Args:
+        configs: int8 [n, L]; equal rows are measured once.
+        noise_seeds: seeds of the initial noise.
+        run: measures jobs side by side or one after another.
+        num_images: images per measurement, for the record.
+        progress: called after every measurement.
+
+    Returns:
+        For each config the mean of every label over the seeds, ``fid_std`` (sample standard deviation over
+        the seeds, 0 for one seed), ``num_images`` and ``seeds``.
+    """
+    distinct, position = np.unique(configs, axis=0, return_inverse=True)
+    jobs = [Job(index, config, seed) for index, config in enumerate(distinct) for seed in noise_seeds]
+    measured: list[list[dict[str, float]]] = [[] for _ in distinct]
+    for done, (job, labels, _) in enumerate(run(jobs)):
+        measured[job.index].append(labels)
+        if progress:
+            progress(done + 1, len(jobs), f"FID {labels['fid']:.1f}")
+    return [summarize(measured[int(index)], noise_seeds, num_images) for index in position.reshape(-1)]
+
+
+def summarize(
+    measured: Sequence[dict[str, float]], noise_seeds: Sequence[int], num_images: int
+) -> dict[str, Any]:
+    """Mean of every label over seeds, with the spread of FID and the conditions."""
+    row: dict[str, Any] = {name: float(np.mean([labels[name] for labels in measured])) for name in measured[0]}
+    fids = [labels["fid"] for labels in measured]
+    row["fid_std"] = float(np.std(fids, ddof=1)) if len(fids) > 1 else 0.0
+    return row | {"num_images": num_images, "seeds": list(noise_seeds)}
