@@ -1,0 +1,171 @@
+"""The inner loops, compiled by numba. All release the interpreter lock, so that threads share the work."""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+
+
+@compiled
+def best_partitions(
+    sums: NDArray[np.float64], counts: NDArray[np.float64], levels: int, starts: NDArray[np.int32]
+) -> None:
+    """Optimal contiguous partitions of sorted points into 1 to ``levels`` clusters.
+
+    The squared error of a cluster is its sum of squares minus sum^2 / count, so the least error is the
+    largest total of sum^2 / count. Row k of the dynamic program adds a last cluster to the best k clusters
+    of every prefix. The start of that cluster grows with the prefix and with k, so each search is confined
+    by its neighbours already found, at twice the stride, and by the row before (divide and conquer;
+    Grønlund et al., "Fast exact k-means, k-medians and Bregman divergence clustering in 1D", arXiv
+    1701.07204).
+
+    Args:
+        sums: float64 [n + 1], prefix sums of the sorted points, centred.
+        counts: float64 [n + 1], prefix sums of their multiplicities.
+        levels: Number of rows.
+        starts: int32 [levels, n + 1], filled with the start of the last of k + 1 clusters of each prefix.
+    """
+    n = len(sums) - 1
+    best = np.zeros(n + 1)
+    improved = np.zeros(n + 1)
+    starts[:, 0] = 0
+    for i in range(1, n + 1):
+        best[i] = sums[i] * sums[i] / counts[i]
+        starts[0, i] = 0
+    widest = 1
+    while 2 * widest <= n:
+        widest *= 2
+    for k in range(1, levels):
+        row = starts[k]
+        stride = widest
+        while stride >= 1:
+            for i in range(stride, n + 1, 2 * stride):
+                last = i - 1 if i + stride > n else min(i - 1, row[i + stride])
+                first = min(last, max(row[i - stride], starts[k - 1, i]))
+                top = -1.0
+                for j in range(first, last + 1):
+                    total = sums[i] - sums[j]
+                    gain = best[j] + total * total / (counts[i] - counts[j])
+                    if gain > top:
+                        top = gain
+                        row[i] = j
+                improved[i] = top
+            stride //= 2
+        best[:] = improved
+
+
+@compiled
+def read_centroids(
+    sums: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    starts: NDArray[np.int32],
+    levels: NDArray[np.int64],
+    centroids: NDArray[np.float64],
+) -> None:
+    """Reads the best clusters off the filled table of :func:`best_partitions`, for each number of levels.
+
+    Args:
+        sums: As there.
+        counts: As there.
+        starts: As there.
+        levels: int64 [K].
+        centroids: float64 [sum of levels], filled with ascending means, one number of levels after the
+            other; where fewer clusters are needed, the lowest repeats.
+    """
+    offset = 0
+    for count in levels:
+        end = len(sums) - 1
+        for k in range(count - 1, -1, -1):
+            if end > 0:
+                start = starts[k, end]
+                centroids[offset + k] = (sums[end] - sums[start]) / (counts[end] - counts[start])
+                end = start
+            else:
+                centroids[offset + k] = centroids[offset + k + 1]
+        offset += count
+
+
+@compiled
+def kmeans_rows(rows: NDArray[np.float32], levels: NDArray[np.int64], centroids: NDArray[np.float64]) -> None:
+    """Exact k-means of each row by itself, for several numbers of levels from one dynamic program.
+
+    Args:
+        rows: float32 [R, n], each row sorted.
+        levels: int64 [K].
+        centroids: float64 [R, sum of levels], filled as :func:`read_centroids` does.
+    """
+    n = rows.shape[1]
+    sums = np.zeros(n + 1)
+    counts = np.arange(n + 1).astype(np.float64)
+    starts = np.empty((levels.max(), n + 1), np.int32)
+    for r in range(len(rows)):
+        mean = 0.0
+        for i in range(n):
+            mean += rows[r, i]
+        mean /= n
+        for i in range(n):
+            sums[i + 1] = sums[i] + (rows[r, i] - mean)
+        best_partitions(sums, counts, levels.max(), starts)
+        read_centroids(sums, counts, starts, levels, centroids[r])
+        for k in range(centroids.shape[1]):
+            centroids[r, k] += mean
+
+
+@compiled
+def power_errors(
+    rows: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    zero_point: NDArray[np.float32],
+    bits: int,
+    errors: NDArray[np.float32],
+) -> None:
+    """Sum of |e / scale|^2.4 over each row, for each candidate (scale, zero point) of uniform quantization.
+
+    With u = x^(-1/5), x^2.4 is (x u)^3. u comes from the exponent bits of x and three Newton steps, which
+    vectorises and is accurate to float32 rounding.
+
+    Args:
+        rows: float32 [R, n].
+        scale: float32 [R, S], positive.
+        zero_point: float32 [R, S], whole numbers.
+        bits: Bits per code.
+        errors: float32 [R, S], filled.
+    """
+    n = rows.shape[1]
+    top = np.float32((1 << bits) - 1)
+    error = np.empty(n, np.float32)
+    error_bits = error.view(np.int32)
+    root = np.empty(n, np.float32)
+    root_bits = root.view(np.int32)
+    for r in range(rows.shape[0]):
+        for s in range(scale.shape[1]):
+            inverse = np.float32(1) / scale[r, s]
+            shift = zero_point[r, s]
+            for i in range(n):
+                exact = rows[r, i] * inverse + shift
+                inside = min(max(exact, np.float32(0)), top)
+                error[i] = abs(exact - np.float32(np.int32(inside + np.float32(0.5))))
+            for i in range(n):
+                root_bits[i] = np.int32(np.float32(1277912950) - np.float32(0.2) * np.float32(error_bits[i]))
+            total = np.float32(0)
+            for i in range(n):
+                u = root[i]
+                for _ in range(3):
+                    u2 = u * u
+                    u = u * (np.float32(1.2) - np.float32(0.2) * error[i] * u2 * u2 * u)
+                power = error[i] * u
+                total += power * power * power
+            errors[r, s] = total
+
+
+@compiled
+def encode_rows(rows: NDArray[np.float32], thresholds: NDArray[np.float32], codes: NDArray[np.uint8]) -> None:
+    """Code of each weight: how many of its row's thresholds [R or 1, levels - 1] lie below it."""
+    for r in range(rows.shape[0]):
+        own = thresholds[min(r, len(thresholds) - 1)]
+        row, code = rows[r], codes[r]
+        code[:] = 0
+        for threshold in own:
+            for i in range(len(row)):
+                code[i] += row[i] > threshold
