@@ -1,0 +1,157 @@
+"""What a weight layer does, in one vocabulary for all denoiser families."""
+
+import re
+from collections.abc import Mapping
+
+ROLES: dict[str, str] = {
+    "conv_in": "first convolution of a U-Net",
+    "patch_embed": "latent patches to tokens",
+    "time_embed": "timestep embedding",
+    "guidance_embed": "embedding of the guidance scale",
+    "size_embed": "embedding of resolution and aspect ratio",
+    "label_embed": "embedding of the class label",
+    "pooled_embed": "embedding of a pooled caption, with or without added sizes",
+    "caption_embed": "embedding of the caption tokens",
+    "modulation": "conditioning to scales, shifts and gates (AdaLN)",
+    **{
+        f"{attention}.{part}": f"{part} projection of {meaning}"
+        for attention, meaning in {
+            "self_attn": "self-attention (or of the latents in joint attention)",
+            "cross_attn": "cross-attention",
+            "added_attn": "the caption (or image) stream in joint attention",
+            "pool_attn": "the attention that pools the caption",
+        }.items()
+        for part in ("q", "k", "v", "out", "qkv", "kv")
+    },
+    **{
+        f"{stream}.{part}": f"{part} projection of the feed-forward{meaning}"
+        for stream, meaning in {"ff": "", "added_ff": " of the caption stream in joint blocks"}.items()
+        for part in ("in", "gate", "depthwise", "out")
+    },
+    "self_attn_ff.in": "fused query, key, value and feed-forward input of a parallel block",
+    "self_attn_ff.out": "fused attention and feed-forward output of a parallel block",
+    "proj_in": "into a transformer inside a U-Net",
+    "proj_out": "out of a transformer inside a U-Net",
+    "resnet.conv1": "first convolution of a residual block",
+    "resnet.conv2": "second convolution of a residual block",
+    "resnet.time": "timestep projection of a residual block",
+    "resnet.shortcut": "1x1 convolution on the shortcut of a residual block",
+    "downsample": "strided convolution",
+    "upsample": "convolution after upsampling",
+    "skip_linear": "joins a long skip connection",
+    "final_proj": "tokens to latent patches",
+    "conv_out": "last convolution of a U-Net",
+    "other": "nothing that the table knows",
+}
+"""Role -> what it means. Combine nodes carry ``self_attn.qk``, ``cross_attn.sv`` or else their kind."""
+
+_ATTENTION_PARTS = {
+    **{f"to_{part}": part for part in ("q", "k", "v", "qkv", "kv", "out")},
+    **{f"{part}_proj": part for part in ("q", "k", "v", "out")},
+    "to_out.0": "out",
+    "c_proj": "out",
+    "add_q_proj": "added q",
+    "add_k_proj": "added k",
+    "add_v_proj": "added v",
+    "to_add_out": "added out",
+}
+
+# First match wins; each pattern is searched in the module path.
+_TABLE: tuple[tuple[str, str], ...] = tuple(
+    (pattern, role)
+    for role, patterns in {
+        "self_attn_ff.in": [r"\.to_qkv_mlp_proj$"],
+        "self_attn_ff.out": [r"single_transformer_blocks\.\d+\.(proj_out|attn\.to_out)$"],
+        "added_ff.in": [r"(ff_context|txt_mlp)\.(net\.0\.proj|linear_in|linear_2)$"],
+        "added_ff.gate": [r"ff_context\.linear_1$"],
+        "added_ff.out": [r"(ff_context|txt_mlp)\.(net\.2|linear_out|out_projection)$"],
+        "ff.in": [
+            r"(^|\.)(ff|ffn|img_mlp)\.(net\.0\.proj|linear_in|linear_2|conv_inverted)$",
+            r"feed_forward\.(linear_3|w3|0)$",
+            r"\.proj_mlp$",
+        ],
+        "ff.gate": [r"\.ff\.linear_1$", r"feed_forward\.(linear_1|w1)$"],
+        "ff.depthwise": [r"\.ff\.conv_depth$"],
+        "ff.out": [
+            r"(^|\.)(ff|ffn|img_mlp)\.(net\.2|linear_out|out_projection|conv_point)$",
+            r"feed_forward\.(linear_2|w2|2)$",
+        ],
+        "resnet.conv1": [r"(resnets|temp_convs)\.\d+\.conv1(\.\d)?$"],
+        "resnet.conv2": [r"(resnets|temp_convs)\.\d+\.conv[234](\.\d)?$"],
+        "resnet.time": [r"resnets\.\d+\.time_emb_proj$"],
+        "resnet.shortcut": [r"\.conv_shortcut$"],
+        "downsample": [r"downsamplers\.\d+\."],
+        "upsample": [r"upsamplers\.\d+\."],
+        "skip_linear": [r"skip_linear$"],
+        "guidance_embed": [r"guidance_embedder\."],
+        "size_embed": [r"(resolution_embedder|aspect_ratio_embedder)\."],
+        "time_embed": [
+            r"(timestep_embedder|time_embedding|time_embedder|t_embedder|time_step_proj|timestep_proj)\."
+        ],
+        "pooled_embed": [
+            r"time_text_embed\.text_embedder\.",
+            r"(add_embedding|extra_embedder|condition_embedder)\.linear",
+        ],
+        "label_embed": [r"(class_embedding|label_embedding)"],
+        "final_proj": [r"(^|\.)norm_out\.linear_2$", r"^proj_out(_2)?$", r"final_layer\.[^.]+\.linear$"],
+        "modulation": [
+            r"norm[^.]*\.linear(_\d)?$",
+            r"(modulation|_mod)[^.]*(\.\d|\.linear)$",
+            r"(adaln_single|time_embed)\.linear$",
+            r"condition_embedder\.time_proj$",
+            r"^proj_out_1$",
+        ],
+        "caption_embed": [
+            r"(caption_projection|context_embedder|caption_embedder|cap_embedder|txt_in|text_proj|text_embedder)",
+            r"(encoder_hid_proj|cross_attention_proj|caption_proj)",
+        ],
+        "patch_embed": [r"((pos|patch)_embed\.proj|patch_embedding|x_embedder|img_in)", r"^proj_in$"],
+        "proj_in": [r"\.proj_in$"],
+        "proj_out": [r"\.proj_out$"],
+        "conv_in": [r"^conv_in$"],
+        "conv_out": [r"^conv_out$"],
+    }.items()
+    for pattern in patterns
+)
+
+
+def attention_part(module: str) -> tuple[str, str] | None:
+    """Splits the path of an attention projection.
+
+    Returns:
+        (path of the attention module, "q" | "k" | "v" | "out" | "qkv" | "kv" | "added q" | ...), None for a
+        layer of another sort.
+    """
+    pieces = module.split(".")
+    for length in (1, 2):
+        leaf = ".".join(pieces[-length:])
+        if len(pieces) > length and leaf in _ATTENTION_PARTS:
+            return ".".join(pieces[:-length]), _ATTENTION_PARTS[leaf]
+    return None
+
+
+def role_of(module: str, cross_attention: Mapping[str, bool]) -> str:
+    """The role of a weight layer.
+
+    Args:
+        module: path of its module.
+        cross_attention: attention module path -> whether its queries and keys read different data.
+    """
+    for pattern, role in _TABLE[:2]:
+        if re.search(pattern, module):
+            return role
+    attention = attention_part(module)
+    if attention is not None:
+        owner, part = attention
+        prefix, part = (
+            ("added_attn", part.split()[1]) if " " in part else (attention_role(owner, cross_attention), part)
+        )
+        return f"{prefix}.{part}"
+    return next((role for pattern, role in _TABLE if re.search(pattern, module)), "other")
+
+
+def attention_role(owner: str, cross_attention: Mapping[str, bool]) -> str:
+    """``self_attn``, ``cross_attn`` or ``pool_attn`` for the path of an attention module."""
+    if "pool" in owner:
+        return "pool_attn"
+    return "cross_attn" if cross_attention.get(owner, False) else "self_attn"
