@@ -1,0 +1,254 @@
+"""Batches of records for the ranker. A record is a row; batches never mix denoisers."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from qsd.errors import QsdError
+from qsd.features import GraphFeatures
+from qsd.paths import find
+from qsd.store import Header, Store
+from qsd.target import Target
+
+
+class Batch(NamedTuple):
+    """Records of one store, for each member of the ensemble. K members.
+
+    Attributes:
+        store: position of the store in the data module.
+        configs: int64 [K, b, L]; in validation only one member's, [1, b, L].
+        targets: float32 [K, b, T], in the units of the expressions; NaN where an auxiliary one is missing.
+        member: the member that a validation batch belongs to, -1 for all.
+    """
+
+    store: int
+    configs: Tensor
+    targets: Tensor
+    member: int = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreData:
+    """One store made ready for training. R usable records.
+
+    Attributes:
+        path: of the store, as given.
+        header: what its records share.
+        graph: features of its denoiser.
+        configs: int64 [R, L].
+        targets: float32 [R, T], the target first, then the auxiliary ones.
+        fold: int64 [R], the member that validates on a record; -1 for test records.
+        message: what was skipped, empty when nothing was.
+    """
+
+    path: str
+    header: Header
+    graph: GraphFeatures
+    configs: Tensor
+    targets: Tensor
+    fold: Tensor
+    message: str
+
+    def training_rows(self, member: int) -> Tensor:
+        """Positions of the records that a member may learn from, int64 [r]."""
+        return ((self.fold >= 0) & (self.fold != member)).nonzero().squeeze(1)
+
+    def validation_rows(self, member: int) -> Tensor:
+        """Positions of the records that a member validates on, int64 [r]."""
+        return (self.fold == member).nonzero().squeeze(1)
+
+    def known_rows(self) -> Tensor:
+        """Positions of training and validation records, int64 [r]."""
+        return (self.fold >= 0).nonzero().squeeze(1)
+
+    def test_rows(self) -> Tensor:
+        """Positions of the test records, int64 [r]."""
+        return (self.fold < 0).nonzero().squeeze(1)
+
+
+def prepare(
+    store: Store,
+    target: Target,
+    auxiliary: Sequence[Target] = (),
+    folds: int = 1,
+    max_labels: int | None = None,
+    seed: int = 0,
+) -> StoreData:
+    """Evaluates targets and divides the records.
+
+    The store fixes which records are test. With ``folds`` 1 it also fixes which are validation; with more,
+    training and validation records together are divided anew into ``folds`` parts, and each member of the
+    ensemble holds out one part.
+
+    Args:
+        store: where the records are.
+        target: what to rank by.
+        auxiliary: further expressions that the network learns to predict beside it.
+        folds: K, number of members.
+        max_labels: use at most this many training and validation records (a random choice), None for all.
+        seed: of the folds and of that choice.
+
+    Raises:
+        QsdError: the target cannot be evaluated, or fewer than 2 records remain for training, validation or
+            test.
+    """
+    evaluated = target.evaluate(store)
+    rows = np.flatnonzero(evaluated.valid)
+    columns = [evaluated.values, *(other.evaluate(store).values for other in auxiliary)]
+    split = store.records.split[rows]
+    fold = np.where(split == 2, -1, np.where(split == 1, 0, 1))
+    rng = np.random.default_rng([seed, folds])
+    known = rng.permutation(np.flatnonzero(fold >= 0))
+    if max_labels is not None:
+        kept = np.concatenate([np.flatnonzero(fold < 0), known[:max_labels]])
+        known = np.searchsorted(np.sort(kept), known[:max_labels])
+        rows, fold = rows[np.sort(kept)], fold[np.sort(kept)]
+    if folds > 1:
+        fold[known] = np.arange(len(known)) % folds
+    _check_sizes(store, fold, folds)
+    return StoreData(
+        path=str(store.path),
+        header=store.header,
+        graph=GraphFeatures.of(store.header),
+        configs=torch.from_numpy(store.records.config[rows].astype(np.int64)),
+        targets=torch.from_numpy(np.stack([column[rows] for column in columns], axis=1)).float(),
+        fold=torch.from_numpy(fold),
+        message=evaluated.message,
+    )
+
+
+def _check_sizes(store: Store, fold: np.ndarray, folds: int) -> None:
+    counts = {"test": int((fold < 0).sum())}
+    for member in range(folds):
+        counts["validation"] = min(counts.get("validation", len(fold)), int((fold == member).sum()))
+        training = int(((fold >= 0) & (fold != member)).sum())
+        counts["training"] = min(counts.get("training", len(fold)), training)
+    for part, count in counts.items():
+        if count < 2:
+            raise QsdError(
+                f"{store.path}: {count} usable {part} records of {len(fold)}, at least 2 are needed; "
+                f"label more with `qsd label --store {store.path}`"
+            )
+
+
+class _TrainingBatches(IterableDataset[Batch]):
+    """One epoch: every member sees each of its training records once, in its own order."""
+
+    def __init__(self, stores: Sequence[StoreData], folds: int, batch_size: int, seed: int) -> None:
+        self.stores = stores
+        self.folds = folds
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def plan(self, data: StoreData) -> tuple[int, int]:
+        """(batches, records per batch): equal batches, so that edges are repeated for one size only."""
+        shortest = min(len(data.training_rows(member)) for member in range(self.folds))
+        batches = max(1, round(shortest / self.batch_size))
+        return batches, shortest // batches
+
+    def __len__(self) -> int:
+        return sum(self.plan(data)[0] for data in self.stores)
+
+    def __iter__(self) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        self.epoch += 1
+        batches: list[Batch] = []
+        for store, data in enumerate(self.stores):
+            count, size = self.plan(data)
+            orders = [self._shuffled(data.training_rows(member), generator) for member in range(self.folds)]
+            for start in range(0, count * size, size):
+                rows = torch.stack([order[start : start + size] for order in orders])
+                batches.append(Batch(store, data.configs[rows], data.targets[rows]))
+        for position in torch.randperm(len(batches), generator=generator).tolist():
+            yield batches[position]
+
+    @staticmethod
+    def _shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:
+        return rows[torch.randperm(len(rows), generator=generator)]
+
+
+class StoreDataModule(lightning.LightningDataModule):
+    """Training, validation and test batches over one store or several.
+
+    Args:
+        stores: paths, or names of shipped stores such as ``datasets/digits-pixart-alpha.h5``.
+        target: expression over label names, ``avg_bits`` and ``bytes``; larger is better.
+        auxiliary: further expressions that the network learns to predict beside it.
+        batch_size: records per step and member, about: epochs are cut into equal batches.
+        folds: K, members of the ensemble; 1 trains a single one on the store's own training split.
+        max_labels: use at most this many training and validation records per store, None for all.
+        seed: of folds, shuffling and that choice.
+    """
+
+    def __init__(
+        self,
+        stores: list[str],
+        target: str = "-fid",
+        auxiliary: list[str] | None = None,
+        batch_size: int = 32,
+        folds: int = 4,
+        max_labels: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if folds < 1 or batch_size < 2:
+            raise QsdError(f"data: folds {folds}, batch_size {batch_size}; use at least 1 and at least 2")
+        self.paths = [stores] if isinstance(stores, str) else list(stores)
+        self.targets = [Target(text) for text in (target, *(auxiliary or []))]
+        self.batch_size = batch_size
+        self.folds = folds
+        self.max_labels = max_labels
+        self.seed = seed
+        self.stores: list[StoreData] = []
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the stores, once."""
+        if not self.stores:
+            target, *auxiliary = self.targets
+            self.stores = [
+                prepare(Store.open(find(path)), target, auxiliary, self.folds, self.max_labels, self.seed)
+                for path in self.paths
+            ]
+
+    @property
+    def messages(self) -> list[str]:
+        """What was skipped in which store."""
+        return [data.message for data in self.stores if data.message]
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of all members, [K, b, ...]."""
+        batches = _TrainingBatches(self.stores, self.folds, self.batch_size, self.seed)
+        return DataLoader(batches, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        """Each member's own fold of each store, one batch each."""
+        return _loader(
+            _batch(store, data, data.validation_rows(member), member)
+            for store, data in enumerate(self.stores)
+            for member in range(self.folds)
+        )
+
+    def test_dataloader(self) -> DataLoader:
+        """The test records of each store, one batch each."""
+        return _loader(_batch(store, data, data.test_rows()) for store, data in enumerate(self.stores))
+
+    def predict_dataloader(self) -> DataLoader:
+        """All usable records of each store, one batch each."""
+        return _loader(
+            _batch(store, data, torch.arange(len(data.configs))) for store, data in enumerate(self.stores)
+        )
+
+
+def _batch(store: int, data: StoreData, rows: Tensor, member: int = -1) -> Batch:
+    return Batch(store, data.configs[rows].unsqueeze(0), data.targets[rows].unsqueeze(0), member)
+
+
+def _loader(batches: Iterator[Batch]) -> DataLoader:
+    return DataLoader(list(batches), batch_size=None)  # type: ignore[arg-type]

@@ -1,0 +1,82 @@
+"""How well predictions rank records whose true target is known. Larger targets are better."""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import stats
+
+
+def spearman(target: np.ndarray, predicted: np.ndarray) -> float:
+    """Spearman's rank correlation of float [n] arrays; 0 for constant predictions."""
+    if np.ptp(predicted) == 0 or np.ptp(target) == 0:
+        return 0.0
+    return float(stats.spearmanr(target, predicted).statistic)
+
+
+def kendall(target: np.ndarray, predicted: np.ndarray) -> float:
+    """Kendall's tau-b of float [n] arrays; 0 for constant predictions."""
+    if np.ptp(predicted) == 0 or np.ptp(target) == 0:
+        return 0.0
+    return float(stats.kendalltau(target, predicted).statistic)
+
+
+def ndcg_at_10(target: np.ndarray, predicted: np.ndarray) -> float:
+    """Normalized discounted cumulative gain of the ten records that are predicted best.
+
+    Gains are linear, 50 * clip((y - q20) / (max - q20), 0, 1) within the records given (Järvelin and
+    Kekäläinen, ACM TOIS 20, 2002). Equal predictions keep the order of the records.
+    """
+    q20, best = np.quantile(target, 0.2), target.max()
+    gains = 50 * np.clip((target - q20) / max(best - q20, 1e-300), 0, 1)
+    k = min(10, len(target))
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    ideal = float(np.sort(gains)[::-1][:k] @ discount)
+    return float(gains[_best_first(predicted)[:k]] @ discount) / ideal if ideal else 0.0
+
+
+def top10_regret(target: np.ndarray, predicted: np.ndarray) -> float:
+    """Best true target minus the best true target among the ten records predicted best; 0 is perfect."""
+    return float(target.max() - target[_best_first(predicted)[:10]].max())
+
+
+def relative_top10_regret(target: np.ndarray, predicted: np.ndarray) -> float:
+    """:func:`top10_regret` as a share of the range of the true targets, 0 to 1."""
+    return top10_regret(target, predicted) / max(float(np.ptp(target)), 1e-300)
+
+
+def _best_first(predicted: np.ndarray) -> np.ndarray:
+    return np.argsort(-predicted, kind="stable")
+
+
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "spearman": spearman,
+    "kendall": kendall,
+    "ndcg@10": ndcg_at_10,
+    "top10_regret": top10_regret,
+    "relative_top10_regret": relative_top10_regret,
+}
+LARGER_IS_BETTER = {name: "regret" not in name for name in METRICS}
+
+
+def evaluate(
+    target: np.ndarray, predicted: np.ndarray, num_bootstrap: int = 1000, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """All metrics, with 95 % percentile bootstrap intervals over the records.
+
+    Args:
+        target: float [n], true values.
+        predicted: float [n].
+        num_bootstrap: resamples; the same for every predictor, given the seed.
+        seed: of the resampling.
+
+    Returns:
+        Metric name -> {"value", "low", "high"}.
+    """
+    rng = np.random.default_rng(seed)
+    samples = [rng.integers(0, len(target), len(target)) for _ in range(num_bootstrap)]
+    results = {}
+    for name, metric in METRICS.items():
+        resampled = [metric(target[rows], predicted[rows]) for rows in samples]
+        low, high = np.quantile(resampled, [0.025, 0.975]) if resampled else (np.nan, np.nan)
+        results[name] = {"value": metric(target, predicted), "low": float(low), "high": float(high)}
+    return results

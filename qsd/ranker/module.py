@@ -1,0 +1,138 @@
+"""The LightningModule: trains the members of an ensemble side by side, each on its own folds."""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import lightning
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from qsd.data import Batch, StoreData, StoreDataModule
+from qsd.ranker.ensemble import Ensemble, Member
+from qsd.ranker.losses import hop_loss, relevance
+from qsd.ranker.metrics import METRICS, spearman
+from qsd.ranker.network import NetworkSettings
+
+
+class RankerModule(lightning.LightningModule):
+    """Loss = MSE of the predicted targets + a ranking loss on the L1 norms of the hop embeddings.
+
+    Args:
+        network: architecture of each member.
+        ranking_loss: on hop norms: spearman, lambdarank, hybrid (both), or none.
+        ranking_weight: its weight; the MSE of the standardized target has weight 1.
+        auxiliary_weight: weight of the mean MSE of the auxiliary targets.
+        learning_rate: peak of AdamW's learning rate; it warms up over 5 % of the steps and falls to 0 as a
+            cosine.
+        weight_decay: of AdamW, on weight matrices.
+        table_penalty: L2 penalty on the learned tables per layer and option, which have one entry for every
+            few labels and need their own prior.
+    """
+
+    def __init__(
+        self,
+        network: NetworkSettings = NetworkSettings(),  # noqa: B008 (frozen)
+        ranking_loss: Literal["spearman", "lambdarank", "hybrid", "none"] = "hybrid",
+        ranking_weight: float = 0.1,
+        auxiliary_weight: float = 0.3,
+        learning_rate: float = 2e-3,
+        weight_decay: float = 1e-2,
+        table_penalty: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.settings = NetworkSettings(**network) if isinstance(network, dict) else network
+        self.save_hyperparameters(ignore=["network"])
+        self.save_hyperparameters({"network": dataclasses.asdict(self.settings)})
+        self.members: Ensemble | None = None
+
+    @property
+    def data(self) -> StoreDataModule:
+        """The data module that the trainer runs on."""
+        return self.trainer.datamodule  # type: ignore[attr-defined,no-any-return]
+
+    def configure_model(self) -> None:
+        """Builds the members for the graphs of the data module, with scales from training records."""
+        if self.members is not None:
+            return
+        stores = self.data.stores
+        num_targets = len(self.data.targets)
+        graphs = [data.graph for data in stores]
+        self.members = Ensemble(Member(self.settings, graphs, num_targets) for _ in range(self.data.folds))
+        for index, member in enumerate(self.members):
+            for store, data in enumerate(stores):
+                member.fit_scales(store, data.targets[data.training_rows(index)])
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        data = self._data(batch.store)
+        losses = [
+            self._loss(member, data, batch.store, configs, targets)
+            for member, configs, targets in zip(self.members, batch.configs, batch.targets, strict=True)
+        ]
+        loss = torch.stack(losses).sum()  # a sum: members share nothing, so each has its own gradient
+        self.log("train_loss", loss / len(losses), prog_bar=True, on_epoch=True, on_step=False)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        member = self.members[batch.member]
+        prediction = member(self._data(batch.store).graph, batch.configs[0], batch.store)
+        target = member.standardized(batch.store, batch.targets[0])[:, 0]
+        rank = spearman(target.cpu().numpy(), prediction.outputs[:, 0].cpu().numpy())
+        self.log("val_spearman", rank, prog_bar=True, batch_size=1, add_dataloader_idx=False)
+        self.log("val_mse", F.mse_loss(prediction.outputs[:, 0], target), batch_size=1)
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        predicted = self.members.score(self._data(batch.store).graph, batch.configs[0], batch.store).mean(dim=0)
+        target = batch.targets[0, :, 0]
+        for name, metric in METRICS.items():
+            value = metric(target.double().cpu().numpy(), predicted.double().cpu().numpy())
+            self.log(f"test_{name}", value, batch_size=1)
+
+    def predict_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Mean and spread over members of a store's records, float [2, R]."""
+        scores = self.members.score(self._data(batch.store).graph, batch.configs[0], batch.store)
+        return torch.stack([scores.mean(dim=0), scores.std(dim=0, correction=0)])
+
+    def configure_optimizers(self) -> Any:
+        tables = {name for name, _ in self.named_parameters() if "tables" in name}
+        groups = [
+            {"params": [p for n, p in self.named_parameters() if n in tables], "weight_decay": 0.0},
+            {"params": [p for n, p in self.named_parameters() if n not in tables]},
+        ]
+        optimizer = torch.optim.AdamW(
+            groups, lr=self.hparams["learning_rate"], weight_decay=self.hparams["weight_decay"]
+        )
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _loss(
+        self, member: Any, data: StoreData, store: int, configs: Tensor, targets: Tensor
+    ) -> Tensor:
+        prediction = member(data.graph, configs, store)
+        wanted = member.standardized(store, targets)
+        squared = torch.where(wanted.isfinite(), (prediction.outputs - wanted).nan_to_num() ** 2, 0.0).mean(dim=0)
+        loss = squared[0]
+        if len(squared) > 1:
+            loss = loss + self.hparams["auxiliary_weight"] * squared[1:].mean()
+        if self.hparams["ranking_loss"] != "none":
+            gains = relevance(wanted[:, 0], member.relevance_low[store], member.relevance_high[store])
+            ranking = hop_loss(prediction.norms, wanted[:, 0], gains, self.hparams["ranking_loss"])
+            loss = loss + self.hparams["ranking_weight"] * ranking
+        return loss + self.hparams["table_penalty"] * member.network.table_penalty(store)
+
+    def _data(self, store: int) -> StoreData:
+        """A store with its graph features on this module's device."""
+        data = self.data.stores[store]
+        if data.graph.kind.device != self.device:
+            data = dataclasses.replace(data, graph=data.graph.to(self.device))
+            self.data.stores[store] = data
+        return data
+
+
+def _warmup_cosine(step: int, steps: int) -> float:
+    warmup = max(1, steps // 20)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))

@@ -1,0 +1,235 @@
+"""The graph network: configs in, predicted quality and rankable hop embeddings out. Needs no Lightning."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import GATv2Conv, GINConv, GraphConv, PNAConv, SAGEConv, TransformerConv
+from torch_geometric.utils import degree
+
+from qsd.features import KINDS, NODE_ROLES, OPTION_FEATURES, STATIC_FEATURES, GraphFeatures
+
+ConvName = Literal["gatv2", "gin", "sage", "graphconv", "pna", "transformer"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings:
+    """Architecture of a :class:`GraphRanker`.
+
+    Attributes:
+        conv: message-passing layer, one of PyG's: gatv2 (Brody et al. 2022), gin (Xu et al. 2019), sage
+            (Hamilton et al. 2017), graphconv (Morris et al. 2019), pna (Corso et al. 2020), transformer
+            (Shi et al. 2021).
+        width: size of node embeddings; a multiple of ``heads``.
+        depth: number of message-passing layers, the largest hop.
+        heads: attention heads of gatv2 and transformer.
+        residual: adds a layer's input to its output.
+        norm: normalization after each layer.
+        dropout: on the graph embedding that the head reads.
+        pooling: nodes that a graph embedding averages at hops above 0 ("outputs": last node of each block);
+            hop 0 always averages the weight nodes.
+        both_directions: messages also flow against the data; the k-hop neighbourhood of a node is then
+            undirected.
+        layer_embedding: gives every weight layer of a known denoiser a learned vector per option.
+        additive: adds a head whose contributions per layer sum to a part of the prediction.
+        graph_head: adds the head over graph embeddings; without it the model is exactly additive.
+    """
+
+    conv: ConvName = "gatv2"
+    width: int = 48
+    depth: int = 3
+    heads: int = 4
+    residual: bool = True
+    norm: Literal["batch", "layer", "none"] = "layer"
+    dropout: float = 0.0
+    pooling: Literal["all", "weights", "outputs"] = "all"
+    both_directions: bool = True
+    layer_embedding: bool = True
+    additive: bool = True
+    graph_head: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the network says about B configs.
+
+    Attributes:
+        outputs: float [B, T], standardized targets; column 0 is the one to rank by.
+        norms: float [depth + 1, B], L1 norms of the hop embeddings.
+        contributions: float [B, L], parts of ``outputs[:, 0]`` that the layers add; None without that head.
+    """
+
+    outputs: Tensor
+    norms: Tensor
+    contributions: Tensor | None
+
+
+class GraphRanker(nn.Module):
+    """Scores configs of one or several denoisers.
+
+    A node starts as a function of its static features and, for a weight node, of its option: that is a table
+    [N, O, width], so a batch of configs is a gather from it. Message passing follows; the hop-k embedding of
+    a config is the mean of node embeddings after k layers.
+
+    Args:
+        settings: the architecture.
+        graphs: the denoisers to be ranked; only those with ``layer_embedding`` or ``additive`` get own
+            parameters.
+        num_targets: T, columns predicted.
+        nodes_per_batch: configs are embedded so many nodes at a time, to stay in the cache of a CPU core.
+    """
+
+    def __init__(
+        self,
+        settings: NetworkSettings,
+        graphs: Sequence[GraphFeatures],
+        num_targets: int = 1,
+        nodes_per_batch: int = 4096,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.nodes_per_batch = nodes_per_batch
+        width = settings.width
+        num_features = len(STATIC_FEATURES) + len(OPTION_FEATURES)
+        self.kind = nn.Embedding(len(KINDS), width)
+        self.role = nn.Embedding(len(NODE_ROLES), width)
+        self.features = nn.Linear(num_features, width)
+        self.mix = nn.Sequential(nn.LayerNorm(width), nn.ReLU(), nn.Linear(width, width))
+        self.layer_tables = nn.ParameterList(
+            nn.Parameter(torch.zeros(graph.num_layers, graph.num_options, width))
+            for graph in graphs
+            if settings.layer_embedding
+        )
+        self.convs = nn.ModuleList(_conv(settings, graphs) for _ in range(settings.depth))
+        self.norms = nn.ModuleList(_norm(settings) for _ in range(settings.depth))
+        if settings.graph_head:
+            pooled = (settings.depth + 1) * width
+            self.pool_norm = nn.BatchNorm1d(pooled, affine=False)
+            self.dropout = nn.Dropout(settings.dropout)
+            self.head = nn.Sequential(nn.Linear(pooled, width), nn.SiLU(), nn.Linear(width, num_targets))
+            self.linear_head = nn.Linear(pooled, num_targets)
+        self.additive_tables = nn.ParameterList(
+            nn.Parameter(torch.zeros(graph.num_layers, graph.num_options, num_targets))
+            for graph in graphs
+            if settings.additive
+        )
+        if settings.additive:
+            self.additive = nn.Linear(width, num_targets)
+
+    def forward(self, graph: GraphFeatures, configs: Tensor, store: int = 0) -> Prediction:
+        """Predicts.
+
+        Args:
+            graph: features of the denoiser, on the device of the parameters.
+            configs: int8 or int64 [B, L].
+            store: position of the denoiser among the ``graphs`` given at construction.
+        """
+        table = self.node_table(graph, store)
+        size = max(1, self.nodes_per_batch // graph.num_nodes)
+        hops = [self._pooled(graph, table, part) for part in configs.long().split(size)]
+        pooled = torch.cat(hops, dim=1)  # [depth + 1, B, width]
+        outputs: Tensor | float = 0.0
+        contributions = None
+        if self.settings.graph_head:
+            flat = self.dropout(self.pool_norm(pooled.transpose(0, 1).flatten(1)))
+            outputs = self.head(flat) + self.linear_head(flat)
+        if self.settings.additive:
+            per_layer = self._gather(self.contribution_table(graph, table, store), configs.long())
+            outputs = outputs + per_layer.sum(dim=1)
+            contributions = per_layer[..., 0]
+        assert isinstance(outputs, Tensor)
+        return Prediction(outputs, pooled.abs().sum(dim=-1), contributions)
+
+    def node_table(self, graph: GraphFeatures, store: int = 0) -> Tensor:
+        """Initial embeddings of every node under every option, nonnegative, float [N, O, width]."""
+        static = graph.static.unsqueeze(1).expand(-1, graph.num_options, -1)
+        hidden = self.features(torch.cat([static, graph.option], dim=-1))
+        hidden = self.mix(hidden + (self.kind(graph.kind) + self.role(graph.role)).unsqueeze(1))
+        if self.settings.layer_embedding:
+            own = self.layer_tables[store][graph.layer]
+            hidden = hidden + torch.where(graph.is_weight.view(-1, 1, 1), own, 0.0)
+        return torch.relu(hidden)
+
+    def contribution_table(self, graph: GraphFeatures, table: Tensor, store: int = 0) -> Tensor:
+        """What each option of each layer adds to the standardized targets, float [L, O, T].
+
+        Columns are centred over options, so that a contribution is a difference to the layer's mean.
+        """
+        layers = graph.layer[graph.is_weight]
+        learned = self.additive(table[graph.is_weight])
+        summed = learned.new_zeros(graph.num_layers, *learned.shape[1:]).index_add(0, layers, learned)
+        values = summed + self.additive_tables[store]
+        return values - values.mean(dim=1, keepdim=True)
+
+    def embed(self, graph: GraphFeatures, configs: Tensor, store: int = 0) -> list[Tensor]:
+        """Node embeddings after 0, 1, ..., depth layers, each float [B, N, width]."""
+        return self._embed(graph, self.node_table(graph, store), configs.long())
+
+    def table_penalty(self, store: int = 0) -> Tensor:
+        """Sum of squares of the parameters that one store owns, scalar."""
+        own = [tables[store] for tables in (self.layer_tables, self.additive_tables) if len(tables)]
+        return torch.stack([table.square().sum() for table in own]).sum() if own else torch.zeros(())
+
+    def _embed(self, graph: GraphFeatures, table: Tensor, configs: Tensor) -> list[Tensor]:
+        nodes = torch.arange(graph.num_nodes, device=configs.device)
+        hidden = table[nodes, configs[:, graph.layer]]
+        hops = [hidden]
+        edges = graph.repeated_edges(len(configs), self.settings.both_directions)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            flat = hops[-1].flatten(0, 1)
+            update = torch.relu(norm(conv(flat, edges)))
+            hidden = update + flat if self.settings.residual else update
+            hops.append(hidden.view(len(configs), graph.num_nodes, -1))
+        return hops
+
+    def _pooled(self, graph: GraphFeatures, table: Tensor, configs: Tensor) -> Tensor:
+        """Hop embeddings, float [depth + 1, b, width]."""
+        masks = {"all": None, "weights": graph.is_weight, "outputs": graph.is_output}
+        mask = masks[self.settings.pooling]
+        first, *later = self._embed(graph, table, configs)
+        pooled = [first[:, graph.is_weight].mean(dim=1)]
+        pooled += [(hop if mask is None else hop[:, mask]).mean(dim=1) for hop in later]
+        return torch.stack(pooled)
+
+    @staticmethod
+    def _gather(table: Tensor, configs: Tensor) -> Tensor:
+        """Rows of a [L, O, T] table under configs [B, L], float [B, L, T]."""
+        return table[torch.arange(table.shape[0], device=configs.device), configs]
+
+
+def _conv(settings: NetworkSettings, graphs: Sequence[GraphFeatures]) -> nn.Module:
+    width, heads = settings.width, settings.heads
+    match settings.conv:
+        case "gatv2":
+            return GATv2Conv(width, width // heads, heads, share_weights=False)
+        case "gin":
+            return GINConv(nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)))
+        case "sage":
+            return SAGEConv(width, width)
+        case "graphconv":
+            return GraphConv(width, width, aggr="mean")
+        case "pna":
+            return PNAConv(
+                width,
+                width,
+                aggregators=["mean", "min", "max", "std"],
+                scalers=["identity", "amplification", "attenuation"],
+                deg=_degree_histogram(graphs, settings.both_directions),
+            )
+        case "transformer":
+            return TransformerConv(width, width // heads, heads)
+
+
+def _norm(settings: NetworkSettings) -> nn.Module:
+    kinds = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+    return kinds[settings.norm](settings.width) if settings.norm in kinds else nn.Identity()
+
+
+def _degree_histogram(graphs: Sequence[GraphFeatures], both_directions: bool) -> Tensor:
+    """Nodes by in-degree over all graphs, int64 [largest degree + 1]; PNA scales by it."""
+    degrees = [
+        degree(graph.repeated_edges(1, both_directions)[1], graph.num_nodes, dtype=torch.long) for graph in graphs
+    ]
+    return torch.bincount(torch.cat(degrees))
