@@ -1,5 +1,6 @@
 """What a label is measured under: the settings of an evaluation, and the prompts and images they name."""
 
+import contextlib
 import dataclasses
 import hashlib
 from pathlib import Path
@@ -64,9 +65,9 @@ class EvaluationSettings:
         """What a store records of the settings: all but the seed, with hashes of the named files."""
         values = dataclasses.asdict(self)
         del values["noise_seed"]
-        for name in ("prompts", "reference", "classes"):
-            if values[name]:
-                values[f"{name}_hash"] = _hash(find(values[name]))
+        for name in ("prompts", "reference", "classes", "features", "clip"):
+            with contextlib.suppress(QsdError):  # a hub id or inception-2048 has no file to hash
+                values[f"{name}_hash"] = _hash(find(values[name])) if values[name] else None
         return values
 
     def yields(self, label: str) -> bool:
@@ -124,11 +125,12 @@ def _image_folder(folder: Path) -> torch.Tensor:
 
 
 def _hash(path: Path) -> str:
-    """BLAKE2 of a file's bytes, or of the names and sizes of a folder's files."""
+    """BLAKE2 of a file's bytes, of a model folder's weights, or of the names and sizes of a folder's files."""
     digest = hashlib.blake2b(digest_size=8)
-    if path.is_file():
-        digest.update(path.read_bytes())
-    else:
+    weights = sorted(path.glob("*.safetensors"))
+    for file in [path] if path.is_file() else weights:
+        digest.update(file.read_bytes())
+    if path.is_dir() and not weights:
         for file in sorted(path.rglob("*")):
             digest.update(f"{file.relative_to(path)} {file.stat().st_size}".encode())
     return digest.hexdigest()

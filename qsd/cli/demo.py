@@ -1,0 +1,73 @@
+"""``qsd demo``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+from qsd.cli import fit
+from qsd.cli.console import bar, command_line, console, print_json, run_function
+from qsd.demo import DemoSettings, run_demo
+from qsd.paths import find
+
+
+def demo(out: str, settings: DemoSettings, json: bool = False) -> None:
+    """Runs the whole road: bank, a few labels, ranker, search, verification by measuring, export.
+
+    Writes bank, store, ranker, fronts, `pareto.png`, `grid.png`, the exported pipeline and `summary.json`, and
+    prints one table of everything measured.
+
+    Args:
+        out: folder to write to.
+        settings: pipeline, store, evaluation, budgets; without --config the shipped `demo.yaml`.
+        json: print the summary as JSON instead of the table.
+    """
+    summary = run_demo(settings, out, bar=bar, fit=fit.run, command=command_line())
+    if json:
+        print_json(summary)
+        return
+    console.print(demo_table(summary))
+    seconds = summary["seconds"]
+    console.print("seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items()))
+    exported = summary["export"]
+    console.print(
+        f"exported {exported['path']}: {exported['bytes']:,} bytes; largest difference of the reloaded denoiser's "
+        f"output from the measured one's: {exported['max_abs_difference']:g}"
+    )
+    console.print(f"look at {out}/pareto.png and {out}/grid.png; numbers in {out}/summary.json")
+
+
+def demo_table(summary: dict[str, Any]) -> Table:
+    """Everything that the demo measured, one row a config."""
+    full = summary["full_precision"]
+    seeds = ", ".join(map(str, full["seeds"]))
+    table = Table(title=f"measured on {full['num_images']} images with each of the noise seeds {seeds}")
+    table.add_column("config")
+    for heading in ("bits", "bytes", "FID", "KID", "CLIP", "agreement", "PSNR", "predicted"):
+        table.add_column(heading, justify="right")
+    groups = [[full], summary["uniform"], summary["random_best"], summary["searched"]]
+    for group in groups:
+        for row in group:
+            predicted = f"{row['predicted']:.3f}" if "predicted" in row else ""
+            table.add_row(
+                row["name"],
+                f"{row['avg_bits']:.2f}",
+                f"{row['bytes']:,}",
+                f"{row['fid']:.2f} ± {row['fid_std']:.2f}",
+                f"{row['kid']:.4f}",
+                f"{row['clip']:.2f}",
+                f"{row['agreement']:.3f}",
+                "" if row is full else f"{row['psnr']:.2f}",
+                predicted,
+                style="bold" if group is summary["searched"] else None,
+            )
+        table.add_section()
+    return table
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs the verb."""
+    words = list(words)
+    if not any(word.startswith("--config") for word in words):
+        words[1:1] = ["--config", str(find("demo.yaml"))]
+    run_function(demo, words)

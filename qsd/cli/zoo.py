@@ -1,0 +1,66 @@
+"""``qsd zoo``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from qsd.cli.console import bar, console, print_json, run_function
+from qsd.errors import QsdError
+from qsd.zoo import TRAINERS, write_data
+from qsd.zoo import measure as measure_miniature
+from qsd.zoo import train as train_miniature
+
+
+def train(name: str, out: str | None = None, seed: int = 0, device: str = "cpu", json: bool = False) -> None:
+    """Trains a shipped checkpoint anew, on the real digits of scikit-learn.
+
+    Args:
+        name: digits-classifier, digits-clip or digits-pixart-alpha.
+        out: folder to write; by default `checkpoints/NAME` below the current folder.
+        seed: of weights and batches.
+        device: where to train.
+        json: print the measured facts as JSON.
+    """
+    if name not in TRAINERS:
+        raise QsdError(f"nothing to train named {name!r}; there are {', '.join(TRAINERS)}")
+    folder = Path(out or f"checkpoints/{name}")
+    with bar(name) as progress:
+        facts = train_miniature(name, folder, seed=seed, device=torch.device(device), progress=progress)
+    _tell({"folder": str(folder), **facts}, json)
+
+
+def measure(name: str, folder: str | None = None, json: bool = False) -> None:
+    """Measures whether a miniature is good at full precision: FID against real digits, agreement, seconds.
+
+    Args:
+        name: digits-pixart-alpha.
+        folder: its folder; by default the shipped one.
+        json: print JSON.
+    """
+    with bar(name) as progress:
+        facts = measure_miniature(name, folder, progress=progress)
+    _tell(facts, json)
+
+
+def data(out: str = "datasets/digits") -> None:
+    """Writes the digits' reference images, prompts and classes, so that measuring needs no scikit-learn.
+
+    Args:
+        out: folder to write.
+    """
+    write_data(Path(out))
+    console.print(f"wrote {out}")
+
+
+def _tell(facts: dict[str, object], json: bool) -> None:
+    if json:
+        print_json(facts)
+        return
+    for name, value in facts.items():
+        console.print(f"{name:<28}{value:.4g}" if isinstance(value, float) else f"{name:<28}{value}")
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs the verb."""
+    run_function({"train": train, "measure": measure, "data": data}, words)

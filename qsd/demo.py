@@ -1,0 +1,285 @@
+"""The whole road on one pipeline: bank, labels, ranker, search, verification, export."""
+
+import contextlib
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+
+from qsd.bank import FULL_PRECISION, Applier, Bank, build_bank
+from qsd.configs import write_json
+from qsd.denoisers.pipeline import denoiser_of, load_pipeline
+from qsd.export import export
+from qsd.finding import search_with_ranker
+from qsd.grid import ImageRow, draw_grid
+from qsd.labels import EvaluationSettings, MeasurerPool, jobs_of_stream, label, open_or_create, verify
+from qsd.labels.generate import Generator
+from qsd.paths import find
+from qsd.progress import Progress
+from qsd.provenance import provenance
+from qsd.quantizers import DEFAULT_OPTIONS
+from qsd.ranker import Ranker, load_ranker
+from qsd.search import Front, Points, SearchSettings, best_labeled_within, plot_front
+from qsd.store import Store
+from qsd.target import Target
+
+Bar = Callable[[str], contextlib.AbstractContextManager[Progress]]
+Row = dict[str, Any]
+
+FULL_PRECISION_BITS = 16
+"""Denoisers ship in 16-bit types; the full-precision row counts its weights so."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoSettings:
+    """What the demo runs on.
+
+    Attributes:
+        pipeline: the pipeline to quantize.
+        store: labeled configs that come with it.
+        evaluation: how it is measured.
+        ranker: YAML that ``lightning fit`` reads.
+        extra_labels: configs labeled on top of the store's, to show how labeling goes.
+        same_size_as: uniform options whose sizes are budgets.
+        max_bits: further budgets in average bits.
+        noise_seeds: seeds of the verification; not the one that the labels were measured with.
+        search: how much to search.
+        grid_images: columns of the image grid; the first prompt of each of so many classes.
+        workers: processes that measure side by side.
+    """
+
+    pipeline: str
+    store: str
+    evaluation: EvaluationSettings
+    ranker: str
+    extra_labels: int = 4
+    same_size_as: tuple[str, ...] = ("kmeans_a-4", "uaq-4")
+    max_bits: tuple[float, ...] = (3.5,)
+    noise_seeds: tuple[int, ...] = (1, 2, 3)
+    search: SearchSettings = dataclasses.field(default_factory=SearchSettings)
+    grid_images: int = 10
+    workers: int = 2
+
+
+def run_demo(
+    settings: DemoSettings, out: str | Path, *, bar: Bar, fit: Callable[[list[str]], None], command: str = ""
+) -> dict[str, Any]:
+    """Runs every stage and writes bank, store, ranker, fronts, plot, grid, export and ``summary.json``.
+
+    Args:
+        settings: what to run on.
+        out: folder to write to; the files of an earlier run are replaced.
+        bar: makes a progress bar from a title.
+        fit: runs ``lightning fit`` with the given words.
+        command: for the provenance.
+
+    Returns:
+        The content of ``summary.json``.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "bank"), bar("Bank") as progress:
+        pipe = load_pipeline(settings.pipeline)
+        bank = build_bank(denoiser_of(pipe), DEFAULT_OPTIONS, provenance=provenance(command), progress=progress)
+        bank.save(out / "bank.safetensors")
+    pool = MeasurerPool(settings.pipeline, out / "bank.safetensors", settings.evaluation, settings.workers)
+    with pool:
+        with _timed(seconds, "label"), bar("Label") as progress:
+            store = _label_some_more(settings, bank, pool, out / "store.h5", progress)
+        with _timed(seconds, "fit"):
+            fit(["fit", "--config", settings.ranker, f"--data.stores=[{store.path}]", f"--out={out / 'ranker'}"])
+            ranker = load_ranker(out / "ranker")
+        with _timed(seconds, "search"):
+            fronts = _search(settings, ranker, bank, out, command, bar)
+        with _timed(seconds, "measure"), bar("Measure") as progress:
+            rows = _measure(settings, bank, store, fronts, pool, progress)
+    with _timed(seconds, "draw"):
+        _draw_fronts(rows, fronts, store, ranker.target, out / "pareto.png")
+        _draw_grid(settings, pipe, bank, rows, out / "grid.png")
+    with _timed(seconds, "export"):
+        exported = _export(pipe, bank, rows["searched"][-1]["config"], out, command)
+    for row in (row for group in rows.values() for row in group):
+        row["config"] = None if row["bits"] == FULL_PRECISION_BITS else row["config"].tolist()
+    summary = {
+        "full_precision": rows["full_precision"][0],
+        "uniform": rows["uniform"],
+        "random_best": rows["random_best"],
+        "searched": rows["searched"],
+        "export": exported,
+        "seconds": seconds,
+        "provenance": provenance(command),
+    }
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - start, 1)
+
+
+def _label_some_more(
+    settings: DemoSettings, bank: Bank, pool: MeasurerPool, path: Path, progress: Progress
+) -> Store:
+    """Copies the shipped store and labels the next configs of its stream into the copy."""
+    shutil.copyfile(find(settings.store), path)
+    store = open_or_create(
+        path,
+        bank,
+        settings.evaluation,
+        config_seed=Store.open(path).header.conditions["config_seed"],
+        provenance={},
+    )
+    wanted = len(store.records) + settings.extra_labels
+    return label(store, jobs_of_stream(store, wanted, settings.evaluation.noise_seed), pool.run, progress)
+
+
+def _search(
+    settings: DemoSettings, ranker: Ranker, bank: Bank, out: Path, command: str, bar: Bar
+) -> list[Front]:
+    """One front per budget: the sizes of uniform options, then average bits."""
+    sizes = [int(bank.config_bytes(bank.uniform_config(option))) for option in settings.same_size_as]
+    budgets: list[dict[str, Any]] = [{"max_bytes": size} for size in sizes]
+    budgets += [{"max_bits": bits} for bits in settings.max_bits]
+    fronts = []
+    for budget in budgets:
+        with bar("Search " + ", ".join(f"{key} {value}" for key, value in budget.items())) as progress:
+            front = search_with_ranker(
+                ranker, bank, **budget, settings=settings.search, command=command, progress=progress
+            )
+        front.save(out / f"front-{front.meta.max_bits:.2f}-bits.json")
+        fronts.append(front)
+    return fronts
+
+
+def _measure(
+    settings: DemoSettings,
+    bank: Bank,
+    store: Store,
+    fronts: Sequence[Front],
+    pool: MeasurerPool,
+    progress: Progress,
+) -> dict[str, list[Row]]:
+    """Measures full precision, uniform configs, the best labeled random configs and the searched ones."""
+    full = np.full(len(bank.layers), FULL_PRECISION, dtype=np.int8)
+    rows: dict[str, list[Row]] = {
+        "full_precision": [{"name": "full precision", "config": full}],
+        "uniform": [{"name": str(o), "config": bank.uniform_config(o)} for o in bank.options],
+        "random_best": [_random_best(store, front) for front in fronts],
+        "searched": [_searched(front) for front in fronts],
+    }
+    every = [row for group in rows.values() for row in group]
+    measured = verify(
+        np.stack([row["config"] for row in every]),
+        settings.noise_seeds,
+        pool.run,
+        num_images=settings.evaluation.num_images,
+        progress=progress,
+    )
+    weights = int(bank.num_weights.sum())
+    for row, labels in zip(every, measured, strict=True):
+        is_full = bool((row["config"] == FULL_PRECISION).all())
+        size = weights * FULL_PRECISION_BITS // 8 if is_full else int(bank.config_bytes(row["config"]))
+        row |= {"avg_bits": 8 * size / weights, "bytes": size, "measured": True, **labels}
+    return rows
+
+
+def _random_best(store: Store, front: Front) -> Row:
+    """The labeled random config of lowest FID within a front's budget."""
+    limit = front.meta.max_bytes
+    fid = np.where(store.total_bytes() <= limit, store.values("fid"), np.inf)
+    if not np.isfinite(fid).any():
+        raise QsdError(f"{store.path}: no labeled config has at most {limit} bytes; label more or raise the budget")
+    best = int(np.argmin(fid))
+    return {
+        "name": f"best random ≤ {front.meta.max_bits:.2f}",
+        "max_bits": front.meta.max_bits,
+        "record": int(store.records.index[best]),
+        "config": store.records.config[best],
+    }
+
+
+def _searched(front: Front) -> Row:
+    best = front.best_index()
+    return {
+        "name": f"searched ≤ {front.meta.max_bits:.2f}",
+        "max_bits": front.meta.max_bits,
+        "config": front.configs[best],
+        "predicted": float(front.predicted[best]),
+        "predicted_spread": None if front.spread is None else float(front.spread[best]),
+    }
+
+
+def _draw_fronts(
+    rows: dict[str, list[Row]], fronts: Sequence[Front], store: Store, target: str, path: Path
+) -> None:
+    """Draws the front of the largest budget with everything that was measured around it."""
+    expression = Target(target)
+    labels = {name: store.values(name) for name in expression.names}
+
+    def points(group: str, named: bool) -> Points:
+        chosen = rows[group]
+        columns = {name: np.array([row[name] for row in chosen]) for name in expression.names}
+        return Points(
+            avg_bits=[row["avg_bits"] for row in chosen],
+            quality=expression(columns),
+            names=[row["name"] for row in chosen] if named else None,
+        )
+
+    plot_front(
+        max(fronts, key=lambda front: front.meta.max_bytes or 0),
+        path,
+        quality_label=f"{target} (larger is better)",
+        labeled=Points(store.values("avg_bits"), expression(labels)),
+        uniform=points("uniform", named=True),
+        winners=points("searched", named=True),
+        title="Predicted front, and what was measured",
+    )
+
+
+def _draw_grid(
+    settings: DemoSettings, pipe: DiffusionPipeline, bank: Bank, rows: dict[str, list[Row]], path: Path
+) -> None:
+    """Draws the first prompt of every class by full precision, uniform configs and searched ones."""
+    evaluation = dataclasses.replace(settings.evaluation, num_images=settings.evaluation.batch_size)
+    generator = Generator(pipe, evaluation)
+    classes = evaluation.load_classes()
+    first = range(settings.grid_images)
+    if classes is not None:
+        first = [classes.tolist().index(value) for value in sorted(set(classes.tolist()))]
+    columns = list(first)[: settings.grid_images]
+    uniform = {row["name"]: row for row in rows["uniform"]}
+    pairs = zip(settings.same_size_as, rows["searched"], strict=False)
+    shown = [*rows["full_precision"]]
+    for option, searched in pairs:
+        shown += [uniform[option], searched]
+    shown += rows["searched"][len(settings.same_size_as) :]
+    images = []
+    with Applier(bank, denoiser_of(pipe)) as applier:
+        for row in shown:
+            applier.apply(row["config"])
+            drawn = torch.cat([batch for _, _, batch in generator.batches(settings.noise_seeds[0])])
+            title = f"{row['name']}\n{row['avg_bits']:.2f} bits, FID {row['fid']:.1f}"
+            images.append(ImageRow(title, drawn[columns]))
+    draw_grid(images, [generator.prompts[column] for column in columns], path)
+
+
+def _export(pipe: DiffusionPipeline, bank: Bank, config: np.ndarray, out: Path, command: str) -> dict[str, Any]:
+    """Exports a config, loads it back through diffusers and compares the two denoisers' outputs."""
+    folder = out / "export"
+    if folder.exists():
+        shutil.rmtree(folder)  # an earlier demo's
+    result = export(pipe, bank, config, folder, provenance=provenance(command))
+    with Applier(bank, denoiser_of(pipe)) as applier:
+        applier.apply(config)
+        difference = max_abs_difference(pipe, load_pipeline(folder))
+    return {"path": str(folder), "bytes": result.total_bytes, "max_abs_difference": difference}
