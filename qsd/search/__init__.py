@@ -1,0 +1,35 @@
+"""Search: from a predictor of quality to configs on a Pareto front, within a byte budget."""
+
+from qsd.search.baselines import best_labeled, greedy_by_error, random_search
+from qsd.search.budget import Budget, average_bits, config_bytes, uniform_configs
+from qsd.search.evaluator import Evaluator, Predictor, SpreadPredictor
+from qsd.search.front import Front, FrontMeta
+from qsd.search.lagrangian import fit_additive, greedy_fill, lagrangian_front, solve_knapsack
+from qsd.search.nsga2 import crowding_distance, evolve, non_dominated_rank
+from qsd.search.plot import plot_front
+from qsd.search.search import SearchSettings, search
+
+__all__ = [
+    "Budget",
+    "Evaluator",
+    "Front",
+    "FrontMeta",
+    "Predictor",
+    "SearchSettings",
+    "SpreadPredictor",
+    "average_bits",
+    "best_labeled",
+    "config_bytes",
+    "crowding_distance",
+    "evolve",
+    "fit_additive",
+    "greedy_by_error",
+    "greedy_fill",
+    "lagrangian_front",
+    "non_dominated_rank",
+    "plot_front",
+    "random_search",
+    "search",
+    "solve_knapsack",
+    "uniform_configs",
+]

@@ -1,0 +1,98 @@
+"""Sizes of configs, exact in bytes, and the budget that no config may exceed."""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from qsd.errors import QsdError
+
+
+def config_bytes(configs: np.ndarray, num_bytes: np.ndarray) -> np.ndarray:
+    """Exact sizes.
+
+    Args:
+        configs: int8 [..., L].
+        num_bytes: int64 [L, O], bytes of each option of each layer.
+
+    Returns:
+        int64 [...], bytes per config.
+    """
+    layers = np.arange(num_bytes.shape[0])
+    return num_bytes[layers, configs].sum(axis=-1, dtype=np.int64)
+
+
+def average_bits(total_bytes: np.ndarray, num_weights: np.ndarray) -> np.ndarray:
+    """Bits per weight, codebooks and scales included: 8 * bytes / number of weights, float64 [...]."""
+    return 8.0 * np.asarray(total_bytes, dtype=np.float64) / float(num_weights.sum())
+
+
+def uniform_configs(num_layers: int, num_options: int) -> np.ndarray:
+    """The O configs that use one option everywhere, int8 [O, L]."""
+    return np.repeat(np.arange(num_options, dtype=np.int8)[:, None], num_layers, axis=1)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The largest size allowed.
+
+    Attributes:
+        max_bytes: Bytes that a config may have at most.
+        max_bits: The same in average bits per weight, 8 * max_bytes / number of weights.
+    """
+
+    max_bytes: int
+    max_bits: float
+
+    @classmethod
+    def make(
+        cls,
+        num_bytes: np.ndarray,
+        num_weights: np.ndarray,
+        *,
+        max_bits: float | None = None,
+        max_bytes: int | None = None,
+    ) -> Self:
+        """The budget that a user states in average bits or in bytes; with neither, everything fits.
+
+        Args:
+            num_bytes: int64 [L, O].
+            num_weights: int64 [L].
+            max_bits: Average bits per weight, codebooks and scales included.
+            max_bytes: Bytes.
+
+        Raises:
+            QsdError: Both are given, or no config is that small.
+        """
+        if max_bits is not None and max_bytes is not None:
+            raise QsdError("budget: give max_bits or max_bytes, not both")
+        smallest = int(num_bytes.min(axis=1).sum())
+        total_weights = int(num_weights.sum())
+        if max_bits is not None:
+            if not math.isfinite(max_bits):
+                raise QsdError(
+                    f"budget: max_bits is {max_bits}; give a number of bits per weight such as 3.5"
+                )
+            limit = _largest_bytes(max_bits, total_weights)
+        elif max_bytes is not None:
+            limit = int(max_bytes)
+        else:
+            limit = int(num_bytes.max(axis=1).sum())
+        if limit < smallest:
+            # The bits are rounded up, so that the number in the message works when it is typed in.
+            bits = math.ceil(8e4 * smallest / total_weights) / 1e4
+            asked = f"{max_bits} bits" if max_bits is not None else f"{max_bytes} bytes"
+            raise QsdError(
+                f"budget: {asked} is below the smallest possible size, {smallest} bytes "
+                f"({bits:.4f} average bits); raise the budget or build a bank with smaller options"
+            )
+        return cls(max_bytes=limit, max_bits=8.0 * limit / total_weights)
+
+
+def _largest_bytes(max_bits: float, total_weights: int) -> int:
+    """The most bytes whose average bits, as computed in floating point, do not exceed `max_bits`."""
+    limit = math.floor(max_bits * total_weights / 8) + 1
+    while 8.0 * limit / total_weights > max_bits:
+        limit -= 1
+    return limit

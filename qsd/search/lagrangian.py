@@ -1,0 +1,172 @@
+"""The additive approximation: quality as a sum over layers, and its best configs under a byte budget.
+
+With quality = sum of values[l, config[l]] the search is a multiple-choice knapsack. Its Lagrangian relaxation
+decouples the layers, so sweeping the multiplier gives the upper convex hull of the (bytes, quality) front in
+one sort; a mixed-integer program gives the exact optimum at one budget.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
+
+from qsd.errors import QsdError
+from qsd.search.budget import config_bytes
+
+_RIDGE_GRID = np.logspace(-4, 4, 25)
+
+
+def fit_additive(configs: np.ndarray, quality: np.ndarray, num_options: int) -> np.ndarray:
+    """Ridge regression of quality on one-hot configs; the penalty by generalized cross-validation.
+
+    Args:
+        configs: int8 [n, L].
+        quality: float [n], larger is better.
+        num_options: O.
+
+    Returns:
+        float64 [L, O]; each layer's values are relative to the mean over the configs given.
+    """
+    n, num_layers = configs.shape
+    one_hot = (configs[:, :, None] == np.arange(num_options)).reshape(n, -1).astype(np.float64)
+    centred = one_hot - one_hot.mean(axis=0)
+    target = np.asarray(quality, dtype=np.float64) - np.mean(quality)
+    left, singular, right = np.linalg.svd(centred, full_matrices=False)
+    keep = singular > 1e-9 * max(float(singular[0]), 1.0)
+    left, singular, right = left[:, keep], singular[keep], right[keep]
+    projected = left.T @ target
+    outside = float(target @ target - projected @ projected)
+    scores = []
+    for penalty in _RIDGE_GRID:
+        shrink = penalty / (singular**2 + penalty)
+        residual = outside + float(np.sum((shrink * projected) ** 2))
+        freedom = 1 + float(np.sum(1 - shrink))  # 1 for the mean
+        scores.append(residual / max(n - freedom, 1e-9) ** 2)
+    penalty = _RIDGE_GRID[int(np.argmin(scores))]
+    weights = right.T @ (singular / (singular**2 + penalty) * projected)
+    return weights.reshape(num_layers, num_options)
+
+
+def lagrangian_front(values: np.ndarray, num_bytes: np.ndarray) -> np.ndarray:
+    """All configs that maximise sum(values) - lambda * bytes for some lambda > 0, from smallest to largest.
+
+    Args:
+        values: float [L, O], additive quality, larger is better.
+        num_bytes: int64 [L, O].
+
+    Returns:
+        int8 [k, L]; sizes and additive quality both increase along k, k <= 1 + L * (O - 1).
+    """
+    steps: list[tuple[float, int, int]] = []
+    first = np.empty(len(values), dtype=np.int8)
+    for layer, (layer_values, layer_bytes) in enumerate(zip(values, num_bytes, strict=True)):
+        hull = _upper_hull(layer_values, layer_bytes)
+        first[layer] = hull[0]
+        for here, there in pairwise(hull):
+            slope = (layer_values[there] - layer_values[here]) / float(layer_bytes[there] - layer_bytes[here])
+            steps.append((-slope, layer, there))
+    steps.sort()  # within a layer slopes fall, so its steps stay in order
+    configs = np.repeat(first[None, :], len(steps) + 1, axis=0)
+    for row, (_, layer, option) in enumerate(steps, start=1):
+        configs[row:, layer] = option
+    return configs
+
+
+def solve_knapsack(values: np.ndarray, num_bytes: np.ndarray, max_bytes: int) -> np.ndarray:
+    """The config of largest additive quality within a byte budget, by mixed-integer programming.
+
+    Args:
+        values: float [L, O], larger is better.
+        num_bytes: int64 [L, O].
+        max_bytes: The budget, never exceeded.
+
+    Returns:
+        int8 [L].
+
+    Raises:
+        QsdError: No config fits.
+    """
+    num_layers, num_options = values.shape
+    smallest = num_bytes.min(axis=1)
+    extra = (num_bytes - smallest[:, None]).ravel()
+    room = int(max_bytes) - int(smallest.sum())
+    if room < 0:
+        raise QsdError(
+            f"budget: {max_bytes} bytes is below the smallest possible size, {int(smallest.sum())} bytes; "
+            f"raise the budget"
+        )
+    gain = (values - values.min(axis=1, keepdims=True)).ravel()
+    one_per_layer = LinearConstraint(_block_rows(num_layers, num_options), 1, 1)
+    # The solver works within a tolerance: an answer a few bytes over is solved again that much tighter.
+    bound = room
+    for _ in range(4):
+        scale = max(bound, 1)
+        size = LinearConstraint(extra[None, :] / scale, -np.inf, bound / scale)
+        answer = milp(
+            -gain / max(float(gain.max()), 1e-300),
+            integrality=np.ones(gain.size),
+            bounds=Bounds(0, 1),
+            constraints=[one_per_layer, size],
+            options={"mip_rel_gap": 1e-9},
+        )
+        if answer.x is None:
+            break
+        config = answer.x.reshape(num_layers, num_options).argmax(axis=1).astype(np.int8)
+        over = int(config_bytes(config, num_bytes)) - int(max_bytes)
+        if over <= 0:
+            return config
+        bound = max(bound - over, 0)
+    return greedy_fill(values, num_bytes, max_bytes)
+
+
+def greedy_fill(values: np.ndarray, num_bytes: np.ndarray, max_bytes: int) -> np.ndarray:
+    """Walks from the smallest config by the best gain per byte, taking each step that still fits.
+
+    Args:
+        values: float [L, O], larger is better.
+        num_bytes: int64 [L, O].
+        max_bytes: The budget, never exceeded.
+
+    Returns:
+        int8 [L].
+    """
+    front = lagrangian_front(values, num_bytes)
+    config = front[0].copy()
+    size = int(config_bytes(config, num_bytes))
+    if size > max_bytes:
+        raise QsdError(
+            f"budget: {max_bytes} bytes is below the smallest size, {size} bytes; raise the budget"
+        )
+    for before, after in pairwise(front):
+        layer = int(np.flatnonzero(before != after)[0])
+        bigger = size + int(num_bytes[layer, after[layer]] - num_bytes[layer, config[layer]])
+        if bigger <= max_bytes and values[layer, after[layer]] > values[layer, config[layer]]:
+            config[layer], size = after[layer], bigger
+    return config
+
+
+def _upper_hull(layer_values: np.ndarray, layer_bytes: np.ndarray) -> list[int]:
+    """Options on the upper convex hull of (bytes, value), from the smallest, values rising."""
+    hull: list[int] = []
+    for option in np.lexsort((-layer_values, layer_bytes)):
+        if hull and layer_values[option] <= layer_values[hull[-1]]:
+            continue
+        while len(hull) >= 2 and _below(hull[-2], hull[-1], option, layer_values, layer_bytes):
+            hull.pop()
+        hull.append(int(option))
+    return hull
+
+
+def _below(a: int, b: int, c: int, layer_values: np.ndarray, layer_bytes: np.ndarray) -> bool:
+    """Whether point b lies on or below the line from a to c, all as (bytes, value)."""
+    rise_b, run_b = layer_values[b] - layer_values[a], float(layer_bytes[b] - layer_bytes[a])
+    rise_c, run_c = layer_values[c] - layer_values[a], float(layer_bytes[c] - layer_bytes[a])
+    return bool(rise_b * run_c <= rise_c * run_b)
+
+
+def _block_rows(num_layers: int, num_options: int) -> csr_array:
+    """The constraint matrix that sums the options of each layer, [L, L * O]."""
+    total = num_layers * num_options
+    starts = np.arange(0, total + 1, num_options)
+    return csr_array((np.ones(total), np.arange(total), starts), shape=(num_layers, total))

@@ -1,0 +1,114 @@
+"""The Pareto plot: what was predicted and what was measured, against size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from qsd.files import atomic
+from qsd.search.front import Front
+
+_BLUE, _RED, _GREEN, _GREY = "#2166ac", "#b2182b", "#1b7837", "#8c8c8c"
+
+
+@dataclass(frozen=True)
+class Points:
+    """Measured configs to draw beside a front.
+
+    Attributes:
+        avg_bits: float [n].
+        quality: float [n], in the unit of the front's predicted quality, larger is better.
+        error: float [n], standard deviation over seeds, or None.
+        names: n texts to write beside the points, or None.
+    """
+
+    avg_bits: Sequence[float] | np.ndarray
+    quality: Sequence[float] | np.ndarray
+    error: Sequence[float] | np.ndarray | None = None
+    names: Sequence[str] | None = None
+
+
+def plot_front(
+    front: Front,
+    path: str | Path,
+    *,
+    quality_label: str = "quality (larger is better)",
+    labeled: Points | None = None,
+    uniform: Points | None = None,
+    winners: Points | None = None,
+    title: str = "",
+) -> None:
+    """Draws a front and writes it as PNG.
+
+    Args:
+        front: Its predicted quality is a line, with a band of one standard deviation where the ranker reports
+            a spread.
+        path: Destination.
+        quality_label: Name of the quality axis.
+        labeled: Labeled random configs, a cloud.
+        uniform: Configs that use one option everywhere.
+        winners: Members of the front that were measured.
+        title: Above the axes.
+    """
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    if labeled is not None:
+        axes.scatter(
+            labeled.avg_bits, labeled.quality, s=9, c=_GREY, alpha=0.45, lw=0, label="random, measured"
+        )
+    _draw_predicted(axes, front)
+    if uniform is not None:
+        _draw_measured(axes, uniform, "s", _GREEN, "uniform, measured")
+    if winners is not None:
+        _draw_measured(axes, winners, "D", _RED, "searched, measured")
+    if front.meta.max_bits is not None:
+        axes.axvline(front.meta.max_bits, color="black", lw=0.8, ls=":", label="budget")
+    axes.set_xlabel("average bits per weight, codebooks and scales included")
+    axes.set_ylabel(quality_label)
+    if title:
+        axes.set_title(title)
+    axes.grid(True, color="0.92", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    megabytes_per_bit = float(front.num_bytes[0] / front.avg_bits[0]) / 1e6
+
+    def to_megabytes(bits: np.ndarray) -> np.ndarray:
+        return bits * megabytes_per_bit
+
+    def to_bits(megabytes: np.ndarray) -> np.ndarray:
+        return megabytes / megabytes_per_bit
+
+    top = axes.secondary_xaxis("top", functions=(to_megabytes, to_bits))
+    top.set_xlabel("weights on disk, MB")
+    with atomic(path) as partial:
+        figure.savefig(partial, format="png")
+
+
+def _draw_predicted(axes: Axes, front: Front) -> None:
+    axes.plot(front.avg_bits, front.predicted, "-o", color=_BLUE, ms=3, lw=1.5, label="front, predicted")
+    if front.spread is not None:
+        low, high = front.predicted - front.spread, front.predicted + front.spread
+        axes.fill_between(front.avg_bits, low, high, color=_BLUE, alpha=0.15, lw=0)
+
+
+def _draw_measured(axes: Axes, points: Points, marker: str, color: str, label: str) -> None:
+    axes.errorbar(
+        points.avg_bits,
+        points.quality,
+        yerr=points.error,
+        fmt=marker,
+        color=color,
+        ms=6,
+        mec="white",
+        capsize=3,
+        label=label,
+        zorder=3,
+    )
+    for name, bits, quality in zip(points.names or (), points.avg_bits, points.quality, strict=False):
+        axes.annotate(name, (bits, quality), (6, 5), textcoords="offset points", fontsize=8, color=color)
