@@ -1,0 +1,66 @@
+"""Opens an exported denoiser, whatever its class, with errors that name the file and the remedy."""
+
+import json
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from qsd.denoisers.pipeline import DENOISER_NAMES
+from qsd.errors import QsdError, first_line
+from qsd.export.folder import CONFIG_NAME, is_export
+from qsd.export.register import register
+
+
+def load_export(
+    folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> nn.Module:
+    """The quantized denoiser of an export.
+
+    The same as ``from_pretrained`` of the class that ``config.json`` names, with the file's state checked
+    first.
+
+    Args:
+        folder: what was given to :func:`qsd.export.export`, or the denoiser's folder in it.
+        device: where it runs.
+        dtype: of the computation and of everything that is not packed.
+
+    Returns:
+        The denoiser in evaluation mode, holding packed codes.
+
+    Raises:
+        QsdError: no export, a damaged one, or one of another format version.
+    """
+    folder = _denoiser_folder(Path(folder))
+    file = folder / SAFETENSORS_WEIGHTS_NAME
+    if file.is_file():
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise QsdError(f"{file}: truncated or damaged ({first_line(error)}); export it again") from error
+    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    model_class = getattr(diffusers, config.get("_class_name") or "", None)
+    if model_class is None:
+        raise QsdError(
+            f"{folder / CONFIG_NAME}: diffusers {diffusers.__version__} has no class "
+            f"{config.get('_class_name')!r}; install a version that has it"
+        )
+    register()
+    try:
+        model = model_class.from_pretrained(folder, torch_dtype=dtype)
+    except QsdError as error:
+        raise QsdError(f"{folder}: {error}") from error
+    except Exception as error:  # diffusers raises many kinds; all mean "cannot open"
+        raise QsdError(f"{folder}: cannot be opened ({first_line(error)}); export it again") from error
+    return model.requires_grad_(False).to(device)
+
+
+def _denoiser_folder(folder: Path) -> Path:
+    for candidate in (folder, *(folder / name for name in DENOISER_NAMES)):
+        if is_export(candidate):
+            return candidate
+    raise QsdError(f"{folder}: holds no denoiser exported by qsd; write one with `qsd export --out {folder}`")

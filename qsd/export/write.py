@@ -1,0 +1,225 @@
+"""Writes a config of a denoiser as a folder that diffusers opens."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
+from torch import Tensor
+
+from qsd.bank import FULL_PRECISION, Bank
+from qsd.denoisers.pipeline import DENOISER_NAMES, check_same_denoiser, denoiser_name, identity
+from qsd.errors import QsdError
+from qsd.export.folder import CONFIG_NAME, replacing, strip_paths, without_paths, write_json
+from qsd.export.layers import check_supported
+from qsd.export.manifest import Manifest
+from qsd.progress import Progress
+from qsd.provenance import provenance as software
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportResult:
+    """What was written. All sizes in bytes.
+
+    Attributes:
+        path: folder of the denoiser, for ``from_pretrained``.
+        num_bytes: size of its safetensors file: header, codes, codebooks and unquantized tensors.
+        header_bytes: the file's table of contents.
+        code_bytes: packed codes.
+        codebook_bytes: codebooks, scales and zero points.
+        unquantized_bytes: biases, norms, tables and layers left at full precision.
+        full_precision_bytes: all of it unquantized, at 16 bits per number.
+    """
+
+    path: Path
+    num_bytes: int
+    header_bytes: int
+    code_bytes: int
+    codebook_bytes: int
+    unquantized_bytes: int
+    full_precision_bytes: int
+
+
+def export(
+    pipe_or_denoiser: Any,
+    bank: Bank,
+    config: np.ndarray,
+    out: str | Path,
+    *,
+    whole_pipeline: bool = True,
+    provenance: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Writes the denoiser of a config, whole or not at all, to ``out/transformer`` or ``out/unet``.
+
+    After ``import qsd``, ``from_pretrained`` of the denoiser's own diffusers class opens that folder. The
+    model that it returns computes exactly what the bank-applied denoiser computes in the same dtype: what is
+    not quantized is stored in 16 bits where that loses nothing, else as it is.
+
+    Args:
+        pipe_or_denoiser: a diffusers pipeline or its denoiser, at full precision (no config applied).
+        bank: of this denoiser.
+        config: int8 [L], option index per layer, or ``FULL_PRECISION``.
+        out: folder; replaced if an earlier export is all that it holds.
+        whole_pipeline: given a pipeline, also save its other components, so that
+            ``DiffusionPipeline.from_pretrained(out)`` opens the quantized pipeline.
+        provenance: recorded in ``config.json``; by default the versions of the software.
+        progress: called once per component.
+
+    Raises:
+        QsdError: the bank is another denoiser's, the config does not fit it, or ``out`` holds other files.
+    """
+    pipe: Any = pipe_or_denoiser if isinstance(pipe_or_denoiser, DiffusionPipeline) else None
+    name = denoiser_name(pipe) if pipe else _guess_name(pipe_or_denoiser)
+    denoiser = getattr(pipe, name) if pipe else pipe_or_denoiser
+    check_same_denoiser(identity(denoiser), bank.denoiser, "bank")
+    config = _checked(config, bank, denoiser)
+    components = _other_components(pipe, name) if pipe and whole_pipeline else {}
+    out = Path(out).resolve()
+    with replacing(out) as folder:
+        sizes = _write_denoiser(folder / name, denoiser, bank, config, provenance)
+        for done, (key, component) in enumerate(components.items(), start=1):
+            if progress:
+                progress(done, len(components) + 1, key)
+            component.save_pretrained(folder / key)
+        if pipe and whole_pipeline:
+            pipe.save_config(folder)
+        strip_paths(folder)
+    if progress:
+        progress(len(components) + 1, len(components) + 1, name)
+    return ExportResult(path=out / name, **sizes)
+
+
+def _other_components(pipe: Any, name: str) -> dict[str, Any]:
+    """What else the pipeline saves, without the component of that name."""
+    return {
+        key: part for key, part in pipe.components.items() if key != name and hasattr(part, "save_pretrained")
+    }
+
+
+def _write_denoiser(
+    folder: Path, denoiser: Any, bank: Bank, config: np.ndarray, provenance: dict[str, Any] | None
+) -> dict[str, int]:
+    """Writes config.json and the safetensors file; returns the sizes of :class:`ExportResult`."""
+    tied = _tied_tensors(denoiser)
+    manifest = _manifest(bank, config, tied, software() if provenance is None else provenance)
+    packed = _packed_tensors(bank, config)
+    quantized = {
+        f"{layer.module}.weight"
+        for layer, option in zip(bank.layers, config, strict=True)
+        if option != FULL_PRECISION
+    }
+    state = {key: tensor for key, tensor in denoiser.state_dict().items() if key not in tied}
+    plain = {key: _narrowest(tensor) for key, tensor in state.items() if key not in quantized}
+    folder.mkdir()
+    file = folder / SAFETENSORS_WEIGHTS_NAME
+    save_file(packed | plain, file, metadata={"format": "pt"})
+    document = without_paths(json.loads(denoiser.to_json_string()))
+    document["quantization_config"] = manifest.to_dict()
+    write_json(folder / CONFIG_NAME, document)
+    codes = _num_bytes({key: tensor for key, tensor in packed.items() if key.endswith(".codes")})
+    sizes = {
+        "num_bytes": file.stat().st_size,
+        "code_bytes": codes,
+        "codebook_bytes": _num_bytes(packed) - codes,
+        "unquantized_bytes": _num_bytes(plain),
+        "full_precision_bytes": sum(
+            tensor.numel() * min(tensor.element_size(), 2) for tensor in state.values()
+        ),
+    }
+    return sizes | {"header_bytes": sizes["num_bytes"] - _num_bytes(packed | plain)}
+
+
+def _checked(config: np.ndarray, bank: Bank, denoiser: Any) -> np.ndarray:
+    """The config as int8 [L], if the bank has what it asks for and each weight is stored in one way."""
+    config = np.asarray(config)
+    if (
+        config.shape != (len(bank.layers),)
+        or config.min() < FULL_PRECISION
+        or config.max() >= len(bank.options)
+    ):
+        raise QsdError(
+            f"config: shape {config.shape} and options {config.min()} to {config.max()}, but the bank has "
+            f"{len(bank.layers)} layers and options 0 to {len(bank.options) - 1}; use a config of this bank"
+        )
+    left_out = config == FULL_PRECISION
+    whole = {layer.module: full for layer, full in zip(bank.layers, left_out, strict=True)}
+    for layer, full in zip(bank.layers, left_out, strict=True):
+        if full != whole[layer.module]:
+            raise QsdError(
+                f"config: only a part of the weight of '{layer.module}' is quantized, so '{layer.name}' "
+                "cannot be stored; give an option to all of its segments or to none"
+            )
+        if not full:
+            check_supported(denoiser.get_submodule(layer.module), layer.name)
+    return config.astype(np.int8)
+
+
+def _manifest(bank: Bank, config: np.ndarray, tied: dict[str, str], provenance: dict[str, Any]) -> Manifest:
+    chosen = [
+        (layer, str(bank.options[option]))
+        for layer, option in zip(bank.layers, config, strict=True)
+        if option != FULL_PRECISION
+    ]
+    segments: dict[str, list[list[int]]] = {}
+    for layer, _ in chosen:
+        if layer.segment is not None:
+            segments.setdefault(layer.module, []).append(list(layer.segment))
+    return Manifest(
+        layers={layer.name: option for layer, option in chosen},
+        segments={module: sorted(ranges) for module, ranges in segments.items()},
+        tied=tied,
+        denoiser=bank.denoiser,
+        options=[str(option) for option in bank.options],
+        options_hash=bank.options_hash,
+        provenance=provenance,
+    )
+
+
+def _packed_tensors(bank: Bank, config: np.ndarray) -> dict[str, Tensor]:
+    """The tensors of all quantized weights under the names that runtime layers give them."""
+    chosen = [index for index, option in enumerate(config) if option != FULL_PRECISION]
+    chosen.sort(key=lambda index: bank.layers[index].segment or (0, 0))
+    tensors: dict[str, Tensor] = {}
+    next_part: dict[str, int] = {}
+    for index in chosen:
+        module = bank.layers[index].module
+        part = next_part.get(module, 0)
+        next_part[module] = part + 1
+        for name, tensor in bank.weights[index][config[index]].tensors().items():
+            tensors[f"{module}.packed.{part}.{name}"] = tensor.cpu().contiguous()
+    return tensors
+
+
+def _tied_tensors(denoiser: Any) -> dict[str, str]:
+    """Names of saved tensors that are the same object as an earlier one -> name of that one."""
+    first: dict[int, str] = {}
+    state = denoiser.state_dict(keep_vars=True)
+    sources = {key: first.setdefault(id(tensor), key) for key, tensor in state.items()}
+    return {key: source for key, source in sources.items() if key != source}
+
+
+def _narrowest(tensor: Tensor) -> Tensor:
+    """A copy in main memory, in a 16-bit type if that holds every value exactly."""
+    tensor = tensor.detach().to("cpu", copy=True).contiguous()
+    if tensor.dtype == torch.float32:
+        for dtype in (torch.float16, torch.bfloat16):
+            narrow = tensor.to(dtype)
+            if torch.equal(narrow.float(), tensor):
+                return narrow
+    return tensor
+
+
+def _num_bytes(tensors: dict[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _guess_name(denoiser: Any) -> str:
+    """The name that pipelines give a denoiser of this class."""
+    transformer, unet = DENOISER_NAMES
+    return unet if type(denoiser).__name__.startswith("UNet") else transformer
