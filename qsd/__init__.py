@@ -1,1 +1,42 @@
-"""qsd finds out which parts of a diffusion model can be stored in 3 or 4 bits, and ships the result."""
+"""qsd finds out which parts of a diffusion model can be stored in 3 or 4 bits, and ships the result.
+
+A user's five minutes::
+
+    import qsd
+
+    pipe = qsd.load_pipeline("checkpoints/digits-pixart-alpha")  # any diffusers folder or hub id
+    bank = qsd.build_bank(pipe)
+    store = qsd.label(pipe, bank, "digits.h5", num_configs=500, evaluator=qsd.EvaluationSettings(...))
+    ranker = qsd.load_ranker("runs/ranker")  # trained by `lightning fit`
+    front = qsd.search(ranker, bank, max_bits=3.5)
+    qsd.export(pipe, bank, front.best(), "out")
+
+After ``import qsd`` every diffusers class opens exported folders with its own ``from_pretrained``.
+"""
+
+from qsd.api import build_bank, label, search
+from qsd.bank import Bank
+from qsd.denoisers.pipeline import load_pipeline
+from qsd.errors import QsdError
+from qsd.export import export, register
+from qsd.labels import EvaluationSettings
+from qsd.ranker import Ranker, load_ranker
+from qsd.search import Front
+from qsd.store import Store
+
+register()
+
+__all__ = [
+    "Bank",
+    "EvaluationSettings",
+    "Front",
+    "QsdError",
+    "Ranker",
+    "Store",
+    "build_bank",
+    "export",
+    "label",
+    "load_pipeline",
+    "load_ranker",
+    "search",
+]

@@ -134,7 +134,9 @@ class Bank:
                     raise QsdError(f"{path}: not a qsd bank of version {VERSION}; build one with `qsd bank`")
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, json.JSONDecodeError) as error:
-            raise QsdError(f"{path}: truncated or damaged ({first_line(error)}); build it again with `qsd bank`") from error
+            raise QsdError(
+                f"{path}: truncated or damaged ({first_line(error)}); build it again with `qsd bank`"
+            ) from error
         layers = [WeightLayer.from_json(layer) for layer in meta["layers"]]
         options = tuple(Option.parse(text) for text in meta["options"])
         grouped: dict[str, dict[str, torch.Tensor]] = {}

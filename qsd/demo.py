@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
-from qsd.bank import FULL_PRECISION, Applier, Bank, build_bank
+from qsd.api import build_bank, search
+from qsd.bank import FULL_PRECISION, Applier, Bank
 from qsd.configs import write_json
 from qsd.denoisers.pipeline import denoiser_of, load_pipeline
+from qsd.errors import QsdError
 from qsd.export import export
-from qsd.finding import search_with_ranker
 from qsd.grid import ImageRow, draw_grid
 from qsd.labels import EvaluationSettings, MeasurerPool, jobs_of_stream, label, open_or_create, verify
 from qsd.labels.generate import Generator
 from qsd.paths import find
 from qsd.progress import Progress
 from qsd.provenance import provenance
-from qsd.quantizers import DEFAULT_OPTIONS
 from qsd.ranker import Ranker, load_ranker
-from qsd.search import Front, Points, SearchSettings, best_labeled_within, plot_front
+from qsd.search import Front, Points, SearchSettings, plot_front
 from qsd.store import Store
 from qsd.target import Target
 
@@ -87,14 +87,22 @@ def run_demo(
     seconds: dict[str, float] = {}
     with _timed(seconds, "bank"), bar("Bank") as progress:
         pipe = load_pipeline(settings.pipeline)
-        bank = build_bank(denoiser_of(pipe), DEFAULT_OPTIONS, provenance=provenance(command), progress=progress)
+        bank = build_bank(pipe, command=command, progress=progress)
         bank.save(out / "bank.safetensors")
     pool = MeasurerPool(settings.pipeline, out / "bank.safetensors", settings.evaluation, settings.workers)
     with pool:
         with _timed(seconds, "label"), bar("Label") as progress:
             store = _label_some_more(settings, bank, pool, out / "store.h5", progress)
         with _timed(seconds, "fit"):
-            fit(["fit", "--config", settings.ranker, f"--data.stores=[{store.path}]", f"--out={out / 'ranker'}"])
+            fit(
+                [
+                    "fit",
+                    "--config",
+                    settings.ranker,
+                    f"--data.stores=[{store.path}]",
+                    f"--out={out / 'ranker'}",
+                ]
+            )
             ranker = load_ranker(out / "ranker")
         with _timed(seconds, "search"):
             fronts = _search(settings, ranker, bank, out, command, bar)
@@ -104,9 +112,9 @@ def run_demo(
         _draw_fronts(rows, fronts, store, ranker.target, out / "pareto.png")
         _draw_grid(settings, pipe, bank, rows, out / "grid.png")
     with _timed(seconds, "export"):
-        exported = _export(pipe, bank, rows["searched"][-1]["config"], out, command)
+        exported = _export(settings, pipe, bank, rows["searched"][-1]["config"], out, command)
     for row in (row for group in rows.values() for row in group):
-        row["config"] = None if row["bits"] == FULL_PRECISION_BITS else row["config"].tolist()
+        del row["config"]  # the fronts name every layer's option
     summary = {
         "full_precision": rows["full_precision"][0],
         "uniform": rows["uniform"],
@@ -153,7 +161,7 @@ def _search(
     fronts = []
     for budget in budgets:
         with bar("Search " + ", ".join(f"{key} {value}" for key, value in budget.items())) as progress:
-            front = search_with_ranker(
+            front = search(
                 ranker, bank, **budget, settings=settings.search, command=command, progress=progress
             )
         front.save(out / f"front-{front.meta.max_bits:.2f}-bits.json")
@@ -198,7 +206,9 @@ def _random_best(store: Store, front: Front) -> Row:
     limit = front.meta.max_bytes
     fid = np.where(store.total_bytes() <= limit, store.values("fid"), np.inf)
     if not np.isfinite(fid).any():
-        raise QsdError(f"{store.path}: no labeled config has at most {limit} bytes; label more or raise the budget")
+        raise QsdError(
+            f"{store.path}: no labeled config has at most {limit} bytes; label more or raise the budget"
+        )
     best = int(np.argmin(fid))
     return {
         "name": f"best random ≤ {front.meta.max_bits:.2f}",
@@ -273,13 +283,24 @@ def _draw_grid(
     draw_grid(images, [generator.prompts[column] for column in columns], path)
 
 
-def _export(pipe: DiffusionPipeline, bank: Bank, config: np.ndarray, out: Path, command: str) -> dict[str, Any]:
-    """Exports a config, loads it back through diffusers and compares the two denoisers' outputs."""
-    folder = out / "export"
-    if folder.exists():
-        shutil.rmtree(folder)  # an earlier demo's
-    result = export(pipe, bank, config, folder, provenance=provenance(command))
+def _export(
+    settings: DemoSettings, pipe: DiffusionPipeline, bank: Bank, config: np.ndarray, out: Path, command: str
+) -> dict[str, Any]:
+    """Exports a config, opens it again through diffusers and compares what the two draw."""
+    result = export(pipe, bank, config, out / "export", provenance=provenance(command))
+    evaluation = dataclasses.replace(settings.evaluation, num_images=settings.evaluation.batch_size)
+    seed = settings.noise_seeds[0]
+    reloaded = _latents(load_pipeline(out / "export"), evaluation, seed)
     with Applier(bank, denoiser_of(pipe)) as applier:
         applier.apply(config)
-        difference = max_abs_difference(pipe, load_pipeline(folder))
-    return {"path": str(folder), "bytes": result.total_bytes, "max_abs_difference": difference}
+        applied = _latents(pipe, evaluation, seed)
+    return {
+        "path": str(out / "export"),
+        "bytes": result.num_bytes,
+        "max_abs_difference": float((reloaded - applied).abs().max()),
+    }
+
+
+def _latents(pipe: DiffusionPipeline, evaluation: EvaluationSettings, noise_seed: int) -> torch.Tensor:
+    """The final latents of a few images, float32 [n, C, h, w]."""
+    return torch.cat([latents for _, latents, _ in Generator(pipe, evaluation).batches(noise_seed)])

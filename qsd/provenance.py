@@ -3,7 +3,16 @@
 from importlib.metadata import version
 from typing import Any
 
-_PACKAGES = ("qsd", "torch", "diffusers", "transformers", "torchmetrics", "lightning", "torch_geometric", "numpy")
+_PACKAGES = (
+    "qsd",
+    "torch",
+    "diffusers",
+    "transformers",
+    "torchmetrics",
+    "lightning",
+    "torch_geometric",
+    "numpy",
+)
 
 
 def provenance(command: str | None = None, **facts: Any) -> dict[str, Any]:

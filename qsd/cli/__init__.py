@@ -73,7 +73,8 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "`qsd VERB --help` explains a verb. A --config that is no path is looked up among the shipped YAML.",
+            "`qsd VERB --help` explains a verb; --max-bits and --max_bits are one.",
+            "A --config that is no path is looked up among the shipped YAML.",
             "Start with `qsd demo --out runs/demo`.",
         ]
     )

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from qsd.bank import Bank, build_bank
+from qsd.api import build_bank
+from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, console, print_json, run_function
-from qsd.denoisers.pipeline import denoiser_of, load_pipeline
-from qsd.provenance import provenance
-from qsd.quantizers import DEFAULT_OPTIONS, parse_options
+from qsd.denoisers.pipeline import load_pipeline
+from qsd.quantizers import DEFAULT_OPTIONS
 
 
 def bank(
     pipeline: str,
     out: str,
-    options: list[str] = [str(option) for option in DEFAULT_OPTIONS],  # noqa: B006, RUF012
+    options: list[str] = [str(option) for option in DEFAULT_OPTIONS],  # noqa: B006
     device: str = "cpu",
     json: bool = False,
 ) -> None:
@@ -28,11 +28,8 @@ def bank(
         json: print the sizes and errors of the uniform configs as JSON.
     """
     pipe = load_pipeline(pipeline, device=device)
-    table = parse_options(options)
     with bar("Bank") as progress:
-        built = build_bank(
-            denoiser_of(pipe), table, provenance=provenance(command_line()), progress=progress
-        )
+        built = build_bank(pipe, options, command=command_line(), progress=progress)
     built.save(out)
     rows = uniform_rows(built)
     if json:
@@ -64,7 +61,10 @@ def _table(built: Bank, rows: list[dict[str, float | int | str]], out: str) -> T
         table.add_column(heading, justify="left" if heading == "option" else "right")
     for row in rows:
         table.add_row(
-            str(row["option"]), f"{row['bytes']:,}", f"{row['avg_bits']:.3f}", f"{row['mean_relative_error']:.4f}"
+            str(row["option"]),
+            f"{row['bytes']:,}",
+            f"{row['avg_bits']:.3f}",
+            f"{row['mean_relative_error']:.4f}",
         )
     return table
 

@@ -22,16 +22,34 @@ messages = Console(stderr=True, highlight=False)
 
 
 def run_function(
-    function: Callable[..., None] | Mapping[str, Callable[..., None]], words: Sequence[str]
+    function: Callable[..., None] | Mapping[str, Callable[..., None]],
+    words: Sequence[str],
+    *,
+    positional: bool = False,
 ) -> None:
     """Parses a verb's words by the signature and docstring of its function(s) and calls it.
 
     Args:
         function: one function, or functions by sub-verb.
         words: the command line, verb first.
+        positional: required parameters are positional instead of options.
     """
     components: Any = function if callable(function) else dict(function)
-    auto_cli(components, args=list(words[1:]), prog=f"qsd {words[0]}", as_positional=True)
+    auto_cli(
+        components,
+        args=[_option(word) for word in words[1:]],
+        prog=f"qsd {words[0]}",
+        as_positional=positional,
+    )
+
+
+def _option(word: str) -> str:
+    """Lets people type ``--max-bits`` and a bare ``--json``, where the parser knows ``--max_bits=VALUE``."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    name = "--" + name.removeprefix("--").replace("-", "_")
+    return "--json=true" if word == "--json" else name + equals + value
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ from qsd.paths import find
 def demo(out: str, settings: DemoSettings, json: bool = False) -> None:
     """Runs the whole road: bank, a few labels, ranker, search, verification by measuring, export.
 
-    Writes bank, store, ranker, fronts, `pareto.png`, `grid.png`, the exported pipeline and `summary.json`, and
-    prints one table of everything measured.
+    Writes bank, store, ranker, fronts, `pareto.png`, `grid.png`, the exported pipeline and `summary.json`,
+    and prints one table of everything measured.
 
     Args:
         out: folder to write to.
@@ -31,8 +31,8 @@ def demo(out: str, settings: DemoSettings, json: bool = False) -> None:
     console.print("seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items()))
     exported = summary["export"]
     console.print(
-        f"exported {exported['path']}: {exported['bytes']:,} bytes; largest difference of the reloaded denoiser's "
-        f"output from the measured one's: {exported['max_abs_difference']:g}"
+        f"exported {exported['path']}: {exported['bytes']:,} bytes; reloaded, its latents differ by at most "
+        f"{exported['max_abs_difference']:g}"
     )
     console.print(f"look at {out}/pareto.png and {out}/grid.png; numbers in {out}/summary.json")
 

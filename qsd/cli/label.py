@@ -1,16 +1,14 @@
 """``qsd label``."""
 
+import contextlib
 from collections.abc import Sequence
-from pathlib import Path
 
+from qsd.api import label as label_configs
 from qsd.bank import Bank
-from qsd.cli.console import bar, command_line, messages, print_json, run_function
-from qsd.cli.store import store_facts
+from qsd.cli.console import bar, command_line, print_json, run_function
+from qsd.cli.store import print_store, store_facts
 from qsd.denoisers.pipeline import load_pipeline
-from qsd.labels import EvaluationSettings, Measurer, MeasurerPool, jobs_of_stream, open_or_create
-from qsd.labels import label as label_store
-from qsd.provenance import provenance
-from qsd.store import Store
+from qsd.labels import EvaluationSettings, MeasurerPool
 
 
 def label(
@@ -41,24 +39,27 @@ def label(
         device: where one process labels when workers is 1.
         json: print what the store holds as JSON.
     """
-    loaded = Bank.load(bank)
-    measurer = None if Path(store).exists() and workers > 1 else Measurer(
-        load_pipeline(pipeline, device=device), loaded, evaluation
-    )
-    facts = provenance(command_line())
-    if measurer is not None:
-        facts["full_precision"] = measurer.full_precision(evaluation.noise_seed).labels
-    opened = open_or_create(store, loaded, evaluation, config_seed=config_seed, provenance=facts)
-    jobs = jobs_of_stream(opened, num_configs, evaluation.noise_seed, split=split)
-    messages.print(f"{store}: {len(opened.records)} records, {len(jobs)} configs to label")
-    with bar("Label") as progress:
-        if workers > 1:
-            with MeasurerPool(pipeline, bank, evaluation, workers) as pool:
-                label_store(opened, jobs, pool.run, progress)
-        elif measurer is not None:
-            label_store(opened, jobs, measurer.run, progress)
+    pipe, loaded = load_pipeline(pipeline, device=device), Bank.load(bank)
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(MeasurerPool(pipeline, bank, evaluation, workers)) if workers > 1 else None
+        progress = stack.enter_context(bar("Label"))
+        labeled = label_configs(
+            pipe,
+            loaded,
+            store,
+            num_configs=num_configs,
+            evaluator=evaluation,
+            config_seed=config_seed,
+            split=split,
+            run=pool.run if pool else None,
+            command=command_line(),
+            progress=progress,
+        )
+    facts = store_facts(labeled)
     if json:
-        print_json(store_facts(Store.open(store)))
+        print_json(facts)
+    else:
+        print_store(store, facts)
 
 
 def run(words: Sequence[str]) -> None:

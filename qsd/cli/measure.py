@@ -1,7 +1,6 @@
 """``qsd measure``."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +8,9 @@ from rich.table import Table
 
 from qsd.bank import Bank
 from qsd.cli.console import bar, console, print_json, run_function
-from qsd.configs import load_config
+from qsd.cli.genome import read_config
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.labels import EvaluationSettings, Measurer, MeasurerPool, verify
-from qsd.quantizers import Option
 
 
 def measure(
@@ -30,7 +28,7 @@ def measure(
     Args:
         pipeline: diffusers folder, shipped pipeline, or hub id.
         bank: the denoiser's bank (`qsd bank`).
-        configs: config files (`best.json` of a search), or names of options such as uaq-4 for uniform configs.
+        configs: config files (`best.json` of a search), or options such as uaq-4 for uniform configs.
         evaluation: prompts, reference images, metrics, image count, steps, guidance.
         noise_seeds: one measurement per seed; the table shows mean and standard deviation. The store's labels
             use seed 0, so other seeds verify what was not searched on.
@@ -39,7 +37,7 @@ def measure(
         json: print JSON.
     """
     loaded = Bank.load(bank)
-    genomes = np.stack([_genome(loaded, name) for name in configs])
+    genomes = np.stack([read_config(loaded, name) for name in configs])
     with bar("Measure") as progress:
         if workers > 1:
             with MeasurerPool(pipeline, bank, evaluation, workers) as pool:
@@ -61,12 +59,6 @@ def measure(
         print_json(rows)
     else:
         console.print(_table(rows))
-
-
-def _genome(bank: Bank, name: str) -> np.ndarray:
-    if name in {str(option) for option in bank.options} and not Path(name).exists():
-        return bank.uniform_config(Option.parse(name))
-    return load_config(name, bank.layer_names, [str(option) for option in bank.options], bank.denoiser)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from rich.table import Table
 
+from qsd.api import search as search_configs
 from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, console, print_json, run_function
 from qsd.configs import config_to_json, save_config
-from qsd.finding import search_with_ranker
 from qsd.ranker import load_ranker
 from qsd.search import Front, SearchSettings, plot_front
 
@@ -40,7 +40,7 @@ def search(
     """
     loaded_ranker, loaded_bank = load_ranker(ranker), Bank.load(bank)
     with bar("Search") as progress:
-        front = search_with_ranker(
+        front = search_configs(
             loaded_ranker,
             loaded_bank,
             max_bits=max_bits,

@@ -20,7 +20,12 @@ def info(file: str, json: bool = False) -> None:
     facts = store_facts(Store.open(file))
     if json:
         print_json(facts)
-        return
+    else:
+        print_store(file, facts)
+
+
+def print_store(file: str, facts: dict[str, Any]) -> None:
+    """Prints :func:`store_facts` for people."""
     table = Table(title=f"{file}: {facts['records']} records of {facts['denoiser']['class']}")
     for heading in ("label", "full precision", "min", "median", "max", "missing"):
         table.add_column(heading, justify="left" if heading == "label" else "right")
@@ -69,4 +74,4 @@ def _summary(values: np.ndarray) -> dict[str, Any]:
 
 def run(words: Sequence[str]) -> None:
     """Runs the verb."""
-    run_function({"info": info}, words)
+    run_function({"info": info}, words, positional=True)

@@ -63,4 +63,4 @@ def _tell(facts: dict[str, object], json: bool) -> None:
 
 def run(words: Sequence[str]) -> None:
     """Runs the verb."""
-    run_function({"train": train, "measure": measure, "data": data}, words)
+    run_function({"train": train, "measure": measure, "data": data}, words, positional=True)

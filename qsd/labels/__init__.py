@@ -1,7 +1,7 @@
 """Images from a config and what they are worth, into a store."""
 
 from qsd.labels.evaluator import LABELS, Evaluator, Measurement
-from qsd.labels.label import jobs_of_stream, label, open_or_create
+from qsd.labels.label import Run, jobs_of_stream, label, open_or_create
 from qsd.labels.measurer import Job, Measurer, MeasurerPool
 from qsd.labels.settings import EvaluationSettings
 from qsd.labels.verify import verify
@@ -14,6 +14,7 @@ __all__ = [
     "Measurement",
     "Measurer",
     "MeasurerPool",
+    "Run",
     "jobs_of_stream",
     "label",
     "open_or_create",

@@ -115,7 +115,9 @@ def encode_prompts(
         "negative_prompt_attention_mask",
     )
     if not set(names) <= set(inspect.signature(pipe.__call__).parameters):
-        raise QsdError(f"{type(pipe).__name__}: cannot pass encoded prompts to it; PixArt pipelines are known")
+        raise QsdError(
+            f"{type(pipe).__name__}: cannot pass encoded prompts to it; PixArt pipelines are known"
+        )
     guided = guidance > 1.0
     parts: dict[str, list[torch.Tensor]] = {}
     for start in range(0, len(prompts), batch_size):

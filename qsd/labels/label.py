@@ -16,7 +16,7 @@ from qsd.sampling import sample_configs
 from qsd.store import SPLITS, Header, Store, split_of_index
 
 Run = Callable[[Sequence[Job]], Iterator[tuple[Job, dict[str, float], float]]]
-"""Measures jobs: :meth:`qsd.labels.measurer.Measurer.run` or :meth:`~qsd.labels.measurer.MeasurerPool.run`."""
+"""Measures jobs, here (:meth:`Measurer.run`) or in several processes (:meth:`MeasurerPool.run`)."""
 
 
 def open_or_create(
@@ -50,10 +50,7 @@ def open_or_create(
     pairs: list[tuple[str, Any, Any]] = [
         ("denoiser", store.header.denoiser, header.denoiser),
         ("option table", store.header.options, header.options),
-        *(
-            (key, store.header.conditions.get(key), header.conditions[key])
-            for key in header.conditions
-        ),
+        *((key, store.header.conditions.get(key), header.conditions[key]) for key in header.conditions),
     ]
     for what, theirs, ours in pairs:
         if theirs != ours:
@@ -64,9 +61,7 @@ def open_or_create(
     return store
 
 
-def jobs_of_stream(
-    store: Store, num_configs: int, noise_seed: int, *, split: str | None = None
-) -> list[Job]:
+def jobs_of_stream(store: Store, num_configs: int, noise_seed: int, *, split: str | None = None) -> list[Job]:
     """The configs still to label.
 
     Args:

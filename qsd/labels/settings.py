@@ -101,7 +101,7 @@ class EvaluationSettings:
             images = load_file(path)["images"]
         except (SafetensorError, OSError, KeyError) as error:
             raise QsdError(
-                f"{path}: holds no `images` ({first_line(error)}); give a folder of images or a safetensors file"
+                f"{path}: holds no `images` ({first_line(error)}); give a folder or a safetensors file"
             ) from error
         return images.expand(-1, 3, -1, -1)
 
@@ -118,14 +118,18 @@ def _image_folder(folder: Path) -> torch.Tensor:
     if not files:
         raise QsdError(f"{folder}: holds no images; give the folder of the real images")
     images = [np.array(Image.open(file).convert("RGB")) for file in files]
-    odd = next((file for file, image in zip(files, images, strict=True) if image.shape != images[0].shape), None)
+    odd = next(
+        (file for file, image in zip(files, images, strict=True) if image.shape != images[0].shape), None
+    )
     if odd:
-        raise QsdError(f"{odd}: differs in size from {files[0].name}; resize all reference images to one size")
+        raise QsdError(
+            f"{odd}: differs in size from {files[0].name}; resize all reference images to one size"
+        )
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def _hash(path: Path) -> str:
-    """BLAKE2 of a file's bytes, of a model folder's weights, or of the names and sizes of a folder's files."""
+    """BLAKE2 of a file, of a model folder's weights, or of the names and sizes of a folder's files."""
     digest = hashlib.blake2b(digest_size=8)
     weights = sorted(path.glob("*.safetensors"))
     for file in [path] if path.is_file() else weights:

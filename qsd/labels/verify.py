@@ -45,7 +45,9 @@ def summarize(
     measured: Sequence[dict[str, float]], noise_seeds: Sequence[int], num_images: int
 ) -> dict[str, Any]:
     """Mean of every label over seeds, with the spread of FID and the conditions."""
-    row: dict[str, Any] = {name: float(np.mean([labels[name] for labels in measured])) for name in measured[0]}
+    row: dict[str, Any] = {
+        name: float(np.mean([labels[name] for labels in measured])) for name in measured[0]
+    }
     fids = [labels["fid"] for labels in measured]
     row["fid_std"] = float(np.std(fids, ddof=1)) if len(fids) > 1 else 0.0
     return row | {"num_images": num_images, "seeds": list(noise_seeds)}

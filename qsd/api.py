@@ -1,0 +1,136 @@
+"""What a user calls: the stages of the road, wired to each other. Everything here is exported by ``qsd``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from qsd import bank as bank_module
+from qsd import labels as labels_module
+from qsd import search as search_module
+from qsd.bank import Bank
+from qsd.denoisers.pipeline import denoiser_of
+from qsd.labels import EvaluationSettings, Measurer, Run
+from qsd.progress import Progress
+from qsd.provenance import provenance
+from qsd.quantizers import DEFAULT_OPTIONS, Option, parse_options
+from qsd.ranker import Ranker
+from qsd.search import Front, FrontMeta, SearchSettings
+from qsd.store import Store
+
+
+def build_bank(
+    pipe: DiffusionPipeline | nn.Module,
+    options: Sequence[Option | str] = DEFAULT_OPTIONS,
+    *,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> Bank:
+    """Quantizes every weight layer of a denoiser by every option.
+
+    Args:
+        pipe: a pipeline, or its denoiser, at full precision.
+        options: the option table, such as ``["uaq-4", "kmeans_c-3"]``.
+        command: for the provenance.
+        progress: called once per layer.
+
+    Raises:
+        QsdError: an unknown option, a weight with NaN or infinity, or a denoiser that cannot be traced.
+    """
+    denoiser = denoiser_of(pipe) if isinstance(pipe, DiffusionPipeline) else pipe
+    table = parse_options([str(option) for option in options])
+    return bank_module.build_bank(denoiser, table, provenance=provenance(command), progress=progress)
+
+
+def label(
+    pipe: DiffusionPipeline,
+    bank: Bank,
+    store: str | Path,
+    *,
+    num_configs: int,
+    evaluator: EvaluationSettings,
+    config_seed: int = 0,
+    split: str | None = None,
+    run: Run | None = None,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> Store:
+    """Measures random configs and appends a durable record for each; goes on where an earlier call stopped.
+
+    Args:
+        pipe: at full precision.
+        bank: the denoiser's bank.
+        store: HDF5 file to create or go on with.
+        num_configs: how many configs of the random stream the store shall have in the end.
+        evaluator: prompts, reference images, metrics, image count, steps, guidance, seed of the noise.
+        config_seed: names the stream of random configs.
+        split: label only configs of this split.
+        run: measures jobs elsewhere, such as :meth:`qsd.labels.MeasurerPool.run`; by default here.
+        command: for the provenance.
+        progress: called after every record.
+
+    Raises:
+        QsdError: the store was begun under other conditions, or another process is labeling into it.
+    """
+    facts = provenance(command)
+    measurer = None
+    if run is None or not Path(store).exists():
+        measurer = Measurer(pipe, bank, evaluator)
+        facts["full_precision"] = measurer.full_precision(evaluator.noise_seed).labels
+    opened = labels_module.open_or_create(store, bank, evaluator, config_seed=config_seed, provenance=facts)
+    jobs = labels_module.jobs_of_stream(opened, num_configs, evaluator.noise_seed, split=split)
+    if run is None:
+        assert measurer is not None
+        run = measurer.run
+    return labels_module.label(opened, jobs, run, progress)
+
+
+def search(
+    ranker: Ranker,
+    bank: Bank,
+    *,
+    max_bits: float | None = None,
+    max_bytes: int | None = None,
+    settings: SearchSettings | None = None,
+    seed: int = 0,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Front:
+    """Searches configs that a ranker likes within a budget that is never exceeded.
+
+    Args:
+        ranker: trained on the bank's denoiser and option table.
+        bank: its sizes are the exact bytes of the budget.
+        max_bits: budget in average bits per weight; give this, ``max_bytes``, or neither.
+        max_bytes: budget in bytes.
+        settings: how much to search.
+        seed: equal seeds give equal fronts.
+        command: for the provenance.
+        progress: called per generation.
+
+    Raises:
+        QsdError: ranker and bank do not belong together, or the budget is below the smallest size.
+    """
+    ranker.check(bank, "bank")
+    meta = FrontMeta(
+        layer_names=tuple(bank.layer_names),
+        option_names=tuple(str(option) for option in bank.options),
+        denoiser=bank.denoiser,
+        options_hash=bank.options_hash,
+        ranker={"target": ranker.target, "provenance": ranker.provenance},
+        command=command,
+        versions=provenance()["versions"],
+    )
+    return search_module.search(
+        ranker,
+        bank.num_bytes,
+        bank.num_weights,
+        bank.options,
+        max_bits=max_bits,
+        max_bytes=max_bytes,
+        meta=meta,
+        settings=settings or SearchSettings(),
+        seed=seed,
+        progress=progress,
+    )
