@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from qsd.data import StoreData
 from qsd.features import GraphFeatures
+from qsd.ranker.metrics import ndcg_at_10, spearman
 from qsd.ranker.network import GraphRanker, NetworkSettings, Prediction
 
 
@@ -57,6 +59,24 @@ class Member(nn.Module):
         first = self.standardized(store, targets)[:, 0]
         self.relevance_low[store] = first.quantile(0.2)
         self.relevance_high[store] = first.max()
+
+    @torch.inference_mode()
+    def fit_hops(self, store: int, data: StoreData, member: int) -> None:
+        """Takes mean, spread and weight of each hop's norms, after training.
+
+        Args:
+            store: position of the store.
+            data: its records.
+            member: position of this member, which decides its training and validation records.
+        """
+        inside, outside = data.training_rows(member), data.validation_rows(member)
+        norms = self.network(data.graph, data.configs[inside], store).norms
+        self.hop_mean[store] = norms.mean(dim=1)
+        self.hop_std[store] = norms.std(dim=1, correction=0).clamp_min(1e-12)
+        norms = self.network(data.graph, data.configs[outside], store).norms.double().cpu().numpy()
+        target = data.targets[outside, 0].double().cpu().numpy()
+        weights = [max(spearman(target, norm), 0.0) * ndcg_at_10(target, norm) for norm in norms]
+        self.hop_weight[store] = torch.tensor(weights)
 
     def standardized(self, store: int, targets: Tensor) -> Tensor:
         """Targets float [..., T] in standard deviations from the training mean."""

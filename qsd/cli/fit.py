@@ -1,0 +1,174 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: Lightning's own command line over the ranker."""
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from rich.table import Table
+
+from qsd.cli.console import command_line, console, messages
+from qsd.configs import write_json
+from qsd.data import StoreDataModule
+from qsd.errors import QsdError
+from qsd.paths import find
+from qsd.ranker.checkpoint import is_ranker, load_ranker, save_ranker
+from qsd.ranker.evaluation import Report, compare
+from qsd.ranker.metrics import LARGER_IS_BETTER
+from qsd.ranker.module import RankerModule
+
+_PACKAGES = ("qsd", "torch", "lightning", "torch_geometric")
+
+
+class RankerCLI(LightningCLI):
+    """LightningCLI that ends a fit with honest numbers and a ranker folder."""
+
+    model: RankerModule
+    datamodule: StoreDataModule
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--out",
+            type=str | None,
+            default=None,
+            help="ranker folder; by default `ranker` in the log folder",
+        )
+
+    def after_fit(self) -> None:
+        """Restores the best epoch, measures it on the test records and saves the ranker."""
+        best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
+        if best:
+            self.model.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
+        stores = self.datamodule.stores
+        for index, member in enumerate(self.model.members):
+            for store, data in enumerate(stores):
+                member.fit_hops(store, data, index)
+        reports = self._report()
+        folder = self._out()
+        save_ranker(
+            folder,
+            self.model.members,
+            [data.header for data in stores],
+            self.datamodule.targets[0].text,
+            auxiliary=[target.text for target in self.datamodule.targets[1:]],
+            hyper_parameters=json.loads(self.parser.dump(self.config, format="json"))[self.subcommand],
+            metrics=reports,
+            provenance={
+                "command": command_line(),
+                "versions": {package: version(package) for package in _PACKAGES},
+                "stores": [data.path for data in stores],
+                "epochs": self.trainer.current_epoch,
+            },
+        )
+        write_json(folder / "metrics.json", reports)
+        console.print(f"ranker and metrics.json: {folder}")
+
+    def test(
+        self, model: RankerModule, datamodule: StoreDataModule, ckpt_path: Any = None, **kwargs: Any
+    ) -> None:
+        """Tests a Lightning checkpoint or a ranker folder; without one, the ranker under ``--out``."""
+        self._run_checkpoint("test", ckpt_path, **kwargs)
+        self._report()
+
+    def validate(
+        self, model: RankerModule, datamodule: StoreDataModule, ckpt_path: Any = None, **kwargs: Any
+    ) -> None:
+        """Validates a Lightning checkpoint or a ranker folder."""
+        self._run_checkpoint("validate", ckpt_path, **kwargs)
+
+    def predict(
+        self, model: RankerModule, datamodule: StoreDataModule, ckpt_path: Any = None, **kwargs: Any
+    ) -> None:
+        """Predicts all records of the stores; `predictions.csv` in the log folder."""
+        self._run_checkpoint("predict", ckpt_path, **kwargs)
+
+    def _run_checkpoint(self, verb: str, ckpt_path: Any, **kwargs: Any) -> Any:
+        source = ckpt_path or self._get(self.config[self.subcommand], "out")
+        if source is None:
+            raise QsdError(
+                f"{verb}: which ranker? give --ckpt_path CHECKPOINT, a .ckpt file or a ranker folder"
+            )
+        path = find(source)
+        if is_ranker(path):
+            self.model.members = load_ranker(path).members
+            path_of_lightning = None
+        else:
+            path_of_lightning = str(path)
+        run = getattr(self.trainer, verb)
+        return run(
+            self.model, datamodule=self.datamodule, ckpt_path=path_of_lightning, weights_only=True, **kwargs
+        )
+
+    def _report(self) -> dict[str, Report]:
+        reports = {}
+        for store, data in enumerate(self.datamodule.stores):
+            reports[data.path] = compare(self.model.members, data, store)
+            console.print(
+                _table(reports[data.path], f"{Path(data.path).name}: {len(data.test_rows())} test records")
+            )
+        for message in self.datamodule.messages:
+            messages.print(message)
+        return reports
+
+    def _out(self) -> Path:
+        out = self._get(self.config[self.subcommand], "out")
+        return Path(out) if out else Path(self.trainer.log_dir or self.trainer.default_root_dir) / "ranker"
+
+
+def run(args: Sequence[str]) -> None:
+    """Runs ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Args:
+        args: the command line, verb first; a ``--config`` that is no path is looked up among the shipped ones.
+
+    Raises:
+        QsdError: a store, target or checkpoint that cannot be used.
+    """
+    RankerCLI(
+        RankerModule,
+        StoreDataModule,
+        args=_with_found_configs(args),
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        trainer_defaults={
+            "callbacks": [
+                ModelCheckpoint(monitor="val_spearman", mode="max", save_last=True),
+                RichProgressBar(leave=False),
+            ],
+        },
+    )
+
+
+def _with_found_configs(args: Sequence[str]) -> list[str]:
+    words = list(args)
+    for position, word in enumerate(words[1:], start=1):
+        if words[position - 1] in ("--config", "-c"):
+            words[position] = str(find(word))
+        elif word.startswith("--config="):
+            words[position] = f"--config={find(word.removeprefix('--config='))}"
+    return words
+
+
+def _table(report: Report, title: str) -> Table:
+    """Predictors as rows, metrics as columns, the best of each column in bold."""
+    names = list(report["ranker"])
+    table = Table(title=title, caption="95 % bootstrap intervals in brackets")
+    table.add_column("")
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    best = {
+        name: (max if LARGER_IS_BETTER[name] else min)(row[name]["value"] for row in report.values())
+        for name in names
+    }
+    for predictor, row in report.items():
+        cells = []
+        for name in names:
+            value = row[name]
+            text = f"{value['value']:.3f} [dim]({value['low']:.3f} to {value['high']:.3f})[/dim]"
+            cells.append(f"[bold]{text}[/bold]" if value["value"] == best[name] else text)
+        table.add_row(predictor, *cells)
+    return table
