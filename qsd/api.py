@@ -15,7 +15,7 @@ from qsd.labels import EvaluationSettings, Measurer, Run
 from qsd.progress import Progress
 from qsd.provenance import provenance
 from qsd.quantizers import DEFAULT_OPTIONS, Option, parse_options
-from qsd.ranker import Ranker
+from qsd.ranker.checkpoint import Ranker
 from qsd.search import Front, FrontMeta, SearchSettings
 from qsd.store import Store
 

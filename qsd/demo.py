@@ -24,7 +24,7 @@ from qsd.labels.generate import Generator
 from qsd.paths import find
 from qsd.progress import Progress
 from qsd.provenance import provenance
-from qsd.ranker import Ranker, load_ranker
+from qsd.ranker.checkpoint import Ranker, load_ranker
 from qsd.search import Front, Points, SearchSettings, plot_front
 from qsd.store import Store
 from qsd.target import Target
