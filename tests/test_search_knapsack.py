@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 from qsd.errors import QsdError
 from qsd.search import (
@@ -89,6 +90,37 @@ def test_the_knapsack_is_optimal(seed: int, fraction: float) -> None:
     assert additive_quality(config, values) == pytest.approx(additive_quality(configs[fits], values).max())
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), fraction=st.floats(0, 1))
+def test_the_knapsack_is_optimal_among_ties(seed: int, fraction: float) -> None:
+    rng = np.random.default_rng(seed)
+    values, num_bytes = rng.integers(0, 3, size=(5, 3)).astype(float), rng.integers(1, 4, size=(5, 3))
+    max_bytes = random_budget(num_bytes, fraction)
+    config = solve_knapsack(values, num_bytes, max_bytes)
+    configs = everything(5, 3)
+    fits = config_bytes(configs, num_bytes) <= max_bytes
+    assert config_bytes(config, num_bytes) <= max_bytes
+    assert additive_quality(config, values) == additive_quality(configs[fits], values).max()
+
+
+def test_a_large_knapsack_agrees_with_integer_programming() -> None:
+    values, num_bytes = problem(1, num_layers=40, num_options=5)
+    max_bytes = random_budget(num_bytes, 0.3)
+    answer = milp(
+        -values.ravel(),
+        integrality=np.ones(values.size),
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(np.kron(np.eye(40), np.ones(5)), 1, 1),
+            LinearConstraint(num_bytes.reshape(1, -1), -np.inf, max_bytes + 0.5),
+        ],
+        options={"mip_rel_gap": 1e-9},
+    )
+    config = solve_knapsack(values, num_bytes, max_bytes)
+    assert config_bytes(config, num_bytes) <= max_bytes
+    assert additive_quality(config, values) == pytest.approx(-answer.fun)
+
+
 def test_a_knapsack_without_room_is_an_error() -> None:
     values, num_bytes = problem(0)
     with pytest.raises(QsdError, match="below the smallest possible size"):
@@ -121,12 +153,16 @@ def test_greedy_fits_and_is_no_worse_than_the_hull_within_the_budget(seed: int, 
     assert additive_quality(config, values) >= additive_quality(within, values).max() - 1e-12
 
 
-def test_ridge_recovers_an_additive_quality() -> None:
+@pytest.mark.parametrize("n", [23, 400])  # fewer and more configs than one-hot columns
+def test_ridge_recovers_an_additive_quality(n: int) -> None:
     values, _ = problem(3, num_layers=6, num_options=4)
-    configs = np.random.default_rng(0).integers(0, 4, size=(400, 6)).astype(np.int8)
-    fitted = fit_additive(configs, 7.0 + additive_quality(configs, values), 4)
-    expected = values - values.mean(axis=1, keepdims=True)
-    assert np.allclose(fitted - fitted.mean(axis=1, keepdims=True), expected, atol=1e-3)
+    configs = np.random.default_rng(0).integers(0, 4, size=(n, 6)).astype(np.int8)
+    quality = 7.0 + additive_quality(configs, values)
+    fitted = fit_additive(configs, quality, 4)
+    assert np.corrcoef(additive_quality(configs, fitted), quality)[0, 1] > 0.999
+    if n == 400:
+        expected = values - values.mean(axis=1, keepdims=True)
+        assert np.allclose(fitted - fitted.mean(axis=1, keepdims=True), expected, atol=1e-3)
 
 
 @settings(max_examples=60, deadline=None)

@@ -4,9 +4,10 @@ from qsd.search.baselines import best_labeled, greedy_by_error, random_search
 from qsd.search.budget import Budget, average_bits, config_bytes, uniform_configs
 from qsd.search.evaluator import Evaluator, Predictor, SpreadPredictor
 from qsd.search.front import Front, FrontMeta
-from qsd.search.lagrangian import fit_additive, greedy_fill, lagrangian_front, solve_knapsack
+from qsd.search.knapsack import solve_knapsack
+from qsd.search.lagrangian import fit_additive, greedy_fill, lagrangian_front
 from qsd.search.nsga2 import crowding_distance, evolve, non_dominated_rank
-from qsd.search.plot import plot_front
+from qsd.search.plot import Points, plot_front
 from qsd.search.search import SearchSettings, search
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Evaluator",
     "Front",
     "FrontMeta",
+    "Points",
     "Predictor",
     "SearchSettings",
     "SpreadPredictor",

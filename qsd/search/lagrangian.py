@@ -2,14 +2,12 @@
 
 With quality = sum of values[l, config[l]] the search is a multiple-choice knapsack. Its Lagrangian relaxation
 decouples the layers, so sweeping the multiplier gives the upper convex hull of the (bytes, quality) front in
-one sort; a mixed-integer program gives the exact optimum at one budget.
+one sort.
 """
 
 from itertools import pairwise
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
 from qsd.errors import QsdError
 from qsd.search.budget import config_bytes
@@ -32,19 +30,21 @@ def fit_additive(configs: np.ndarray, quality: np.ndarray, num_options: int) -> 
     one_hot = (configs[:, :, None] == np.arange(num_options)).reshape(n, -1).astype(np.float64)
     centred = one_hot - one_hot.mean(axis=0)
     target = np.asarray(quality, dtype=np.float64) - np.mean(quality)
-    left, singular, right = np.linalg.svd(centred, full_matrices=False)
-    keep = singular > 1e-9 * max(float(singular[0]), 1.0)
-    left, singular, right = left[:, keep], singular[keep], right[keep]
-    projected = left.T @ target
-    outside = float(target @ target - projected @ projected)
+    wide = n <= centred.shape[1]  # the smaller of the two Gram matrices has the same eigenvalues
+    eigen, basis = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+    keep = eigen > 1e-9 * max(float(eigen[-1]), 1.0)
+    eigen, basis = eigen[keep], basis[:, keep]
+    projected = basis.T @ (target if wide else centred.T @ target)
+    power = projected**2 if wide else projected**2 / eigen  # of the target, by eigenvector
+    outside = float(target @ target - power.sum())
     scores = []
     for penalty in _RIDGE_GRID:
-        shrink = penalty / (singular**2 + penalty)
-        residual = outside + float(np.sum((shrink * projected) ** 2))
+        shrink = penalty / (eigen + penalty)
         freedom = 1 + float(np.sum(1 - shrink))  # 1 for the mean
-        scores.append(residual / max(n - freedom, 1e-9) ** 2)
+        scores.append((outside + float(shrink**2 @ power)) / max(n - freedom, 1e-9) ** 2)
     penalty = _RIDGE_GRID[int(np.argmin(scores))]
-    weights = right.T @ (singular / (singular**2 + penalty) * projected)
+    solution = basis @ (projected / (eigen + penalty))
+    weights = centred.T @ solution if wide else solution
     return weights.reshape(num_layers, num_options)
 
 
@@ -73,8 +73,8 @@ def lagrangian_front(values: np.ndarray, num_bytes: np.ndarray) -> np.ndarray:
     return configs
 
 
-def solve_knapsack(values: np.ndarray, num_bytes: np.ndarray, max_bytes: int) -> np.ndarray:
-    """The config of largest additive quality within a byte budget, by mixed-integer programming.
+def greedy_fill(values: np.ndarray, num_bytes: np.ndarray, max_bytes: int) -> np.ndarray:
+    """Walks from the smallest config by the best gain per byte, taking each step that still fits.
 
     Args:
         values: float [L, O], larger is better.
@@ -87,56 +87,12 @@ def solve_knapsack(values: np.ndarray, num_bytes: np.ndarray, max_bytes: int) ->
     Raises:
         QsdError: No config fits.
     """
-    num_layers, num_options = values.shape
-    smallest = num_bytes.min(axis=1)
-    extra = (num_bytes - smallest[:, None]).ravel()
-    room = int(max_bytes) - int(smallest.sum())
-    if room < 0:
-        raise QsdError(
-            f"budget: {max_bytes} bytes is below the smallest possible size, {int(smallest.sum())} bytes; "
-            f"raise the budget"
-        )
-    gain = (values - values.min(axis=1, keepdims=True)).ravel()
-    one_per_layer = LinearConstraint(_block_rows(num_layers, num_options), 1, 1)
-    # The solver works within a tolerance: an answer a few bytes over is solved again that much tighter.
-    bound = room
-    for _ in range(4):
-        scale = max(bound, 1)
-        size = LinearConstraint(extra[None, :] / scale, -np.inf, bound / scale)
-        answer = milp(
-            -gain / max(float(gain.max()), 1e-300),
-            integrality=np.ones(gain.size),
-            bounds=Bounds(0, 1),
-            constraints=[one_per_layer, size],
-            options={"mip_rel_gap": 1e-9},
-        )
-        if answer.x is None:
-            break
-        config = answer.x.reshape(num_layers, num_options).argmax(axis=1).astype(np.int8)
-        over = int(config_bytes(config, num_bytes)) - int(max_bytes)
-        if over <= 0:
-            return config
-        bound = max(bound - over, 0)
-    return greedy_fill(values, num_bytes, max_bytes)
-
-
-def greedy_fill(values: np.ndarray, num_bytes: np.ndarray, max_bytes: int) -> np.ndarray:
-    """Walks from the smallest config by the best gain per byte, taking each step that still fits.
-
-    Args:
-        values: float [L, O], larger is better.
-        num_bytes: int64 [L, O].
-        max_bytes: The budget, never exceeded.
-
-    Returns:
-        int8 [L].
-    """
     front = lagrangian_front(values, num_bytes)
     config = front[0].copy()
     size = int(config_bytes(config, num_bytes))
     if size > max_bytes:
         raise QsdError(
-            f"budget: {max_bytes} bytes is below the smallest size, {size} bytes; raise the budget"
+            f"budget: {max_bytes} bytes is below the smallest possible size, {size} bytes; raise the budget"
         )
     for before, after in pairwise(front):
         layer = int(np.flatnonzero(before != after)[0])
@@ -163,10 +119,3 @@ def _below(a: int, b: int, c: int, layer_values: np.ndarray, layer_bytes: np.nda
     rise_b, run_b = layer_values[b] - layer_values[a], float(layer_bytes[b] - layer_bytes[a])
     rise_c, run_c = layer_values[c] - layer_values[a], float(layer_bytes[c] - layer_bytes[a])
     return bool(rise_b * run_c <= rise_c * run_b)
-
-
-def _block_rows(num_layers: int, num_options: int) -> csr_array:
-    """The constraint matrix that sums the options of each layer, [L, L * O]."""
-    total = num_layers * num_options
-    starts = np.arange(0, total + 1, num_options)
-    return csr_array((np.ones(total), np.arange(total), starts), shape=(num_layers, total))

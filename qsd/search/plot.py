@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from numpy.typing import ArrayLike
 
 from qsd.files import atomic
 from qsd.search.front import Front
@@ -63,26 +66,27 @@ def plot_front(
         )
     _draw_predicted(axes, front)
     if uniform is not None:
-        _draw_measured(axes, uniform, "s", _GREEN, "uniform, measured")
+        _draw_measured(axes, uniform, "s", _GREEN, "uniform, measured", (-11, -20))
     if winners is not None:
-        _draw_measured(axes, winners, "D", _RED, "searched, measured")
+        _draw_measured(axes, winners, "D", _RED, "searched, measured", (13, 22))
     if front.meta.max_bits is not None:
         axes.axvline(front.meta.max_bits, color="black", lw=0.8, ls=":", label="budget")
     axes.set_xlabel("average bits per weight, codebooks and scales included")
     axes.set_ylabel(quality_label)
     if title:
         axes.set_title(title)
+    axes.margins(x=0.08, y=0.08)
     axes.grid(True, color="0.92", lw=0.8)
     axes.set_axisbelow(True)
     axes.legend(frameon=False, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
     megabytes_per_bit = float(front.num_bytes[0] / front.avg_bits[0]) / 1e6
 
-    def to_megabytes(bits: np.ndarray) -> np.ndarray:
-        return bits * megabytes_per_bit
+    def to_megabytes(bits: ArrayLike) -> np.ndarray:
+        return np.asarray(bits) * megabytes_per_bit
 
-    def to_bits(megabytes: np.ndarray) -> np.ndarray:
-        return megabytes / megabytes_per_bit
+    def to_bits(megabytes: ArrayLike) -> np.ndarray:
+        return np.asarray(megabytes) / megabytes_per_bit
 
     top = axes.secondary_xaxis("top", functions=(to_megabytes, to_bits))
     top.set_xlabel("weights on disk, MB")
@@ -97,7 +101,9 @@ def _draw_predicted(axes: Axes, front: Front) -> None:
         axes.fill_between(front.avg_bits, low, high, color=_BLUE, alpha=0.15, lw=0)
 
 
-def _draw_measured(axes: Axes, points: Points, marker: str, color: str, label: str) -> None:
+def _draw_measured(
+    axes: Axes, points: Points, marker: str, color: str, label: str, name_offsets: tuple[int, ...]
+) -> None:
     axes.errorbar(
         points.avg_bits,
         points.quality,
@@ -110,5 +116,20 @@ def _draw_measured(axes: Axes, points: Points, marker: str, color: str, label: s
         label=label,
         zorder=3,
     )
-    for name, bits, quality in zip(points.names or (), points.avg_bits, points.quality, strict=False):
-        axes.annotate(name, (bits, quality), (6, 5), textcoords="offset points", fontsize=8, color=color)
+    if points.names is None:
+        return
+    halo = [withStroke(linewidth=2.5, foreground="white")]
+    offsets = cycle(name_offsets)  # neighbours in size get different heights, so that names do not collide
+    for index in np.argsort(points.avg_bits, kind="stable"):
+        axes.annotate(
+            points.names[index],
+            (points.avg_bits[index], points.quality[index]),
+            (0, next(offsets)),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=color,
+            path_effects=halo,
+            zorder=4,
+        )

@@ -12,7 +12,8 @@ from qsd.search.budget import Budget, average_bits, config_bytes, uniform_config
 from qsd.search.evaluator import Evaluator, Predictor
 from qsd.search.front import Front, FrontMeta
 from qsd.search.improve import improve
-from qsd.search.lagrangian import fit_additive, lagrangian_front, solve_knapsack
+from qsd.search.knapsack import solve_knapsack
+from qsd.search.lagrangian import fit_additive, lagrangian_front
 from qsd.search.nsga2 import evolve
 from qsd.search.repair import Downgrades, repair
 
