@@ -59,6 +59,34 @@ def test_kmeans_is_optimal(backend: str, values: list[float], clusters: int, off
     assert squared_error(row, book).item() <= best * (1 + 1e-9) + 1e-9
 
 
+def least_error_table(values: np.ndarray, clusters: int) -> float:
+    """The same by the plain quadratic dynamic program."""
+    values, count = np.sort(values.astype(np.float64)), len(values)
+    table = np.array([0.0] + [np.inf] * count)
+    error = np.array(
+        [[np.var(values[j:i]) * (i - j) for i in range(j + 1, count + 1)] + [0.0] * j for j in range(count)]
+    )
+    for _ in range(clusters):
+        ends = [min(table[j] + error[j, i - j - 1] for j in range(i)) for i in range(1, count + 1)]
+        table = np.array([0.0, *ends])
+    return float(table[-1])
+
+
+@pytest.mark.parametrize("kind", ["normal", "heavy", "rounded"])
+@pytest.mark.parametrize("count", [14, 15, 16, 17, 18, 31, 64])
+def test_kmeans_is_optimal_at_every_size(kind: str, count: int) -> None:
+    draw = np.random.default_rng(count)
+    values = draw.standard_t(1.5, count) if kind == "heavy" else draw.standard_normal(count)
+    row = torch.tensor(values.round(1) if kind == "rounded" else values, dtype=torch.float32)[None]
+    sizes = [4, 8, 16]
+    together = kmeans_codebooks(row, sizes, compiled=True)
+    for size in sizes:
+        best = least_error_table(row[0].numpy(), size)
+        alone = kmeans_codebooks(row, [size], compiled=True)[size]
+        for book in (together[size], alone):
+            assert squared_error(row, book).item() <= best * (1 + 1e-9) + 1e-9
+
+
 @pytest.mark.parametrize("kind", ["normal", "heavy", "two humps", "float16"])
 def test_coarse_start_is_within_one_percent(kind: str) -> None:
     draw = np.random.default_rng(3)

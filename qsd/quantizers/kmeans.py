@@ -62,7 +62,7 @@ def _solve_long_row(
         edges = np.unique(lloyd.coarse_edges(ordered, COARSE_POINTS).numpy())
     points = sums[0].numpy()[edges], edges.astype(np.float64)
     starts = np.empty((levels.max(), len(edges)), np.int32)
-    kernels.best_partitions(*points, levels.max(), starts)
+    kernels.best_partitions(*points, None, levels.max(), starts)
     kernels.read_centroids(*points, starts, levels, centroids)
     if not exact:
         for found in np.split(centroids, np.cumsum(levels)[:-1]):

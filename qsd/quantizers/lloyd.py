@@ -8,7 +8,7 @@ neighbouring values (a small dynamic program), it ends within a fraction of 1 % 
 import torch
 from torch import Tensor
 
-COARSE_POINTS = 256
+COARSE_POINTS = 128
 MAX_ITERATIONS = 300
 MATRIX_ELEMENTS = 1 << 24  # of all rows solved at a time: 128 MiB per float64 matrix
 

@@ -11,6 +11,8 @@ from qsd.errors import QsdError
 from qsd.quantizers.options import Option
 from qsd.quantizers.packing import packed_bytes, unpack
 
+CACHED_WEIGHTS = 1 << 15  # the 64-bit indices of as many weights stay in a core's own cache
+
 STORED_DTYPES = {
     "codes": (torch.uint8,),
     "scale": (torch.float16, torch.bfloat16),
@@ -120,7 +122,13 @@ def lookup(codebook: Tensor, codes: Tensor) -> Tensor:
         Tensor of the codebook's dtype and the codes' shape.
     """
     rows = codes.reshape(codes.shape[0], -1)
-    return torch.gather(codebook.expand(len(rows), -1), 1, rows.long()).view(codes.shape)
+    books = codebook.expand(len(rows), -1)
+    values = torch.empty(rows.shape, dtype=codebook.dtype, device=codes.device)
+    together = len(rows) if codes.is_cuda else max(1, CACHED_WEIGHTS // rows.shape[1])
+    for start in range(0, len(rows), together):
+        part = slice(start, start + together)
+        torch.gather(books[part], 1, rows[part].long(), out=values[part])
+    return values.view(codes.shape)
 
 
 def relative_error(weight: Tensor, quantized: QuantizedWeight) -> float:
