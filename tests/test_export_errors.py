@@ -46,7 +46,9 @@ def refuses(call: Any, *words: str) -> None:
 def edit(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     document = json.loads(path.read_text())
-    document["quantization_config"].update(changes)
+    entries = document["quantization_config"]
+    for key, value in changes.items():
+        entries[key] = entries[key] | value if isinstance(entries.get(key), dict) else value
     path.write_text(json.dumps(document))
 
 

@@ -4,6 +4,7 @@ import operator
 from typing import Any
 
 import torch
+from diffusers.configuration_utils import FrozenDict
 from diffusers.quantizers.base import DiffusersQuantizer
 from torch import nn
 
@@ -136,7 +137,8 @@ class QsdQuantizer(DiffusersQuantizer):
 
     def _dequantize(self, model: Any) -> Any:
         unpack_modules(model)
-        model.register_to_config(quantization_config=None)
+        settings = {key: value for key, value in model.config.items() if key != "quantization_config"}
+        model._internal_dict = FrozenDict(settings)  # diffusers has no way to take an entry back
         return model
 
     def _is_tied(self, key: str) -> bool:

@@ -138,14 +138,15 @@ def _write_denoiser(
 def _checked(config: np.ndarray, bank: Bank, denoiser: Any) -> np.ndarray:
     """The config as int8 [L], if the bank has what it asks for and each weight is stored in one way."""
     config = np.asarray(config)
-    if (
-        config.shape != (len(bank.layers),)
-        or config.min() < FULL_PRECISION
-        or config.max() >= len(bank.options)
-    ):
+    layers, options = len(bank.layers), len(bank.options)
+    if config.shape != (layers,):
         raise QsdError(
-            f"config: shape {config.shape} and options {config.min()} to {config.max()}, but the bank has "
-            f"{len(bank.layers)} layers and options 0 to {len(bank.options) - 1}; use a config of this bank"
+            f"config: has shape {config.shape}, not [{layers}]; use a config of this bank's layers"
+        )
+    if config.min() < FULL_PRECISION or config.max() >= options:
+        raise QsdError(
+            f"config: has options {config.min()} to {config.max()}, and the bank has 0 to {options - 1}; "
+            "use a config of this bank's option table"
         )
     left_out = config == FULL_PRECISION
     whole = {layer.module: full for layer, full in zip(bank.layers, left_out, strict=True)}
