@@ -20,6 +20,7 @@ from qsd.errors import QsdError, first_line
 from qsd.files import atomic
 from qsd.progress import Progress
 from qsd.quantizers import Option, QuantizedWeight, options_hash, quantize, relative_error
+from qsd.sizes import average_bits, config_bytes
 
 FORMAT = "qsd-bank"
 VERSION = 1
@@ -89,11 +90,11 @@ class Bank:
         Returns:
             int64 [...].
         """
-        return self.num_bytes[np.arange(len(self.layers)), config.astype(np.int64)].sum(axis=-1)
+        return config_bytes(config, self.num_bytes)
 
     def average_bits(self, config: np.ndarray) -> np.ndarray:
         """Bits per weight of the weight layers, codebooks and scales included, float64 [...]."""
-        return 8.0 * self.config_bytes(config) / self.num_weights.sum()
+        return average_bits(self.config_bytes(config), self.num_weights)
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file, whole or not at all."""

@@ -36,6 +36,7 @@ from qsd.denoisers.layers import WeightLayer
 from qsd.errors import QsdError, first_line
 from qsd.files import atomic
 from qsd.quantizers.options import Option, options_hash
+from qsd.sizes import average_bits, config_bytes
 
 FORMAT = "qsd-store"
 SCHEMA_VERSION = 1
@@ -227,9 +228,10 @@ class Store:
         if unknown:
             raise QsdError(f"{self.path}: no label {unknown[0]!r}; the store has {', '.join(names)}")
         config = np.asarray(config)
-        if config.shape != (len(self.header.layers),) or not (
-            (config >= 0) & (config < len(self.header.options))
-        ).all():
+        if (
+            config.shape != (len(self.header.layers),)
+            or not ((config >= 0) & (config < len(self.header.options))).all()
+        ):
             raise QsdError(f"{self.path}: config of shape {config.shape} does not fit the option table")
         self.records = self.records.extended(
             index=index,
@@ -250,7 +252,7 @@ class Store:
         if name == "bytes":
             return self.total_bytes().astype(np.float64)
         if name == "avg_bits":
-            return 8.0 * self.total_bytes() / self.header.num_weights.sum()
+            return average_bits(self.total_bytes(), self.header.num_weights)
         names = self.header.label_names
         if name not in names:
             raise QsdError(
@@ -260,8 +262,7 @@ class Store:
 
     def total_bytes(self) -> np.ndarray:
         """Exact bytes of the quantized weights of each record, int64 [R]."""
-        layers = np.arange(len(self.header.layers))
-        return self.header.num_bytes[layers, self.records.config.astype(np.int64)].sum(axis=1)
+        return config_bytes(self.records.config, self.header.num_bytes)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -274,7 +275,9 @@ class Store:
             with FileLock(f"{self.path}.lock", timeout=0):
                 yield
         except Timeout:
-            raise QsdError(f"{self.path}: another process is labeling into it; wait for it or stop it") from None
+            raise QsdError(
+                f"{self.path}: another process is labeling into it; wait for it or stop it"
+            ) from None
 
     def _write(self) -> None:
         with atomic(self.path) as temporary, h5py.File(temporary, "w") as file:

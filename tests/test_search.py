@@ -15,9 +15,7 @@ from qsd.search import (
     Evaluator,
     Front,
     SearchSettings,
-    average_bits,
     best_labeled,
-    config_bytes,
     crowding_distance,
     evolve,
     greedy_by_error,
@@ -25,6 +23,7 @@ from qsd.search import (
     random_search,
     search,
 )
+from qsd.sizes import average_bits, config_bytes
 
 SMALL = SearchSettings(population=32, generations=12, improve_rounds=10, additive_samples=100)
 

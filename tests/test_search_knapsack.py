@@ -9,17 +9,9 @@ from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from qsd.errors import QsdError
-from qsd.search import (
-    Budget,
-    average_bits,
-    config_bytes,
-    fit_additive,
-    greedy_fill,
-    lagrangian_front,
-    solve_knapsack,
-    uniform_configs,
-)
+from qsd.search import Budget, fit_additive, greedy_fill, lagrangian_front, solve_knapsack, uniform_configs
 from qsd.search.repair import Downgrades, repair
+from qsd.sizes import average_bits, config_bytes
 
 
 def problem(seed: int, num_layers: int = 4, num_options: int = 3) -> tuple[np.ndarray, np.ndarray]:

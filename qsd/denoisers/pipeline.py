@@ -10,6 +10,7 @@ from torch import nn
 
 from qsd.errors import QsdError, first_line
 from qsd.paths import find
+from qsd.quiet import quiet
 
 DENOISER_NAMES = ("transformer", "unet")
 
@@ -36,7 +37,8 @@ def load_pipeline(
     except QsdError:
         folder = str(pipeline)  # diffusers may know it as a hub id
     try:
-        pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype)
+        with quiet():
+            pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype)
     except Exception as error:  # diffusers raises many kinds; all mean "cannot open"
         raise QsdError(
             f"{pipeline}: cannot be opened as a diffusers pipeline ({first_line(error)}); "

@@ -25,7 +25,7 @@ from qsd.store import Label
 LABELS = (
     Label("fid", False, "Frechet distance of image features to the real images"),
     Label("kid", False, "unbiased polynomial MMD of image features to the real images"),
-    Label("clip", True, "mean CLIP score of image and prompt, 0 to 100"),
+    Label("clip", True, "100 times the mean CLIP cosine of image and prompt"),
     Label("agreement", True, "share of images that the classifier gives the prompted class"),
     Label("psnr", True, "mean PSNR in dB to the full-precision images, at most 100 each"),
     Label("latent_mse", False, "mean squared distance of the final latents to full precision"),
@@ -114,7 +114,7 @@ class Evaluator:
         latents, images = torch.cat(all_latents), torch.cat(all_images)
         labels = {"fid": float(self._fid.compute()), "kid": self._kid_value()}
         if self._clip is not None:
-            labels["clip"] = float(self._clip.compute())
+            labels["clip"] = float(self._clip.score / self._clip.n_samples)  # compute() clips at 0
         if self._classes is not None:
             labels["agreement"] = hits / len(images)
         reference = full or Measurement({}, images, latents)

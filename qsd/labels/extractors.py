@@ -16,6 +16,7 @@ from transformers import (
 from qsd.errors import QsdError, first_line
 from qsd.labels.settings import INCEPTION_SIZES
 from qsd.paths import find
+from qsd.quiet import quiet
 
 
 class ClassifierFeatures(nn.Module):
@@ -30,8 +31,9 @@ class ClassifierFeatures(nn.Module):
         super().__init__()
         try:
             path = find(folder)
-            self.model = AutoModelForImageClassification.from_pretrained(path, dtype=torch.float32)
-            self.processor = AutoImageProcessor.from_pretrained(path)
+            with quiet():
+                self.model = AutoModelForImageClassification.from_pretrained(path, dtype=torch.float32)
+                self.processor = AutoImageProcessor.from_pretrained(path)
         except (OSError, ValueError) as error:
             raise QsdError(
                 f"{folder}: no transformers image classifier ({first_line(error)}); give a folder of one, "
@@ -118,10 +120,11 @@ def clip_loader(name: str) -> Callable[[], tuple[nn.Module, CLIPProcessor]]:
         except QsdError:
             folder = name  # a hub id
         try:
-            model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
-            processor = CLIPProcessor(
-                AutoImageProcessor.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-            )
+            with quiet():
+                model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval().requires_grad_(False)
+                processor = CLIPProcessor(
+                    AutoImageProcessor.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+                )
         except (OSError, ValueError) as error:
             raise QsdError(f"{name}: no CLIP model ({first_line(error)}); give a folder or hub id") from error
         return _TensorClip(model), processor

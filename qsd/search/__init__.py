@@ -1,7 +1,7 @@
 """Search: from a predictor of quality to configs on a Pareto front, within a byte budget."""
 
 from qsd.search.baselines import best_labeled, greedy_by_error, random_search
-from qsd.search.budget import Budget, average_bits, config_bytes, uniform_configs
+from qsd.search.budget import Budget, uniform_configs
 from qsd.search.evaluator import Evaluator, Predictor, SpreadPredictor
 from qsd.search.front import Front, FrontMeta
 from qsd.search.knapsack import solve_knapsack
@@ -19,9 +19,7 @@ __all__ = [
     "Predictor",
     "SearchSettings",
     "SpreadPredictor",
-    "average_bits",
     "best_labeled",
-    "config_bytes",
     "crowding_distance",
     "evolve",
     "fit_additive",

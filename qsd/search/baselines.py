@@ -8,12 +8,13 @@ import numpy as np
 from qsd.errors import QsdError
 from qsd.quantizers.options import Option
 from qsd.sampling import sample_configs
-from qsd.search.budget import Budget, config_bytes
+from qsd.search.budget import Budget
 from qsd.search.evaluator import Evaluator, Predictor
 from qsd.search.front import Front, FrontMeta
 from qsd.search.lagrangian import fit_additive, greedy_fill
 from qsd.search.repair import Downgrades, repair
 from qsd.search.search import front_of
+from qsd.sizes import config_bytes
 
 
 def best_labeled(configs: np.ndarray, quality: np.ndarray, num_bytes: np.ndarray, budget: Budget) -> int:

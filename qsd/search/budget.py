@@ -9,25 +9,6 @@ import numpy as np
 from qsd.errors import QsdError
 
 
-def config_bytes(configs: np.ndarray, num_bytes: np.ndarray) -> np.ndarray:
-    """Exact sizes.
-
-    Args:
-        configs: int8 [..., L].
-        num_bytes: int64 [L, O], bytes of each option of each layer.
-
-    Returns:
-        int64 [...], bytes per config.
-    """
-    layers = np.arange(num_bytes.shape[0])
-    return num_bytes[layers, configs].sum(axis=-1, dtype=np.int64)
-
-
-def average_bits(total_bytes: np.ndarray, num_weights: np.ndarray) -> np.ndarray:
-    """Bits per weight, codebooks and scales included: 8 * bytes / number of weights, float64 [...]."""
-    return 8.0 * np.asarray(total_bytes, dtype=np.float64) / float(num_weights.sum())
-
-
 def uniform_configs(num_layers: int, num_options: int) -> np.ndarray:
     """The O configs that use one option everywhere, int8 [O, L]."""
     return np.repeat(np.arange(num_options, dtype=np.int8)[:, None], num_layers, axis=1)

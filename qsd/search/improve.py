@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from qsd.progress import Progress
-from qsd.search.budget import config_bytes
+from qsd.sizes import config_bytes
 
 PARENTS = 8
 PATIENCE = 8

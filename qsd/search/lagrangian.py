@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from qsd.errors import QsdError
-from qsd.search.budget import config_bytes
+from qsd.sizes import config_bytes
 
 _RIDGE_GRID = np.logspace(-4, 4, 25)
 

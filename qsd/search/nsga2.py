@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from qsd.progress import Progress
-from qsd.search.budget import config_bytes
+from qsd.sizes import config_bytes
 
 CROSSOVER_PROBABILITY = 0.9
 

@@ -5,7 +5,7 @@ from typing import Self
 
 import numpy as np
 
-from qsd.search.budget import config_bytes
+from qsd.sizes import config_bytes
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from qsd.progress import Progress
 from qsd.quantizers.options import Option
 from qsd.sampling import sample_configs
-from qsd.search.budget import Budget, average_bits, config_bytes, uniform_configs
+from qsd.search.budget import Budget, uniform_configs
 from qsd.search.evaluator import Evaluator, Predictor
 from qsd.search.front import Front, FrontMeta
 from qsd.search.improve import improve
@@ -16,6 +16,7 @@ from qsd.search.knapsack import solve_knapsack
 from qsd.search.lagrangian import fit_additive, lagrangian_front
 from qsd.search.nsga2 import evolve
 from qsd.search.repair import Downgrades, repair
+from qsd.sizes import average_bits, config_bytes
 
 
 @dataclass(frozen=True)
