@@ -117,6 +117,17 @@ def test_long_rows_are_nearly_optimal(degrees: float) -> None:
         assert squared_error(halves, nearly[size]).item() <= best * (1 + 1e-3)
 
 
+@pytest.mark.parametrize("shape", [(12, 300), (1, 70_000)])
+def test_never_worse_than_scikit_learn(shape: tuple[int, int]) -> None:
+    cluster = pytest.importorskip("sklearn.cluster")
+    weight = random_weight(*shape)
+    for size, books in kmeans_codebooks(weight, [8, 16], compiled=True).items():
+        for row, book in zip(weight, books, strict=True):
+            fitted = cluster.KMeans(size, random_state=0).fit(row.numpy().reshape(-1, 1))
+            theirs = squared_error(row[None], torch.from_numpy(fitted.cluster_centers_.T))
+            assert squared_error(row[None], book[None]).item() <= theirs.item() * (1 + 1e-9)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_uaq_follows_its_definition(backend: str, bits: int) -> None:

@@ -100,7 +100,7 @@ def refine(ordered: Tensor, sums: Tensor, means: Tensor) -> Tensor:
         float64 [R, size], ascending means; an empty cluster keeps the mean that it had last.
     """
     count = ordered.shape[1]
-    borders = torch.empty(0)
+    borders = torch.empty(0, dtype=torch.int64, device=ordered.device)
     for _ in range(MAX_ITERATIONS):
         inner = torch.searchsorted(ordered, (means[:, 1:] + means[:, :-1]) / 2)
         moved = torch.nn.functional.pad(torch.nn.functional.pad(inner, (1, 0)), (0, 1), value=count)
