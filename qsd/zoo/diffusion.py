@@ -55,7 +55,7 @@ def train_denoiser(
     *,
     steps: int,
     batch: int = 128,
-    learning_rate: float = 1.5e-3,
+    learning_rate: float,
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """Trains in place; the modules end with their averaged weights.
@@ -66,7 +66,7 @@ def train_denoiser(
         digits: the captions' source.
         steps: number of updates.
         batch: latents per update.
-        learning_rate: peak rate.
+        learning_rate: peak rate; training starts from whatever weights the modules have.
         progress: told every 10 steps.
 
     Returns:
@@ -91,7 +91,7 @@ def train_denoiser(
         noisy = add_noise(clean, noise, timesteps)
         return nn.functional.mse_loss(miniature.predict(noisy, timesteps, captions), noise)
 
-    miniature.modules.train()
+    miniature.modules.train().requires_grad_(True)
     final = fit(
         miniature.modules.parameters(),
         draw,
