@@ -1,6 +1,7 @@
 """Export and reload of what is wrong: one line that names the file and the remedy, nothing overwritten."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def test_a_failing_export_leaves_the_earlier_one(
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("qsd.export.write.save_file", fail)
+    monkeypatch.setattr(import_module("qsd.export.write"), "save_file", fail)
     with pytest.raises(OSError, match="no space"):
         export(tiny_pixart(), bank, bank.uniform_config("kmeans_c-3"), exported.parent)
     assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
