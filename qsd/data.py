@@ -8,7 +8,7 @@ import lightning
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from qsd.errors import QsdError
 from qsd.features import GraphFeatures
@@ -31,6 +31,10 @@ class Batch(NamedTuple):
     configs: Tensor
     targets: Tensor
     member: int = -1
+
+
+BatchKey = tuple[int, Tensor, int]
+"""(store, rows int64 [K, b], member) of a batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +141,19 @@ def _check_sizes(store: Store, fold: np.ndarray, folds: int) -> None:
             )
 
 
-class _TrainingBatches(IterableDataset[Batch]):
-    """One epoch: every member sees each of its training records once, in its own order."""
+class _Rows(Dataset[Batch]):
+    """Batches by (store, rows int64 [K, b], member): gathers, nothing else."""
+
+    def __init__(self, stores: Sequence[StoreData]) -> None:
+        self.stores = stores
+
+    def __getitem__(self, key: BatchKey) -> Batch:
+        store, rows, member = key
+        return Batch(store, self.stores[store].configs[rows], self.stores[store].targets[rows], member)
+
+
+class _EpochSampler(Sampler[BatchKey]):
+    """One epoch: every member sees each of its training records about once, in its own order."""
 
     def __init__(self, stores: Sequence[StoreData], folds: int, batch_size: int, seed: int) -> None:
         self.stores = stores
@@ -147,31 +162,30 @@ class _TrainingBatches(IterableDataset[Batch]):
         self.seed = seed
         self.epoch = 0
 
-    def plan(self, data: StoreData) -> tuple[int, int]:
-        """(batches, records per batch): equal batches, so that edges are repeated for one size only."""
-        shortest = min(len(data.training_rows(member)) for member in range(self.folds))
-        batches = max(1, round(shortest / self.batch_size))
-        return batches, shortest // batches
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch, so that a resumed run shuffles as an unbroken one."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
-        return sum(self.plan(data)[0] for data in self.stores)
+        return sum(self._plan(data)[0] for data in self.stores)
 
-    def __iter__(self) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        self.epoch += 1
-        batches: list[Batch] = []
+    def __iter__(self) -> Iterator[BatchKey]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        keys: list[BatchKey] = []
         for store, data in enumerate(self.stores):
-            count, size = self.plan(data)
-            orders = [self._shuffled(data.training_rows(member), generator) for member in range(self.folds)]
-            for start in range(0, count * size, size):
-                rows = torch.stack([order[start : start + size] for order in orders])
-                batches.append(Batch(store, data.configs[rows], data.targets[rows]))
-        for position in torch.randperm(len(batches), generator=generator).tolist():
-            yield batches[position]
+            count, size = self._plan(data)
+            orders = []
+            for member in range(self.folds):
+                rows = data.training_rows(member)
+                orders.append(rows[torch.randperm(len(rows), generator=generator)][: count * size])
+            keys += [(store, rows, -1) for rows in torch.stack(orders).split(size, dim=1)]
+        yield from (keys[position] for position in torch.randperm(len(keys), generator=generator).tolist())
 
-    @staticmethod
-    def _shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:
-        return rows[torch.randperm(len(rows), generator=generator)]
+    def _plan(self, data: StoreData) -> tuple[int, int]:
+        """(batches, records per batch): equal batches, so that edges are repeated for one size only."""
+        shortest = min(len(data.training_rows(member)) for member in range(self.folds))
+        count = max(1, round(shortest / self.batch_size))
+        return count, shortest // count
 
 
 class StoreDataModule(lightning.LightningDataModule):
@@ -222,33 +236,29 @@ class StoreDataModule(lightning.LightningDataModule):
         """What was skipped in which store."""
         return [data.message for data in self.stores if data.message]
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of all members, [K, b, ...]."""
-        batches = _TrainingBatches(self.stores, self.folds, self.batch_size, self.seed)
-        return DataLoader(batches, batch_size=None)
+        return self._loader(_EpochSampler(self.stores, self.folds, self.batch_size, self.seed))
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[Batch]:
         """Each member's own fold of each store, one batch each."""
-        return _loader(
-            _batch(store, data, data.validation_rows(member), member)
-            for store, data in enumerate(self.stores)
-            for member in range(self.folds)
+        return self._loader(
+            [
+                (store, data.validation_rows(member).unsqueeze(0), member)
+                for store, data in enumerate(self.stores)
+                for member in range(self.folds)
+            ]
         )
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> DataLoader[Batch]:
         """The test records of each store, one batch each."""
-        return _loader(_batch(store, data, data.test_rows()) for store, data in enumerate(self.stores))
+        return self._loader([(store, data.test_rows()[None], -1) for store, data in enumerate(self.stores)])
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> DataLoader[Batch]:
         """All usable records of each store, one batch each."""
-        return _loader(
-            _batch(store, data, torch.arange(len(data.configs))) for store, data in enumerate(self.stores)
+        return self._loader(
+            [(store, torch.arange(len(data.fold))[None], -1) for store, data in enumerate(self.stores)]
         )
 
-
-def _batch(store: int, data: StoreData, rows: Tensor, member: int = -1) -> Batch:
-    return Batch(store, data.configs[rows].unsqueeze(0), data.targets[rows].unsqueeze(0), member)
-
-
-def _loader(batches: Iterator[Batch]) -> DataLoader:
-    return DataLoader(list(batches), batch_size=None)  # type: ignore[arg-type]
+    def _loader(self, keys: Sampler[BatchKey] | list[BatchKey]) -> DataLoader[Batch]:
+        return DataLoader(_Rows(self.stores), batch_size=None, sampler=keys)

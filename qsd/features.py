@@ -121,11 +121,12 @@ class GraphFeatures:
         """
         key = (count, both_directions)
         if key not in self._repeated:
-            edges = self.edge_index
-            if both_directions:
-                edges = torch.cat([edges, edges.flip(0)], dim=1)
-            offset = torch.arange(count, device=edges.device) * self.num_nodes
-            self._repeated[key] = (edges.unsqueeze(1) + offset.view(1, -1, 1)).flatten(1).contiguous()
+            with torch.inference_mode(False):  # a tensor born in validation could not serve training
+                edges = self.edge_index
+                if both_directions:
+                    edges = torch.cat([edges, edges.flip(0)], dim=1)
+                offset = torch.arange(count, device=edges.device) * self.num_nodes
+                self._repeated[key] = (edges.unsqueeze(1) + offset.view(1, -1, 1)).flatten(1)
         return self._repeated[key]
 
 

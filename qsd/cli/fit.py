@@ -1,5 +1,6 @@
 """``fit``, ``validate``, ``test`` and ``predict``: Lightning's own command line over the ranker."""
 
+import csv
 import json
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -84,7 +85,17 @@ class RankerCLI(LightningCLI):
         self, model: RankerModule, datamodule: StoreDataModule, ckpt_path: Any = None, **kwargs: Any
     ) -> None:
         """Predicts all records of the stores; `predictions.csv` in the log folder."""
-        self._run_checkpoint("predict", ckpt_path, **kwargs)
+        results = self._run_checkpoint("predict", ckpt_path, **kwargs)
+        file = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "predictions.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("w", newline="") as handle:
+            writer = csv.writer(handle)
+            writer.writerow(["store", "split", "target", "mean", "spread"])
+            for data, (mean, spread) in zip(self.datamodule.stores, results, strict=True):
+                splits = ["test" if fold < 0 else "known" for fold in data.fold.tolist()]
+                columns = (splits, data.targets[:, 0].tolist(), mean.tolist(), spread.tolist())
+                writer.writerows((data.path, *row) for row in zip(*columns, strict=True))
+        console.print(f"predictions: {file}")
 
     def _run_checkpoint(self, verb: str, ckpt_path: Any, **kwargs: Any) -> Any:
         source = ckpt_path or self._get(self.config[self.subcommand], "out")

@@ -89,6 +89,7 @@ class Ranker:
             parts = [
                 self.members.score(self.features, part, self.store)
                 for part in torch.from_numpy(configs.astype(np.int64)).split(_BATCH_SIZE)
+                if len(part)
             ]
             scores = torch.cat(parts, dim=1).double() if parts else torch.zeros(1, 0, dtype=torch.double)
         return scores.mean(dim=0).numpy(), scores.std(dim=0, correction=0).numpy()

@@ -60,7 +60,7 @@ class Member(nn.Module):
         self.relevance_low[store] = first.quantile(0.2)
         self.relevance_high[store] = first.max()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def fit_hops(self, store: int, data: StoreData, member: int) -> None:
         """Takes mean, spread and weight of each hop's norms, after training.
 

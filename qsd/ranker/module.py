@@ -71,7 +71,7 @@ class RankerModule(lightning.LightningModule):
             for member, configs, targets in zip(self.members, batch.configs, batch.targets, strict=True)
         ]
         loss = torch.stack(losses).sum()  # a sum: members share nothing, so each has its own gradient
-        self.log("train_loss", loss / len(losses), prog_bar=True, on_epoch=True, on_step=False)
+        self.log("train_loss", loss / len(losses), prog_bar=True, on_epoch=True, on_step=False, batch_size=1)
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:

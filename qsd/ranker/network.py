@@ -45,7 +45,7 @@ class NetworkSettings:
     norm: Literal["batch", "layer", "none"] = "layer"
     dropout: float = 0.0
     pooling: Literal["all", "weights", "outputs"] = "all"
-    both_directions: bool = True
+    both_directions: bool = False
     layer_embedding: bool = True
     additive: bool = True
     graph_head: bool = True
@@ -203,7 +203,8 @@ def _conv(settings: NetworkSettings, graphs: Sequence[GraphFeatures]) -> nn.Modu
     width, heads = settings.width, settings.heads
     match settings.conv:
         case "gatv2":
-            return GATv2Conv(width, width // heads, heads, share_weights=False)
+            # a residual already carries what a self-loop would, at a third of the edges less
+            return GATv2Conv(width, width // heads, heads, add_self_loops=not settings.residual)
         case "gin":
             return GINConv(nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)))
         case "sage":

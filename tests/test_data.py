@@ -1,0 +1,104 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from synthetic_store import synthetic_store
+
+from qsd.data import StoreDataModule, prepare
+from qsd.errors import QsdError
+from qsd.store import Store
+from qsd.target import Target
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return synthetic_store(tmp_path_factory.mktemp("store") / "a.h5", 100, 1)
+
+
+def test_folds_cover_train_and_validation_and_never_test(store):
+    data = prepare(store, Target("-fid"), folds=4)
+    is_test = torch.from_numpy(store.records.split == 2)
+    held_out = torch.cat([data.validation_rows(member) for member in range(4)])
+    assert sorted(held_out.tolist()) == (~is_test).nonzero().squeeze(1).tolist()
+    for member in range(4):
+        training = data.training_rows(member)
+        assert not is_test[training].any()
+        assert not set(training.tolist()) & set(data.validation_rows(member).tolist())
+    assert data.test_rows().tolist() == is_test.nonzero().squeeze(1).tolist()
+
+
+def test_one_fold_is_the_split_of_the_store(store):
+    data = prepare(store, Target("-fid"), folds=1)
+    assert data.training_rows(0).tolist() == np.flatnonzero(store.records.split == 0).tolist()
+    assert data.validation_rows(0).tolist() == np.flatnonzero(store.records.split == 1).tolist()
+
+
+def test_max_labels_keeps_all_test_records(store):
+    data = prepare(store, Target("-fid"), folds=3, max_labels=25)
+    assert len(data.known_rows()) == 25
+    assert len(data.test_rows()) == (store.records.split == 2).sum()
+    for row, config in zip(data.test_rows(), store.records.config[store.records.split == 2], strict=True):
+        assert data.configs[row].tolist() == config.tolist()
+    wanted = {tuple(config) for config in store.records.config[store.records.split != 2].tolist()}
+    assert all(tuple(data.configs[row].tolist()) in wanted for row in data.known_rows())
+
+
+def test_targets_follow_their_configs(store):
+    records = store.records
+    labels = records.labels.copy()
+    labels[::7, 0] = np.nan
+    holed = Store(store.path, store.header, dataclasses.replace(records, labels=labels))
+    data = prepare(holed, Target("-fid"), [Target("clip")], folds=2)
+    fid_of = {tuple(config): fid for config, fid in zip(records.config.tolist(), labels[:, 0], strict=True)}
+    for config, target in zip(data.configs.tolist(), data.targets, strict=True):
+        assert target[0].item() == pytest.approx(-fid_of[tuple(config)])
+    assert len(data.configs) == np.isfinite(labels[:, 0]).sum()
+    assert "records skipped" in data.message
+
+
+def test_an_epoch_shows_every_member_its_own_records_once(store):
+    module = StoreDataModule([str(store.path)], folds=4, batch_size=15)
+    module.setup()
+    batches = list(module.train_dataloader())
+    data = module.stores[0]
+    for member in range(4):
+        seen = torch.cat([batch.configs[member] for batch in batches]).tolist()
+        allowed = data.configs[data.training_rows(member)].tolist()
+        assert len({tuple(config) for config in seen}) == len(seen)
+        assert all(config in allowed for config in seen)
+        assert len(seen) > len(allowed) - len(batches)
+    assert len({batch.configs.shape for batch in batches}) == 1
+    assert len(batches) == len(module.train_dataloader())
+
+
+def test_shuffling_depends_on_seed_and_epoch_only(store):
+    def epoch(seed, number):
+        module = StoreDataModule([str(store.path)], folds=2, seed=seed)
+        module.setup()
+        loader = module.train_dataloader()
+        loader.sampler.set_epoch(number)
+        return torch.cat([batch.configs for batch in loader], dim=1).tolist()
+
+    assert epoch(0, 3) == epoch(0, 3)
+    assert epoch(0, 3) != epoch(0, 4)
+    assert epoch(0, 3) != epoch(1, 3)
+
+
+def test_batches_of_two_stores_never_mix(store, tmp_path):
+    other = synthetic_store(tmp_path / "b.h5", 60, 2)
+    module = StoreDataModule([str(store.path), str(other.path)], folds=2, batch_size=16)
+    module.setup()
+    widths = {batch.store: batch.configs.shape[-1] for batch in module.train_dataloader()}
+    assert widths == {0: len(store.header.layers), 1: len(other.header.layers)}
+
+
+def test_too_few_records(tmp_path):
+    tiny = synthetic_store(tmp_path / "c.h5", 5, 1)
+    with pytest.raises(QsdError, match=r"c\.h5: \d usable .* at least 2 are needed"):
+        prepare(tiny, Target("-fid"))
+
+
+def test_bad_settings():
+    with pytest.raises(QsdError, match="folds 0"):
+        StoreDataModule(["a.h5"], folds=0)

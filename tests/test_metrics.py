@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import ndcg_score
+
+from qsd.ranker.metrics import evaluate, kendall, ndcg_at_10, relative_top10_regret, spearman, top10_regret
+
+
+@pytest.fixture
+def pair():
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=60)
+    return target, target + rng.normal(size=60)
+
+
+def test_correlations(pair):
+    assert spearman(*pair) == pytest.approx(np.corrcoef(*map(stats.rankdata, pair))[0, 1])
+    assert kendall(*pair) == pytest.approx(stats.kendalltau(*pair).statistic)
+
+
+def test_constant_predictions_rank_nothing(pair):
+    assert spearman(pair[0], np.zeros(60)) == 0
+    assert kendall(pair[0], np.zeros(60)) == 0
+
+
+def test_ndcg_agrees_with_sklearn(pair):
+    target, predicted = pair
+    q20 = np.quantile(target, 0.2)
+    gains = 50 * np.clip((target - q20) / (target.max() - q20), 0, 1)
+    assert ndcg_at_10(target, predicted) == pytest.approx(ndcg_score(gains[None], predicted[None], k=10))
+
+
+def test_regret_by_hand():
+    target = np.arange(20.0)
+    predicted = np.where(target >= 17, -1.0, target)  # the three best are predicted worst
+    assert top10_regret(target, predicted) == 3
+    assert relative_top10_regret(target, predicted) == pytest.approx(3 / 19)
+    assert top10_regret(target, target) == 0
+
+
+def test_perfect_and_intervals(pair):
+    target, predicted = pair
+    perfect = evaluate(target, target, 50)
+    assert perfect["spearman"]["value"] == pytest.approx(1)
+    assert perfect["ndcg@10"]["value"] == pytest.approx(1)
+    noisy = evaluate(target, predicted, 300)
+    for entry in noisy.values():
+        assert entry["low"] <= entry["value"] <= entry["high"]
+    assert noisy == evaluate(target, predicted, 300)

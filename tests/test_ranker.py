@@ -1,0 +1,231 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from synthetic_store import synthetic_header, synthetic_store
+
+from qsd.data import prepare
+from qsd.errors import QsdError
+from qsd.features import GraphFeatures
+from qsd.quantizers.options import Option
+from qsd.ranker.checkpoint import load_ranker, save_ranker
+from qsd.ranker.ensemble import Ensemble, Member
+from qsd.ranker.network import GraphRanker, NetworkSettings
+from qsd.target import Target
+
+CONVS = ("gatv2", "gin", "sage", "graphconv", "pna", "transformer")
+SMALL = NetworkSettings(width=8, depth=2, heads=2)
+
+
+@pytest.fixture(scope="module")
+def header():
+    return synthetic_header(1)
+
+
+@pytest.fixture(scope="module")
+def graph(header):
+    return GraphFeatures.of(header)
+
+
+@pytest.fixture(scope="module")
+def configs(header):
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 6, (10, len(header.layers))))
+
+
+def _randomized(network):
+    """Tables start at zero; tests need them to matter."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return network
+
+
+@pytest.mark.parametrize("conv", CONVS)
+@pytest.mark.parametrize("both", [False, True])
+def test_shapes_and_gradients(graph, configs, conv, both):
+    settings = dataclasses.replace(SMALL, conv=conv, both_directions=both)
+    network = _randomized(GraphRanker(settings, [graph], num_targets=2))
+    prediction = network(graph, configs)
+    assert prediction.outputs.shape == (10, 2)
+    assert prediction.norms.shape == (3, 10)
+    assert prediction.contributions.shape == (10, graph.num_layers)
+    (prediction.outputs.square().sum() + prediction.norms.sum()).backward()
+    unused = [name for name, p in network.named_parameters() if p.grad is None]
+    assert not unused
+
+
+@pytest.mark.parametrize("pooling", ["all", "weights", "outputs"])
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+def test_predictions_do_not_depend_on_batch_or_micro_batch(graph, configs, pooling, norm):
+    network = _randomized(GraphRanker(dataclasses.replace(SMALL, pooling=pooling, norm=norm), [graph])).eval()
+    together = network(graph, configs)
+    network.nodes_per_batch = 3 * graph.num_nodes
+    torch.testing.assert_close(network(graph, configs).outputs, together.outputs)
+    alone = torch.cat([network(graph, config[None]).outputs for config in configs])
+    torch.testing.assert_close(alone, together.outputs)
+
+
+def test_node_order_does_not_matter(header, configs):
+    """Renaming nodes within the topological order leaves predictions as they are."""
+    graph = GraphFeatures.of(header)
+    order = torch.randperm(graph.num_nodes, generator=torch.Generator().manual_seed(0))
+    place = order.argsort()
+    shuffled = dataclasses.replace(
+        graph,
+        **{name: getattr(graph, name)[order] for name in
+           ("kind", "role", "static", "option", "layer", "is_weight", "is_output")},
+        edge_index=place[graph.edge_index],
+        _repeated={},
+    )
+    network = _randomized(GraphRanker(SMALL, [graph])).eval()
+    torch.testing.assert_close(network(shuffled, configs).outputs, network(graph, configs).outputs)
+
+
+def test_a_hop_sees_its_neighbourhood_and_no_further(header, graph, configs):
+    """After k layers a node depends on the layers at most k edges upstream."""
+    network = _randomized(GraphRanker(SMALL, [graph])).eval()
+    reach = torch.eye(graph.num_nodes, dtype=torch.bool)
+    step = reach.clone()
+    step[graph.edge_index[1], graph.edge_index[0]] = True
+    base = network.embed(graph, configs[:1])
+    for layer in range(graph.num_layers):
+        changed = configs[:1].clone()
+        changed[0, layer] = (changed[0, layer] + 1) % 6
+        within = torch.eye(graph.num_nodes, dtype=torch.bool)
+        for before, after in zip(base, network.embed(graph, changed), strict=True):
+            moved = (before != after).any(dim=-1)[0]
+            source = (graph.layer == layer) & graph.is_weight
+            assert not (moved & ~(within[:, source].any(dim=1))).any()
+            within = (within.float() @ step.float()) > 0
+
+
+def test_hop_embeddings_are_means_of_node_embeddings(graph, configs):
+    network = _randomized(GraphRanker(SMALL, [graph])).eval()
+    hops = network.embed(graph, configs)
+    expected = [hops[0][:, graph.is_weight].mean(dim=1), hops[1].mean(dim=1), hops[2].mean(dim=1)]
+    norms = torch.stack([hop.abs().sum(dim=-1) for hop in expected])
+    torch.testing.assert_close(network(graph, configs).norms, norms)
+
+
+def test_without_graph_head_the_model_is_additive(graph, configs):
+    network = _randomized(GraphRanker(dataclasses.replace(SMALL, graph_head=False), [graph])).eval()
+    prediction = network(graph, configs)
+    torch.testing.assert_close(prediction.outputs[:, 0], prediction.contributions.sum(dim=1))
+    table = network.contribution_table(graph, network.node_table(graph))[..., 0]
+    torch.testing.assert_close(table.mean(dim=1), torch.zeros(graph.num_layers), atol=1e-6, rtol=0)
+    expected = table[torch.arange(graph.num_layers), configs].sum(dim=1)
+    torch.testing.assert_close(prediction.outputs[:, 0], expected)
+
+
+def test_scales_come_from_training_records(tmp_path):
+    store = synthetic_store(tmp_path / "a.h5", 60, 1)
+    data = prepare(store, Target("-fid"), [Target("clip")], folds=3)
+    member = Member(SMALL, [data.graph], 2)
+    inside = data.targets[data.training_rows(1)]
+    member.fit_scales(0, inside)
+    torch.testing.assert_close(member.target_mean[0], inside.mean(dim=0))
+    scaled = member.standardized(0, inside)
+    torch.testing.assert_close(scaled.std(dim=0, correction=0), torch.ones(2))
+    assert member.relevance_high.item() == pytest.approx(scaled[:, 0].max().item())
+    member.fit_hops(0, data, 1)
+    norms = member.network(data.graph, data.configs[data.training_rows(1)]).norms
+    torch.testing.assert_close(member.hop_mean[0], norms.mean(dim=1))
+
+
+@pytest.fixture
+def saved(tmp_path, header, graph):
+    torch.manual_seed(0)
+    members = Ensemble(_randomized(Member(SMALL, [graph], 1)) for _ in range(3))
+    for member in members:
+        member.fit_scales(0, torch.randn(20, 1) * 30 - 60)
+    save_ranker(tmp_path / "ranker", members.eval(), [header], "-fid", metrics={"a": 1})
+    return tmp_path / "ranker", members
+
+
+def test_a_saved_ranker_predicts_the_same(saved, header, graph, configs):
+    folder, members = saved
+    ranker = load_ranker(folder)
+    mean, spread = ranker.predict(configs.numpy().astype(np.int8))
+    with torch.no_grad():
+        scores = members.score(graph, configs).double()
+    np.testing.assert_allclose(mean, scores.mean(dim=0), rtol=1e-6)
+    np.testing.assert_allclose(spread, scores.std(dim=0, correction=0), rtol=1e-4)
+    assert (ranker.target, ranker.metrics) == ("-fid", {"a": 1})
+    assert ranker.header.graph == header.graph
+    assert ranker.header.layers == header.layers
+    ranker.check(header, "store.h5")
+
+
+def test_saving_again_leaves_no_old_members(saved, header):
+    folder, members = saved
+    save_ranker(folder, Ensemble([members[0]]), [header], "-fid")
+    assert sorted(file.name for file in folder.iterdir()) == ["member-0.safetensors", "ranker.json"]
+
+
+def test_contributions_are_in_the_units_of_the_target(saved, configs):
+    ranker = load_ranker(saved[0])
+    table = ranker.contributions()
+    assert table.shape == (len(ranker.header.layers), 6)
+    np.testing.assert_allclose(table.mean(axis=1), 0, atol=1e-5)
+
+
+def test_foreign_files_are_refused(saved, header):
+    ranker = load_ranker(saved[0])
+    options = (*header.options[:5], Option("uaq", 2))
+    with pytest.raises(QsdError, match=r"b\.h5: its options are .*uaq-2, but the ranker"):
+        ranker.check(dataclasses.replace(header, options=options), "b.h5")
+    other = {**header.denoiser, "weights_hash": "f" * 32}
+    with pytest.raises(QsdError, match=r"b\.h5: made for Synthetic with weights ffffffff"):
+        ranker.check(dataclasses.replace(header, denoiser=other), "b.h5")
+    with pytest.raises(QsdError, match="not for Synthetic with weights ffffffff"):
+        load_ranker(saved[0], other)
+
+
+def test_bad_configs_are_refused(saved, configs):
+    ranker = load_ranker(saved[0])
+    for bad in (configs.numpy()[:, 1:], configs.numpy() + 6, configs.numpy() - 6):
+        with pytest.raises(QsdError, match="do not fit"):
+            ranker.predict(bad.astype(np.int8))
+
+
+def test_no_configs(saved, header):
+    mean, spread = load_ranker(saved[0]).predict(np.zeros((0, len(header.layers)), np.int8))
+    assert mean.shape == spread.shape == (0,)
+
+
+def test_damaged_rankers(saved, tmp_path):
+    folder = saved[0]
+    document = json.loads((folder / "ranker.json").read_text())
+    with pytest.raises(QsdError, match="no such file"):
+        load_ranker(tmp_path / "nothing")
+    with pytest.raises(QsdError, match=r"holds no ranker\.json"):
+        load_ranker(tmp_path)
+    (folder / "ranker.json").write_text(json.dumps({**document, "feature_version": "0-old"}))
+    with pytest.raises(QsdError, match="feature_version 0-old, but this qsd has"):
+        load_ranker(folder)
+    (folder / "ranker.json").write_text(json.dumps(document)[:100])
+    with pytest.raises(QsdError, match="truncated or damaged"):
+        load_ranker(folder)
+    (folder / "ranker.json").write_text(json.dumps(document))
+    (folder / "member-1.safetensors").write_bytes((folder / "member-1.safetensors").read_bytes()[:50])
+    with pytest.raises(QsdError, match=r"member-1\.safetensors: damaged or missing"):
+        load_ranker(folder)
+
+
+def test_can_overfit_twenty_records(tmp_path):
+    """A network that cannot memorize a handful of records has a defect somewhere."""
+    store = synthetic_store(tmp_path / "a.h5", 60, 1)
+    data = prepare(store, Target("-log(fid)"))
+    torch.manual_seed(0)
+    member = Member(SMALL, [data.graph], 1)
+    configs, targets = data.configs[:20], data.targets[:20]
+    member.fit_scales(0, targets)
+    optimizer = torch.optim.Adam(member.parameters(), lr=0.02)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = (member(data.graph, configs).outputs - member.standardized(0, targets)).square().mean()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.02
