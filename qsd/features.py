@@ -6,7 +6,7 @@ is one int8 row: its node features are a gather from a table over (node, option)
 
 import dataclasses
 import hashlib
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,11 @@ from qsd.store import Header
 
 KINDS = (WEIGHT, *COMBINE_KINDS)
 ATTENTIONS = ("self_attn", "cross_attn", "added_attn", "pool_attn")
-NODE_ROLES = (*ROLES, *COMBINE_KINDS, *(f"{attention}.{op}" for attention in ATTENTIONS for op in ("qk", "sv")))
+NODE_ROLES = (
+    *ROLES,
+    *COMBINE_KINDS,
+    *(f"{attention}.{op}" for attention in ATTENTIONS for op in ("qk", "sv")),
+)
 
 STATIC_FEATURES = (
     "depth",  # position in execution order, 0 to 1
@@ -94,9 +98,7 @@ class GraphFeatures:
         """The features of a store's denoiser and option table."""
         nodes = header.graph.nodes
         layer = header.graph.layer_index
-        option = np.where(
-            (layer >= 0)[:, None, None], _option_features(header)[layer.clip(0)], 0.0
-        )
+        option = np.where((layer >= 0)[:, None, None], _option_features(header)[layer.clip(0)], 0.0)
         return cls(
             kind=torch.tensor([KINDS.index(node.kind) for node in nodes]),
             role=torch.tensor([_role_index(node.role) for node in nodes]),
@@ -111,11 +113,13 @@ class GraphFeatures:
 
     def to(self, device: torch.device | str) -> Self:
         """A copy on a device."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return dataclasses.replace(self, **tensors, _repeated={})
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return dataclasses.replace(self, **moved, _repeated={})
 
     def repeated_edges(self, count: int, both_directions: bool) -> Tensor:
-        """Edges of ``count`` disjoint copies of the graph, int64 [2, count * E] (twice that in both directions).
+        """Edges of ``count`` disjoint copies, int64 [2, count * E], twice that in both directions.
 
         Made once per count and kept.
         """
@@ -172,7 +176,9 @@ def _option_features(header: Header) -> np.ndarray:
     shape = log_error.shape
     columns = {
         **{
-            f"is_{method}": np.broadcast_to([float(option.method == method) for option in header.options], shape)
+            f"is_{method}": np.broadcast_to(
+                [float(option.method == method) for option in header.options], shape
+            )
             for method in METHODS
         },
         "bits": np.broadcast_to([option.bits / 4 for option in header.options], shape),

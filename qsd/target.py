@@ -101,9 +101,7 @@ class Target:
                 "choose another target"
             )
         skipped = int((~valid).sum())
-        message = (
-            f"{store.path}: {skipped} of {len(values)} records skipped, {self.text!r} is missing or not finite"
-        )
+        message = f"{store.path}: {skipped} of {len(values)} records skipped, no finite {self.text!r}"
         return TargetValues(np.where(valid, values, np.nan), valid, message if skipped else "")
 
     def _check(self, node: ast.expr, names: dict[str, None]) -> None:

@@ -14,7 +14,7 @@ _ROLES = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.out", "ff.in",
 
 
 def synthetic_header(num_blocks: int = 3, seed: int = 0) -> Header:
-    """Header of a little transformer: two embedders, blocks of six layers and four combine nodes, a projection."""
+    """Header of a little transformer: two embedders, blocks of six layers, a projection."""
     rng = np.random.default_rng(seed)
     nodes: list[Node] = []
     edges: list[tuple[int, int]] = []
@@ -27,7 +27,9 @@ def synthetic_header(num_blocks: int = 3, seed: int = 0) -> Header:
             layer = len(layers)
             shape = (32, 128) if role == "ff.out" else (128, 32) if role == "ff.in" else (32, 32)
             layers.append(WeightLayer(name, name, None, role, "linear", shape, block))
-        nodes.append(Node(name if kind == "weight" else f"{kind}-{role}-{block}", kind, layer, role, block, 0, 0.0))
+        nodes.append(
+            Node(name if kind == "weight" else f"{kind}-{role}-{block}", kind, layer, role, block, 0, 0.0)
+        )
         edges.extend((source, len(nodes) - 1) for source in sources)
         return len(nodes) - 1
 
@@ -47,14 +49,25 @@ def synthetic_header(num_blocks: int = 3, seed: int = 0) -> Header:
     depth = np.linspace(0, 1, len(nodes))
     nodes = [Node(**{**vars(node), "depth": float(at)}) for node, at in zip(nodes, depth, strict=True)]
     edge_index = np.array(sorted(edges, key=lambda edge: (edge[1], edge[0])), dtype=np.int64).T
-    base = {"uaq-3": 0.3, "uaq-4": 0.14, "kmeans_c-3": 0.2, "kmeans_c-4": 0.1, "kmeans_a-3": 0.25, "kmeans_a-4": 0.12}
+    base = {
+        "uaq-3": 0.3,
+        "uaq-4": 0.14,
+        "kmeans_c-3": 0.2,
+        "kmeans_c-4": 0.1,
+        "kmeans_a-3": 0.25,
+        "kmeans_a-4": 0.12,
+    }
     error = np.array([base[str(option)] for option in DEFAULT_OPTIONS])
     weights = np.array([layer.num_weights for layer in layers])
     rows = np.array([layer.fan_out for layer in layers])
     payload = np.stack([weights * option.bits // 8 for option in DEFAULT_OPTIONS], axis=1)
     codebook = np.stack(
-        [{"uaq": 4 * rows, "kmeans_c": 2 * option.levels * rows}.get(option.method, 2 * option.levels + 0 * rows)
-         for option in DEFAULT_OPTIONS],
+        [
+            {"uaq": 4 * rows, "kmeans_c": 2 * option.levels * rows}.get(
+                option.method, 2 * option.levels + 0 * rows
+            )
+            for option in DEFAULT_OPTIONS
+        ],
         axis=1,
     )
     return Header(

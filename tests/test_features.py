@@ -20,7 +20,9 @@ def test_weight_nodes_carry_their_options():
             row = dict(zip(OPTION_FEATURES, graph.option[place, index].tolist(), strict=True))
             assert row[f"is_{option.method}"] == 1
             assert row["bits"] == option.bits / 4
-            np.testing.assert_allclose(10 ** row["log_error"], header.relative_error[node.layer, index], rtol=1e-5)
+            np.testing.assert_allclose(
+                10 ** row["log_error"], header.relative_error[node.layer, index], rtol=1e-5
+            )
             expected = header.num_bytes[node.layer, index] / (2 * header.layers[node.layer].num_weights)
             np.testing.assert_allclose(row["compression"], expected, rtol=1e-5)
 
@@ -28,7 +30,9 @@ def test_weight_nodes_carry_their_options():
 def test_features_have_no_unit():
     """A denoiser whose layers all are of other sizes in the same proportion differs in the fans only."""
     header = synthetic_header(2)
-    layers = [dataclasses.replace(layer, shape=(layer.shape[0] * 4, layer.shape[1])) for layer in header.layers]
+    layers = [
+        dataclasses.replace(layer, shape=(layer.shape[0] * 4, layer.shape[1])) for layer in header.layers
+    ]
     large = dataclasses.replace(header, layers=layers, num_bytes=header.num_bytes * 4)
     ours, theirs = GraphFeatures.of(header), GraphFeatures.of(large)
     torch.testing.assert_close(ours.option, theirs.option)
@@ -40,7 +44,9 @@ def test_features_have_no_unit():
 def test_unknown_role_is_other():
     header = synthetic_header(1)
     nodes = tuple(dataclasses.replace(node, role="telepathy") for node in header.graph.nodes)
-    graph = GraphFeatures.of(dataclasses.replace(header, graph=dataclasses.replace(header.graph, nodes=nodes)))
+    graph = GraphFeatures.of(
+        dataclasses.replace(header, graph=dataclasses.replace(header.graph, nodes=nodes))
+    )
     assert {NODE_ROLES[role] for role in graph.role} == {"other"}
 
 
@@ -58,7 +64,12 @@ def test_repeated_edges_are_disjoint_copies():
 def test_block_outputs():
     header = synthetic_header(3)
     outputs = [header.graph.nodes[place] for place in GraphFeatures.of(header).is_output.nonzero().squeeze(1)]
-    assert [(node.kind, node.block) for node in outputs] == [("add", 0), ("add", 1), ("add", 2), ("weight", -1)]
+    assert [(node.kind, node.block) for node in outputs] == [
+        ("add", 0),
+        ("add", 1),
+        ("add", 2),
+        ("weight", -1),
+    ]
 
 
 def test_version_names_the_vocabulary():

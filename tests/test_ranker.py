@@ -74,8 +74,10 @@ def test_node_order_does_not_matter(header, configs):
     place = order.argsort()
     shuffled = dataclasses.replace(
         graph,
-        **{name: getattr(graph, name)[order] for name in
-           ("kind", "role", "static", "option", "layer", "is_weight", "is_output")},
+        **{
+            name: getattr(graph, name)[order]
+            for name in ("kind", "role", "static", "option", "layer", "is_weight", "is_output")
+        },
         edge_index=place[graph.edge_index],
         _repeated={},
     )

@@ -20,9 +20,14 @@ def store(tmp_path_factory):
         ("-fid - 150*avg_bits", lambda v: -v["fid"] - 150 * v["avg_bits"]),
         ("-log(fid)", lambda v: -np.log(v["fid"])),
         ("clip - 0.1*fid", lambda v: v["clip"] - 0.1 * v["fid"]),
-        ("-(fid / bytes) ** 2 + max(clip, 3)", lambda v: -((v["fid"] / v["bytes"]) ** 2) + np.maximum(v["clip"], 3)),
-        ("+sqrt(fid) - exp(-clip) + abs(clip) - min(fid, 1e2)",
-         lambda v: np.sqrt(v["fid"]) - np.exp(-v["clip"]) + np.abs(v["clip"]) - np.minimum(v["fid"], 1e2)),
+        (
+            "-(fid / bytes) ** 2 + max(clip, 3)",
+            lambda v: -((v["fid"] / v["bytes"]) ** 2) + np.maximum(v["clip"], 3),
+        ),
+        (
+            "+sqrt(fid) - exp(-clip) + abs(clip) - min(fid, 1e2)",
+            lambda v: np.sqrt(v["fid"]) - np.exp(-v["clip"]) + np.abs(v["clip"]) - np.minimum(v["fid"], 1e2),
+        ),
     ],
 )
 def test_agrees_with_numpy(store, text, expected):
@@ -33,15 +38,17 @@ def test_agrees_with_numpy(store, text, expected):
     assert not evaluated.message
 
 
-@given(st.recursive(
-    st.sampled_from(["a", "b", "2", "0.5"]),
-    lambda inner: st.one_of(
-        st.tuples(inner, st.sampled_from("+-*/"), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
-        inner.map(lambda text: f"-{text}"),
-        inner.map(lambda text: f"abs({text})"),
-    ),
-    max_leaves=12,
-))
+@given(
+    st.recursive(
+        st.sampled_from(["a", "b", "2", "0.5"]),
+        lambda inner: st.one_of(
+            st.tuples(inner, st.sampled_from("+-*/"), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),
+            inner.map(lambda text: f"-{text}"),
+            inner.map(lambda text: f"abs({text})"),
+        ),
+        max_leaves=12,
+    )
+)
 def test_reads_arithmetic_like_python(text):
     if "a" not in text.replace("abs", "") and "b" not in text.replace("abs", ""):
         return
@@ -56,8 +63,25 @@ def test_reads_arithmetic_like_python(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "fid +", "__import__('os')", "fid.real", "fid[0]", "lambda: fid", "fid if 1 else 2", "log(fid, 2)",
-     "pow(fid, 2)", "'fid'", "True * fid", "fid < 3", "fid; fid", "3 + 4", "log(fid, base=2)", "[fid]", "fid @ fid"],
+    [
+        "",
+        "fid +",
+        "__import__('os')",
+        "fid.real",
+        "fid[0]",
+        "lambda: fid",
+        "fid if 1 else 2",
+        "log(fid, 2)",
+        "pow(fid, 2)",
+        "'fid'",
+        "True * fid",
+        "fid < 3",
+        "fid; fid",
+        "3 + 4",
+        "log(fid, base=2)",
+        "[fid]",
+        "fid @ fid",
+    ],
 )
 def test_refuses_everything_else(text):
     with pytest.raises(QsdError, match="target"):

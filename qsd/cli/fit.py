@@ -134,7 +134,7 @@ def run(args: Sequence[str]) -> None:
     """Runs ``fit``, ``validate``, ``test`` or ``predict``.
 
     Args:
-        args: the command line, verb first; a ``--config`` that is no path is looked up among the shipped ones.
+        args: the command line, verb first; a ``--config`` that is no path is found among the shipped.
 
     Raises:
         QsdError: a store, target or checkpoint that cannot be used.

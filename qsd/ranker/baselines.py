@@ -78,18 +78,24 @@ def average_bits(header: Header, configs: np.ndarray) -> np.ndarray:
     return 8.0 * chosen.sum(axis=1) / header.num_weights.sum()
 
 
-def _ridge_one_hot(header: Header, configs: np.ndarray, target: np.ndarray, queries: np.ndarray) -> np.ndarray:
+def _ridge_one_hot(
+    header: Header, configs: np.ndarray, target: np.ndarray, queries: np.ndarray
+) -> np.ndarray:
     options = len(header.options)
     return Ridge.fit(one_hot(configs, options), target)(one_hot(queries, options))
 
 
-def _ridge_with_errors(header: Header, configs: np.ndarray, target: np.ndarray, queries: np.ndarray) -> np.ndarray:
+def _ridge_with_errors(
+    header: Header, configs: np.ndarray, target: np.ndarray, queries: np.ndarray
+) -> np.ndarray:
     both = np.concatenate([configs, queries])  # sums are standardized by configs alone, never by labels
     rows = np.concatenate([one_hot(both, len(header.options)), error_rows(header, both)], axis=1)
     return Ridge.fit(rows[: len(configs)], target)(rows[len(configs) :])
 
 
-def _sum_of_errors(header: Header, configs: np.ndarray, target: np.ndarray, queries: np.ndarray) -> np.ndarray:
+def _sum_of_errors(
+    header: Header, configs: np.ndarray, target: np.ndarray, queries: np.ndarray
+) -> np.ndarray:
     return -header.relative_error[np.arange(queries.shape[1]), queries.astype(np.int64)].sum(axis=1)
 
 

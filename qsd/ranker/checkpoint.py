@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,10 +80,12 @@ class Ranker:
         """
         configs = np.atleast_2d(np.asarray(configs))
         shape = (len(self.header.layers), len(self.header.options))
-        if configs.shape[1] != shape[0] or (configs.size and not 0 <= configs.min() <= configs.max() < shape[1]):
+        if configs.shape[1] != shape[0] or (
+            configs.size and not 0 <= configs.min() <= configs.max() < shape[1]
+        ):
             raise QsdError(
-                f"{self.folder}: configs of shape {configs.shape} do not fit {shape[0]} layers with {shape[1]} "
-                "options; use configs of the denoiser and option table that the ranker was trained on"
+                f"{self.folder}: configs of shape {configs.shape} do not fit {shape[0]} layers with "
+                f"{shape[1]} options; use configs of the denoiser and options it was trained on"
             )
         with torch.inference_mode():
             parts = [
@@ -101,7 +103,7 @@ class Ranker:
 
         The mean over members; None if the ranker was trained without the additive head.
         """
-        if not self.members[0].network.settings.additive:  # type: ignore[union-attr]
+        if not next(iter(self.members)).network.settings.additive:
             return None
         with torch.inference_mode():
             tables = [
@@ -109,7 +111,7 @@ class Ranker:
                     self.features, member.network.node_table(self.features, self.store), self.store
                 )[..., 0]
                 * member.target_std[self.store, 0]
-                for member in self._members()
+                for member in self.members
             ]
             return torch.stack(tables).mean(dim=0).double().numpy()
 
@@ -124,9 +126,6 @@ class Ranker:
             QsdError: another option table, another denoiser, or other layers.
         """
         _check_same(self.folder, self.header, other, file)
-
-    def _members(self) -> Iterator[Member]:
-        yield from self.members  # type: ignore[misc]
 
 
 def save_ranker(
@@ -160,7 +159,7 @@ def save_ranker(
         "target": target,
         "auxiliary": list(auxiliary),
         "num_members": len(members),
-        "network": dataclasses.asdict(members[0].network.settings),  # type: ignore[union-attr,call-overload]
+        "network": dataclasses.asdict(next(iter(members)).network.settings),
         "hyper_parameters": dict(hyper_parameters or {}),
         "metrics": dict(metrics or {}),
         "provenance": dict(provenance or {}),
@@ -250,8 +249,8 @@ def _read_document(folder: Path) -> dict[str, Any]:
 def _check_same(folder: Path, header: Header, other: Described, file: str | Path) -> None:
     if tuple(other.options) != tuple(header.options):
         raise QsdError(
-            f"{file}: its options are {', '.join(map(str, other.options))}, but the ranker {folder} was trained "
-            f"on {', '.join(map(str, header.options))}; use files of one option table"
+            f"{file}: its options are {', '.join(map(str, other.options))}, but the ranker {folder} was "
+            f"trained on {', '.join(map(str, header.options))}; use files of one option table"
         )
     if other.denoiser != header.denoiser:
         raise QsdError(
@@ -298,4 +297,6 @@ def _header_from_json(data: Mapping[str, Any], folder: Path) -> Header:
             provenance={},
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise QsdError(f"{folder / FILE_NAME}: damaged ({first_line(error)}); train the ranker again") from error
+        raise QsdError(
+            f"{folder / FILE_NAME}: damaged ({first_line(error)}); train the ranker again"
+        ) from error

@@ -1,6 +1,6 @@
 """Members trained on different folds, and what they predict together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -95,6 +95,9 @@ class Member(nn.Module):
 class Ensemble(nn.ModuleList):
     """K members. Their mean is the prediction, their disagreement its spread."""
 
+    def __iter__(self) -> Iterator[Member]:
+        return super().__iter__()  # type: ignore[return-value]
+
     def score(self, graph: GraphFeatures, configs: Tensor, store: int = 0) -> Tensor:
         """What each member predicts for configs [B, L], float [K, B]."""
-        return torch.stack([member.score(graph, configs, store) for member in self])  # type: ignore[operator]
+        return torch.stack([member.score(graph, configs, store) for member in self])

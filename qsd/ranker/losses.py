@@ -44,7 +44,9 @@ def spearman_loss(scores: Tensor, target: Tensor, temperature: float = 0.1) -> T
     """
     ours = soft_ranks(scores, temperature)
     theirs = ranks(target).to(ours.dtype).expand_as(ours)
-    return 1 - F.cosine_similarity(ours - ours.mean(-1, keepdim=True), theirs - theirs.mean(-1, keepdim=True), -1)
+    return 1 - F.cosine_similarity(
+        ours - ours.mean(-1, keepdim=True), theirs - theirs.mean(-1, keepdim=True), -1
+    )
 
 
 def relevance(target: Tensor, q20: Tensor | float, maximum: Tensor | float) -> Tensor:
@@ -81,7 +83,9 @@ def lambdarank_loss(scores: Tensor, gains: Tensor, sigma: float = 1.0) -> Tensor
     ideal = (gains.sort(descending=True).values * discount).sum().clamp_min(1e-12)
     place = scores.detach().argsort(dim=-1, descending=True).argsort(dim=-1)
     discounts = discount[place]
-    delta = (gains.unsqueeze(-1) - gains.unsqueeze(-2)) * (discounts.unsqueeze(-1) - discounts.unsqueeze(-2)).abs()
+    delta = (gains.unsqueeze(-1) - gains.unsqueeze(-2)) * (
+        discounts.unsqueeze(-1) - discounts.unsqueeze(-2)
+    ).abs()
     cost = F.softplus(-sigma * (scores.unsqueeze(-1) - scores.unsqueeze(-2)))
     return (delta.clamp_min(0) / ideal * cost).sum(dim=(-2, -1))
 

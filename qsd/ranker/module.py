@@ -45,16 +45,16 @@ class RankerModule(lightning.LightningModule):
         self.settings = NetworkSettings(**network) if isinstance(network, dict) else network
         self.save_hyperparameters(ignore=["network"])
         self.save_hyperparameters({"network": dataclasses.asdict(self.settings)})
-        self.members: Ensemble | None = None
+        self.members = Ensemble()
 
     @property
     def data(self) -> StoreDataModule:
         """The data module that the trainer runs on."""
-        return self.trainer.datamodule  # type: ignore[attr-defined,no-any-return]
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def configure_model(self) -> None:
         """Builds the members for the graphs of the data module, with scales from training records."""
-        if self.members is not None:
+        if len(self.members):
             return
         stores = self.data.stores
         num_targets = len(self.data.targets)
@@ -75,7 +75,7 @@ class RankerModule(lightning.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        member = self.members[batch.member]
+        member = list(self.members)[batch.member]
         prediction = member(self._data(batch.store).graph, batch.configs[0], batch.store)
         target = member.standardized(batch.store, batch.targets[0])[:, 0]
         rank = spearman(target.cpu().numpy(), prediction.outputs[:, 0].cpu().numpy())
@@ -83,7 +83,9 @@ class RankerModule(lightning.LightningModule):
         self.log("val_mse", F.mse_loss(prediction.outputs[:, 0], target), batch_size=1)
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        predicted = self.members.score(self._data(batch.store).graph, batch.configs[0], batch.store).mean(dim=0)
+        predicted = self.members.score(self._data(batch.store).graph, batch.configs[0], batch.store).mean(
+            dim=0
+        )
         target = batch.targets[0, :, 0]
         for name, metric in METRICS.items():
             value = metric(target.double().cpu().numpy(), predicted.double().cpu().numpy())
@@ -96,7 +98,7 @@ class RankerModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         tables = {name for name, _ in self.named_parameters() if "tables" in name}
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": [p for n, p in self.named_parameters() if n in tables], "weight_decay": 0.0},
             {"params": [p for n, p in self.named_parameters() if n not in tables]},
         ]
@@ -107,12 +109,12 @@ class RankerModule(lightning.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _loss(
-        self, member: Any, data: StoreData, store: int, configs: Tensor, targets: Tensor
-    ) -> Tensor:
+    def _loss(self, member: Member, data: StoreData, store: int, configs: Tensor, targets: Tensor) -> Tensor:
         prediction = member(data.graph, configs, store)
         wanted = member.standardized(store, targets)
-        squared = torch.where(wanted.isfinite(), (prediction.outputs - wanted).nan_to_num() ** 2, 0.0).mean(dim=0)
+        squared = torch.where(wanted.isfinite(), (prediction.outputs - wanted).nan_to_num() ** 2, 0.0).mean(
+            dim=0
+        )
         loss = squared[0]
         if len(squared) > 1:
             loss = loss + self.hparams["auxiliary_weight"] * squared[1:].mean()

@@ -231,6 +231,7 @@ def _norm(settings: NetworkSettings) -> nn.Module:
 def _degree_histogram(graphs: Sequence[GraphFeatures], both_directions: bool) -> Tensor:
     """Nodes by in-degree over all graphs, int64 [largest degree + 1]; PNA scales by it."""
     degrees = [
-        degree(graph.repeated_edges(1, both_directions)[1], graph.num_nodes, dtype=torch.long) for graph in graphs
+        degree(graph.repeated_edges(1, both_directions)[1], graph.num_nodes, dtype=torch.long)
+        for graph in graphs
     ]
     return torch.bincount(torch.cat(degrees))

@@ -1,0 +1,84 @@
+"""``tune``: an Optuna study over the ranker, with a live table."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial
+from rich.live import Live
+from rich.table import Table
+
+from qsd.cli.console import console, messages, run_function
+from qsd.paths import find
+from qsd.tuning import open_study, read_base, read_space, tune, write_results
+
+_SHOWN = 10
+
+
+def run(args: Sequence[str]) -> None:
+    """Runs ``tune``.
+
+    Args:
+        args: the command line, verb first.
+    """
+    run_function(run_tune, args)
+
+
+def run_tune(
+    *,
+    config: str,
+    space: str = "tune-pixart.yaml",
+    trials: int = 50,
+    storage: str = "sqlite:///study.db",
+    study: str = "qsd",
+    out: str = "runs/tune",
+    seed: int = 0,
+) -> None:
+    """Searches for better settings of `fit` on validation records; run again to resume, or twice at once.
+
+    Args:
+        config: YAML of `fit` that every trial starts from.
+        space: YAML that names what varies.
+        trials: finished trials wanted in the study, over all processes.
+        storage: where the study lives.
+        study: its name in there.
+        out: folder for best.yaml, trials.csv and the plots.
+        seed: of the sampler.
+    """
+    base, dimensions = read_base(find(config)), read_space(find(space))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    opened = open_study(storage, study, seed)
+    with Live(_table(opened, trials), console=messages, auto_refresh=False) as live:
+
+        def show(current: optuna.Study, trial: FrozenTrial) -> None:
+            live.update(_table(current, trials), refresh=True)
+
+        tune(opened, base, dimensions, trials, show)
+    write_results(opened, base, out)
+    console.print(
+        f"best validation Spearman {opened.best_value:.4f}; lightning fit --config {Path(out) / 'best.yaml'}"
+    )
+
+
+def _table(study: optuna.Study, wanted: int) -> Table:
+    """The best finished trials, and how many there are of which state."""
+    trials = study.get_trials(deepcopy=False)
+    states = [trial.state.name.lower() for trial in trials]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "running"))
+    table = Table(title=f"{study.study_name}: {counts}; {wanted} wanted")
+    table.add_column("trial", justify="right")
+    table.add_column("val spearman", justify="right")
+    table.add_column("settings")
+    complete = [trial for trial in trials if trial.state is optuna.trial.TrialState.COMPLETE]
+    for trial in sorted(complete, key=lambda trial: -(trial.value or 0))[:_SHOWN]:
+        settings = ", ".join(
+            f"{key.rpartition('.')[2]} {_short(value)}" for key, value in trial.params.items()
+        )
+        table.add_row(str(trial.number), f"{trial.value:.4f}", settings)
+    return table
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,238 @@
+"""Optuna studies over the ranker's architecture and hyper-parameters, on validation records only."""
+
+import copy
+import csv
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import matplotlib
+import optuna
+import yaml
+from optuna.study import MaxTrialsCallback
+from optuna.trial import FrozenTrial, TrialState
+from optuna_integration import PyTorchLightningPruningCallback
+
+from qsd.data import StoreDataModule
+from qsd.errors import QsdError, first_line
+from qsd.files import atomic
+from qsd.ranker.module import RankerModule
+
+MONITOR = "val_spearman"
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_SPACE_GRAMMAR = (
+    "write `model.network.width: {int: [32, 96], step: 16}`, "
+    "`model.learning_rate: {float: [5.0e-4, 1.0e-2], log: true}` or "
+    "`model.network.conv: {choice: [gatv2, sage]}`"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dimension:
+    """One hyper-parameter of a search space.
+
+    Attributes:
+        key: dotted place in the YAML of ``fit``, such as ``model.network.width``.
+        kind: "int", "float" or "choice".
+        values: [low, high], or the choices.
+        log: whether numbers are drawn uniformly in their logarithm.
+        step: grid of an int or float, None for none (1 for int).
+    """
+
+    key: str
+    kind: str
+    values: list[Any]
+    log: bool = False
+    step: float | None = None
+
+    @classmethod
+    def read(cls, key: str, entry: Any) -> "Dimension":
+        """Reads one entry of a search-space YAML.
+
+        Raises:
+            QsdError: it is none of the three forms.
+        """
+        if isinstance(entry, Mapping):
+            rest = dict(entry)
+            kind = next((kind for kind in ("int", "float", "choice") if kind in rest), None)
+            values = rest.pop(kind, None) if kind else None
+            allowed = {"int": {"log", "step"}, "float": {"log", "step"}, "choice": set()}.get(
+                str(kind), set()
+            )
+            if isinstance(values, list) and set(rest) <= allowed and (kind == "choice" or len(values) == 2):
+                return cls(key, str(kind), values, **rest)
+        raise QsdError(f"search space: cannot read {key!r}: {entry!r}; {_SPACE_GRAMMAR}")
+
+    def suggest(self, trial: optuna.Trial) -> Any:
+        """Draws a value in a trial."""
+        if self.kind == "choice":
+            return trial.suggest_categorical(self.key, self.values)
+        low, high = self.values
+        if self.kind == "int":
+            return trial.suggest_int(self.key, int(low), int(high), step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(self.key, float(low), float(high), step=self.step, log=self.log)
+
+
+def read_space(path: str | Path) -> list[Dimension]:
+    """Reads a search space: a YAML mapping of dotted keys to ranges.
+
+    Raises:
+        QsdError: the file is missing, no such mapping, or an entry is malformed.
+    """
+    document = _read_yaml(path)
+    return [Dimension.read(key, entry) for key, entry in document.items()]
+
+
+def open_study(storage: str, name: str, seed: int = 0) -> optuna.Study:
+    """Opens or resumes a study; several processes may hold one storage at once.
+
+    Args:
+        storage: such as ``sqlite:///study.db``.
+        name: of the study inside the storage.
+        seed: of the sampler; a resumed study draws new points.
+
+    Raises:
+        QsdError: the storage cannot be opened.
+    """
+    try:
+        study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=20),
+        )
+    except Exception as error:  # SQLAlchemy raises many kinds; all mean "cannot open"
+        raise QsdError(
+            f"{storage}: cannot be opened ({first_line(error)}); use for example sqlite:///study.db"
+        ) from error
+    # a process that joins or resumes must not repeat the points of the first
+    study.sampler = optuna.samplers.TPESampler(
+        seed=seed + len(study.trials), multivariate=True, constant_liar=True, warn_independent_sampling=False
+    )
+    return study
+
+
+def tune(
+    study: optuna.Study,
+    base: Mapping[str, Any],
+    space: list[Dimension],
+    trials: int,
+    on_trial: Callable[[optuna.Study, FrozenTrial], None] | None = None,
+) -> None:
+    """Runs trials until the study holds so many finished ones, counting those of other processes.
+
+    A trial trains with the base configuration and its own values; its score is the mean Spearman correlation
+    of the members on their validation folds at the last epoch. Test records are never read.
+
+    Args:
+        study: from :func:`open_study`.
+        base: the mapping of a ``fit`` YAML: ``seed_everything``, ``trainer``, ``data``, ``model``.
+        space: what varies.
+        trials: finished trials wanted in all; pruned ones count.
+        on_trial: called after each trial of this process.
+    """
+    if len(study.get_trials(deepcopy=False, states=_FINISHED)) >= trials:
+        return
+    callbacks: list[Any] = [MaxTrialsCallback(trials, states=_FINISHED)]
+    if on_trial is not None:
+        callbacks.append(on_trial)
+    study.optimize(lambda trial: _run(trial, base, space), callbacks=callbacks)
+
+
+def with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a nested mapping in which dotted keys have new values."""
+    changed = copy.deepcopy(dict(base))
+    for key, value in values.items():
+        *parents, leaf = key.split(".")
+        place = changed
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[leaf] = value
+    return changed
+
+
+def write_results(study: optuna.Study, base: Mapping[str, Any], folder: str | Path) -> None:
+    """Writes ``best.yaml`` (for `lightning fit --config`), ``trials.csv`` and Optuna's plots.
+
+    Raises:
+        QsdError: no trial has finished unpruned.
+    """
+    folder = Path(folder)
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not complete:
+        raise QsdError(f"study {study.study_name}: no trial has finished yet; run more")
+    with atomic(folder / "best.yaml") as temporary:
+        remark = f"# best of {len(study.trials)} trials, validation Spearman {study.best_value:.4f}\n"
+        temporary.write_text(remark + yaml.safe_dump(with_values(base, study.best_params), sort_keys=False))
+    _write_csv(study, folder / "trials.csv")
+    _write_plots(study, folder, len(complete))
+
+
+def _run(trial: optuna.Trial, base: Mapping[str, Any], space: list[Dimension]) -> float:
+    config = with_values(base, {dimension.key: dimension.suggest(trial) for dimension in space})
+    lightning.seed_everything(config.get("seed_everything", 0), verbose=False)
+    try:
+        module, data = RankerModule(**config.get("model", {})), StoreDataModule(**config["data"])
+    except (TypeError, KeyError) as error:
+        raise QsdError(
+            f"tune: {first_line(error)}; check the keys of the base YAML and the search space"
+        ) from error
+    trainer = config.get("trainer", {})
+    kept = ("max_epochs", "accelerator", "devices", "gradient_clip_val", "check_val_every_n_epoch")
+    runner = lightning.Trainer(
+        **{key: trainer[key] for key in kept if key in trainer},
+        callbacks=[PyTorchLightningPruningCallback(trial, MONITOR)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    runner.fit(module, datamodule=data)
+    return float(runner.callback_metrics[MONITOR])
+
+
+def _read_yaml(path: str | Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise QsdError(f"{path}: cannot be read as YAML ({first_line(error)}); check the file") from error
+    if not isinstance(document, dict) or not document:
+        raise QsdError(f"{path}: not a YAML mapping; {_SPACE_GRAMMAR}")
+    return document
+
+
+read_base = _read_yaml  # the base of a study is a `fit` YAML as it is
+
+
+def _write_csv(study: optuna.Study, path: Path) -> None:
+    keys = sorted({key for trial in study.trials for key in trial.params})
+    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trial", "state", "val_spearman", "seconds", *keys])
+        for trial in study.trials:
+            seconds = trial.duration.total_seconds() if trial.duration else ""
+            parameters = (trial.params.get(key, "") for key in keys)
+            writer.writerow([trial.number, trial.state.name.lower(), trial.value, seconds, *parameters])
+
+
+def _write_plots(study: optuna.Study, folder: Path, num_complete: int) -> None:
+    from optuna.visualization import matplotlib as plots  # imports pyplot, so not before a plot is wanted
+
+    matplotlib.use("Agg")
+    drawn: dict[str, Callable[[optuna.Study], Any]] = {
+        "history": plots.plot_optimization_history,
+        "parallel": plots.plot_parallel_coordinate,
+    }
+    if num_complete > 2 and len({trial.value for trial in study.trials}) > 1:
+        drawn["importances"] = plots.plot_param_importances
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        for name, plot in drawn.items():
+            axes = plot(study)
+            axes.figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
+            matplotlib.pyplot.close(axes.figure)

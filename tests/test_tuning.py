@@ -1,0 +1,78 @@
+import csv
+
+import optuna
+import pytest
+import yaml
+from synthetic_store import synthetic_store
+
+from qsd.cli.fit import run
+from qsd.errors import QsdError
+from qsd.paths import shipped_root
+from qsd.tuning import Dimension, open_study, read_base, read_space, tune, with_values, write_results
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tune")
+    synthetic_store(folder / "a.h5", 60, 1)
+    return {
+        "seed_everything": 0,
+        "trainer": {"max_epochs": 2, "accelerator": "cpu", "logger": False, "num_sanity_val_steps": 0},
+        "data": {"stores": [str(folder / "a.h5")], "target": "-log(fid)", "folds": 2},
+        "model": {"network": {"width": 8, "depth": 1, "heads": 2}},
+    }
+
+
+SPACE = [
+    Dimension("model.network.width", "int", [8, 16], step=8),
+    Dimension("model.learning_rate", "float", [1e-3, 1e-2], log=True),
+    Dimension("model.ranking_loss", "choice", ["hybrid", "none"]),
+]
+
+
+def test_a_study_resumes_and_its_best_yaml_fits(base, tmp_path):
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    tune(open_study(storage, "s"), base, SPACE, 1)
+    resumed = open_study(storage, "s")
+    tune(resumed, base, SPACE, 3)
+    assert [trial.state for trial in resumed.trials] == [optuna.trial.TrialState.COMPLETE] * 3
+    assert len({trial.params["model.learning_rate"] for trial in resumed.trials}) == 3
+    tune(resumed, base, SPACE, 3)
+    assert len(resumed.trials) == 3
+    write_results(resumed, base, tmp_path / "out")
+    best = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
+    assert best["model"]["learning_rate"] == resumed.best_params["model.learning_rate"]
+    with (tmp_path / "out" / "trials.csv").open() as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["complete"] * 3
+    assert {"history.png", "parallel.png"} <= {file.name for file in (tmp_path / "out").iterdir()}
+    run(["fit", "--config", str(tmp_path / "out" / "best.yaml"), "--out", str(tmp_path / "ranker")])
+    assert (tmp_path / "ranker" / "ranker.json").is_file()
+
+
+def test_with_values_leaves_the_base_alone():
+    base = {"model": {"network": {"width": 8}}}
+    changed = with_values(base, {"model.network.width": 16, "model.learning_rate": 0.1})
+    assert changed == {"model": {"network": {"width": 16}, "learning_rate": 0.1}}
+    assert base == {"model": {"network": {"width": 8}}}
+
+
+@pytest.mark.parametrize(
+    "entry", [3, {"int": 4}, {"int": [1, 2, 3]}, {"choice": ["a"], "log": True}, {"set": [1]}]
+)
+def test_malformed_space(entry):
+    with pytest.raises(QsdError, match=r"cannot read 'model\.x'"):
+        Dimension.read("model.x", entry)
+
+
+def test_shipped_space_reads():
+    keys = {
+        dimension.key for dimension in read_space(shipped_root() / "lightning_configs" / "tune-pixart.yaml")
+    }
+    assert "model.network.conv" in keys
+
+
+def test_unreadable(tmp_path):
+    with pytest.raises(QsdError, match=r"no\.yaml: cannot be read"):
+        read_base(tmp_path / "no.yaml")
+    with pytest.raises(QsdError, match="cannot be opened"):
+        open_study("nonsense", "s")
