@@ -31,8 +31,17 @@ def kmeans_codebooks(rows: Tensor, sizes: Sequence[int], *, compiled: bool) -> d
         For each size a float64 tensor [R, size] on the device of ``rows``, ascending; where a row needs fewer
         levels, entries repeat.
     """
-    if not compiled:
-        return {size: lloyd.kmeans_codebooks(rows, size) for size in sizes}
+    solve = _solve_compiled if compiled else _solve_torch
+    books = solve(rows, sizes)
+    # Clusters of equal values may have means that differ by rounding, in either direction.
+    return {size: book.sort(dim=1).values for size, book in books.items()}
+
+
+def _solve_torch(rows: Tensor, sizes: Sequence[int]) -> dict[int, Tensor]:
+    return {size: lloyd.kmeans_codebooks(rows, size) for size in sizes}
+
+
+def _solve_compiled(rows: Tensor, sizes: Sequence[int]) -> dict[int, Tensor]:
     from qsd.quantizers import kernels
 
     ordered = np.sort(rows.numpy(), axis=1)

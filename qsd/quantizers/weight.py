@@ -134,6 +134,12 @@ def lookup(codebook: Tensor, codes: Tensor) -> Tensor:
 def relative_error(weight: Tensor, quantized: QuantizedWeight) -> float:
     """Dimensionless error ||W - Wq|| / ||W|| (Euclidean norms), Wq in the dtype of W; 0/0 counts as 0."""
     restored = quantized.dequantize(weight.dtype).to(weight.device)
-    error = torch.linalg.vector_norm(weight.float() - restored.float(), dtype=torch.float64).item()
-    norm = torch.linalg.vector_norm(weight.float(), dtype=torch.float64).item()
-    return error / norm if norm > 0 else error
+    error = norm = torch.zeros((), dtype=torch.float64, device=weight.device)
+    together = weight.numel() if weight.is_cuda else CACHED_WEIGHTS
+    parts = zip(weight.detach().flatten().split(together), restored.flatten().split(together), strict=True)
+    for part, restored_part in parts:
+        exact = part.double()
+        difference = exact - restored_part
+        error = error + difference.dot(difference)
+        norm = norm + exact.dot(exact)
+    return (error / norm).sqrt().item() if norm > 0 else error.sqrt().item()
