@@ -9,7 +9,7 @@ from synthetic_store import synthetic_store
 
 from qsd.cli.fit import run
 from qsd.errors import QsdError
-from qsd.paths import shipped_root
+from qsd.paths import find, shipped_root
 from qsd.ranker.checkpoint import load_ranker
 
 
@@ -145,5 +145,5 @@ SHIPPED = sorted((shipped_root() / "lightning_configs").glob("*.yaml"))
 def test_shipped_configs_parse_anywhere(file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        run(["fit", "--config", file.name, "--print_config"])
+        run(["fit", "--config", str(find(file.name)), "--print_config"])
     assert stop.value.code == 0

@@ -30,7 +30,8 @@ SPACE = [
 ]
 
 
-def test_a_study_resumes_and_its_best_yaml_fits(base, tmp_path):
+def test_a_study_resumes_and_its_best_yaml_fits(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a fit without logger writes where it stands
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     tune(open_study(storage, "s"), base, SPACE, 1)
     resumed = open_study(storage, "s")

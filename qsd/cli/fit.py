@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -110,9 +111,8 @@ class RankerCLI(LightningCLI):
         else:
             path_of_lightning = str(path)
         run = getattr(self.trainer, verb)
-        return run(
-            self.model, datamodule=self.datamodule, ckpt_path=path_of_lightning, weights_only=True, **kwargs
-        )
+        kwargs["weights_only"] = True  # whatever the YAML says: a checkpoint may come from a stranger
+        return run(self.model, datamodule=self.datamodule, ckpt_path=path_of_lightning, **kwargs)
 
     def _report(self) -> dict[str, Report]:
         reports = {}
@@ -134,34 +134,27 @@ def run(args: Sequence[str]) -> None:
     """Runs ``fit``, ``validate``, ``test`` or ``predict``.
 
     Args:
-        args: the command line, verb first; a ``--config`` that is no path is found among the shipped.
+        args: the command line, verb first.
 
     Raises:
         QsdError: a store, target or checkpoint that cannot be used.
     """
-    RankerCLI(
-        RankerModule,
-        StoreDataModule,
-        args=_with_found_configs(args),
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={
-            "callbacks": [
-                ModelCheckpoint(monitor="val_spearman", mode="max", save_last=True),
-                RichProgressBar(leave=False),
-            ],
-        },
-    )
-
-
-def _with_found_configs(args: Sequence[str]) -> list[str]:
-    words = list(args)
-    for position, word in enumerate(words[1:], start=1):
-        if words[position - 1] in ("--config", "-c"):
-            words[position] = str(find(word))
-        elif word.startswith("--config="):
-            words[position] = f"--config={find(word.removeprefix('--config='))}"
-    return words
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # qsd.cli parsed the verb
+        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec")  # Lightning's own deprecation
+        RankerCLI(
+            RankerModule,
+            StoreDataModule,
+            args=list(args),
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={
+                "callbacks": [
+                    ModelCheckpoint(monitor="val_spearman", mode="max", save_last=True),
+                    RichProgressBar(leave=False),
+                ],
+            },
+        )
 
 
 def _table(report: Report, title: str) -> Table:
