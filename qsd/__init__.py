@@ -14,37 +14,19 @@ A user's five minutes::
 After ``import qsd`` every diffusers class opens exported folders with its own ``from_pretrained``.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+# Everything is loaded here: `qsd.search` and `qsd.export` are functions that share their names with packages,
+# and a package that were first imported later would take the name back.
+from qsd.api import build_bank, label, search
+from qsd.bank import Bank
+from qsd.denoisers.pipeline import load_pipeline
 from qsd.errors import QsdError
-from qsd.export.register import register
-
-if TYPE_CHECKING:
-    from qsd.api import build_bank, label, search
-    from qsd.bank import Bank
-    from qsd.denoisers.pipeline import load_pipeline
-    from qsd.export.write import export
-    from qsd.labels.settings import EvaluationSettings
-    from qsd.ranker.checkpoint import Ranker, load_ranker
-    from qsd.search.front import Front
-    from qsd.store import Store
+from qsd.export import export, load_export, register
+from qsd.labels import EvaluationSettings
+from qsd.ranker.checkpoint import Ranker, load_ranker
+from qsd.search import Front
+from qsd.store import Store
 
 register()
-
-_HOMES = {
-    "Bank": "qsd.bank",
-    "EvaluationSettings": "qsd.labels.settings",
-    "Front": "qsd.search.front",
-    "Ranker": "qsd.ranker.checkpoint",
-    "Store": "qsd.store",
-    "build_bank": "qsd.api",
-    "export": "qsd.export.write",
-    "label": "qsd.api",
-    "load_pipeline": "qsd.denoisers.pipeline",
-    "load_ranker": "qsd.ranker.checkpoint",
-    "search": "qsd.api",
-}
 
 __all__ = [
     "Bank",
@@ -56,14 +38,8 @@ __all__ = [
     "build_bank",
     "export",
     "label",
+    "load_export",
     "load_pipeline",
     "load_ranker",
     "search",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Loads a public name on first use, so that `import qsd` costs only what registering needs."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'qsd' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)

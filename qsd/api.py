@@ -24,6 +24,7 @@ def build_bank(
     pipe: DiffusionPipeline | nn.Module,
     options: Sequence[Option | str] = DEFAULT_OPTIONS,
     *,
+    threads: int = 1,
     command: str | None = None,
     progress: Progress | None = None,
 ) -> Bank:
@@ -32,6 +33,7 @@ def build_bank(
     Args:
         pipe: a pipeline, or its denoiser, at full precision.
         options: the option table, such as ``["uaq-4", "kmeans_c-3"]``.
+        threads: layers quantized at a time.
         command: for the provenance.
         progress: called once per layer.
 
@@ -40,7 +42,9 @@ def build_bank(
     """
     denoiser = denoiser_of(pipe) if isinstance(pipe, DiffusionPipeline) else pipe
     table = parse_options([str(option) for option in options])
-    return bank_module.build_bank(denoiser, table, provenance=provenance(command), progress=progress)
+    return bank_module.build_bank(
+        denoiser, table, threads=threads, provenance=provenance(command), progress=progress
+    )
 
 
 def label(

@@ -19,7 +19,7 @@ from qsd.denoisers.trace import trace
 from qsd.errors import QsdError, first_line
 from qsd.files import atomic
 from qsd.progress import Progress
-from qsd.quantizers import Option, QuantizedWeight, options_hash, quantize, relative_error
+from qsd.quantizers import Option, QuantizedWeight, options_hash, quantize_all, relative_error
 from qsd.sizes import average_bits, config_bytes
 
 FORMAT = "qsd-bank"
@@ -166,6 +166,7 @@ def build_bank(
     denoiser: nn.Module,
     options: Sequence[Option],
     *,
+    threads: int = 1,
     provenance: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Bank:
@@ -174,6 +175,7 @@ def build_bank(
     Args:
         denoiser: at full precision.
         options: the option table.
+        threads: layers quantized at a time.
         provenance: recorded in the bank.
         progress: called once per layer.
 
@@ -182,10 +184,11 @@ def build_bank(
     """
     traced = trace(denoiser)
     options = tuple(options)
+    inputs = ((layer.name, layer_weight(denoiser, layer)) for layer in traced.layers)
+    outputs = quantize_all(inputs, options, threads=threads)
     weights, errors = [], []
-    for done, layer in enumerate(traced.layers):
+    for done, (layer, (_, quantized)) in enumerate(zip(traced.layers, outputs, strict=True)):
         weight = layer_weight(denoiser, layer)
-        quantized = quantize(weight, options, name=layer.name)
         weights.append([quantized[option] for option in options])
         errors.append([relative_error(weight, quantized[option]) for option in options])
         if progress:

@@ -1,5 +1,6 @@
 """``qsd bank``."""
 
+import os
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -15,6 +16,7 @@ def bank(
     pipeline: str,
     out: str,
     options: list[str] = [str(option) for option in DEFAULT_OPTIONS],  # noqa: B006
+    threads: int = os.cpu_count() or 1,
     device: str = "cpu",
     json: bool = False,
 ) -> None:
@@ -24,12 +26,13 @@ def bank(
         pipeline: diffusers folder, shipped pipeline, or hub id.
         out: safetensors file to write.
         options: the option table, such as [uaq-4, kmeans_c-3]; methods uaq, kmeans_c, kmeans_a; 2 to 8 bits.
+        threads: layers quantized at a time on the CPU.
         device: where the pipeline is loaded.
         json: print the sizes and errors of the uniform configs as JSON.
     """
     pipe = load_pipeline(pipeline, device=device)
     with bar("Bank") as progress:
-        built = build_bank(pipe, options, command=command_line(), progress=progress)
+        built = build_bank(pipe, options, threads=threads, command=command_line(), progress=progress)
     built.save(out)
     rows = uniform_rows(built)
     if json:
