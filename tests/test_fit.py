@@ -115,7 +115,7 @@ def test_two_stores_at_once(place):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--data.target", "-kid"], "has no 'kid'; it has fid, clip, avg_bits, bytes"),
+        (["--data.target=-kid"], "has no 'kid'; it has fid, clip, avg_bits, bytes"),
         (["--data.target", "__import__('os')"], "cannot read"),
         (["--data.stores", "[nothing.h5]"], "nothing.h5: no such file"),
     ],
