@@ -1,18 +1,11 @@
 """K-means codebooks of one layer: exact and shared across options, against scikit-learn channel by channel.
 
-    python benchmarks/kmeans.py [--outputs 1152] [--inputs 1152] [--json FILE]
-
-One run, one thread each, in seconds of processor time, so that other programs disturb neither. Ours is all
-that `quantize` does: sorting, solving, encoding and packing of the four options; scikit-learn is only fitted.
-Errors are those of the codebooks as solved, before either is rounded to 16 bits. Exits with 1 unless ours is
-at least 10 times faster and no channel has a larger error.
+One thread each, in seconds of processor time, so that other programs disturb neither. Ours is all that
+`quantize` does: sorting, solving, encoding and packing of the four options; scikit-learn is only fitted. Errors
+are those of the codebooks as solved, before either is rounded to 16 bits. `benchmarks/bank.py` runs it.
 """
 
-import argparse
-import json
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +13,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from sklearn.cluster import KMeans
-from threadpoolctl import threadpool_limits
 
 from qsd.quantizers import parse_options, quantize
 from qsd.quantizers.kmeans import kmeans_codebooks
@@ -98,31 +90,3 @@ def print_table(result: dict[str, Any]) -> None:
         f"scikit-learn {result['sklearn_seconds']:.2f} s, ours {result['seconds']:.2f} s for all four: "
         f"{result['speedup']:.0f} times faster"
     )
-
-
-def main() -> int:
-    """Compares, prints, and tells whether the claim holds."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--outputs", type=int, default=1152, help="output channels (default: %(default)s)")
-    parser.add_argument("--inputs", type=int, default=1152, help="inputs per channel (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weight (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="also write the result to this file")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(arguments.seed)
-    weight = torch.randn(arguments.outputs, arguments.inputs, generator=generator) * 0.02
-    with threadpool_limits(1):
-        result = compare(weight)
-    print_table(result)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
-    if result["speedup"] < LEAST_SPEEDUP or result["worst_ratio"] > 1 + ROUNDING:
-        Console().print(f"[red]failed: at least {LEAST_SPEEDUP:.0f} times faster and never a larger error[/]")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -25,6 +25,7 @@ VERBS = {
     "validate": _Verb("fit", "validate a ranker checkpoint (Lightning)"),
     "test": _Verb("fit", "test a ranker against the baselines (Lightning)"),
     "predict": _Verb("fit", "predict with a ranker checkpoint (Lightning)"),
+    "tune": _Verb("tune", "study the ranker's architecture and hyper-parameters with Optuna"),
     "search": _Verb("search", "search configs under a size budget with a trained ranker"),
     "measure": _Verb("measure", "measure configs from files: verify what a search found"),
     "export": _Verb("export", "write a quantized denoiser that diffusers loads"),
