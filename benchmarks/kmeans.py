@@ -1,8 +1,8 @@
 """K-means codebooks of one layer: exact and shared across options, against scikit-learn channel by channel.
 
 One thread each, in seconds of processor time, so that other programs disturb neither. Ours is all that
-`quantize` does: sorting, solving, encoding and packing of the four options; scikit-learn is only fitted. Errors
-are those of the codebooks as solved, before either is rounded to 16 bits. `benchmarks/bank.py` runs it.
+`quantize` does: sorting, solving, encoding and packing of the four options; scikit-learn is only fitted.
+Errors are those of the codebooks as solved, before either is rounded to 16 bits. `benchmarks/bank.py` runs it.
 """
 
 import time
