@@ -43,7 +43,9 @@ class DemoSettings:
     Attributes:
         pipeline: the pipeline to quantize.
         store: labeled configs that come with it.
-        evaluation: how it is measured.
+        evaluation: how the store was labeled; the few extra labels are measured the same way.
+        verification_images: images per config and noise seed when full precision, uniform, random and searched
+            configs are compared.
         ranker: YAML that ``lightning fit`` reads.
         extra_labels: configs labeled on top of the store's, to show how labeling goes.
         same_size_as: uniform options whose sizes are budgets.
@@ -58,6 +60,7 @@ class DemoSettings:
     store: str
     evaluation: EvaluationSettings
     ranker: str
+    verification_images: int = 1000
     extra_labels: int = 4
     same_size_as: tuple[str, ...] = ("kmeans_a-4", "uaq-4")
     max_bits: tuple[float, ...] = (3.5,)
@@ -89,25 +92,15 @@ def run_demo(
         pipe = load_pipeline(settings.pipeline)
         bank = build_bank(pipe, command=command, progress=progress)
         bank.save(out / "bank.safetensors")
-    pool = MeasurerPool(settings.pipeline, out / "bank.safetensors", settings.evaluation, settings.workers)
-    with pool:
-        with _timed(seconds, "label"), bar("Label") as progress:
-            store = _label_some_more(settings, bank, pool, out / "store.h5", progress)
-        with _timed(seconds, "fit"):
-            fit(
-                [
-                    "fit",
-                    "--config",
-                    settings.ranker,
-                    f"--data.stores=[{store.path}]",
-                    f"--out={out / 'ranker'}",
-                ]
-            )
-            ranker = load_ranker(out / "ranker")
-        with _timed(seconds, "search"):
-            fronts = _search(settings, ranker, bank, out, command, bar)
-        with _timed(seconds, "measure"), bar("Measure") as progress:
-            rows = _measure(settings, bank, store, fronts, pool, progress)
+    with _timed(seconds, "label"), bar("Label") as progress:
+        store = _label_some_more(settings, bank, out, progress)
+    with _timed(seconds, "fit"):
+        fit(["fit", "--config", settings.ranker, f"--data.stores=[{store.path}]", f"--out={out / 'ranker'}"])
+        ranker = load_ranker(out / "ranker")
+    with _timed(seconds, "search"):
+        fronts = _search(settings, ranker, bank, out, command, bar)
+    with _timed(seconds, "measure"), bar("Measure") as progress:
+        rows = _measure(settings, bank, store, fronts, out, progress)
     with _timed(seconds, "draw"):
         _draw_fronts(rows, fronts, store, ranker.target, out / "pareto.png")
         _draw_grid(settings, pipe, bank, rows, out / "grid.png")
@@ -135,10 +128,13 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = round(time.perf_counter() - start, 1)
 
 
-def _label_some_more(
-    settings: DemoSettings, bank: Bank, pool: MeasurerPool, path: Path, progress: Progress
-) -> Store:
+def _pool(settings: DemoSettings, evaluation: EvaluationSettings, out: Path) -> MeasurerPool:
+    return MeasurerPool(settings.pipeline, out / "bank.safetensors", evaluation, settings.workers)
+
+
+def _label_some_more(settings: DemoSettings, bank: Bank, out: Path, progress: Progress) -> Store:
     """Copies the shipped store and labels the next configs of its stream into the copy."""
+    path = out / "store.h5"
     shutil.copyfile(find(settings.store), path)
     store = open_or_create(
         path,
@@ -148,7 +144,9 @@ def _label_some_more(
         provenance={},
     )
     wanted = len(store.records) + settings.extra_labels
-    return label(store, jobs_of_stream(store, wanted, settings.evaluation.noise_seed), pool.run, progress)
+    jobs = jobs_of_stream(store, wanted, settings.evaluation.noise_seed)
+    with _pool(settings, settings.evaluation, out) as pool:
+        return label(store, jobs, pool.run, progress)
 
 
 def _search(
@@ -174,7 +172,7 @@ def _measure(
     bank: Bank,
     store: Store,
     fronts: Sequence[Front],
-    pool: MeasurerPool,
+    out: Path,
     progress: Progress,
 ) -> dict[str, list[Row]]:
     """Measures full precision, uniform configs, the best labeled random configs and the searched ones."""
@@ -186,13 +184,15 @@ def _measure(
         "searched": [_searched(front) for front in fronts],
     }
     every = [row for group in rows.values() for row in group]
-    measured = verify(
-        np.stack([row["config"] for row in every]),
-        settings.noise_seeds,
-        pool.run,
-        num_images=settings.evaluation.num_images,
-        progress=progress,
-    )
+    evaluation = dataclasses.replace(settings.evaluation, num_images=settings.verification_images)
+    with _pool(settings, evaluation, out) as pool:
+        measured = verify(
+            np.stack([row["config"] for row in every]),
+            settings.noise_seeds,
+            pool.run,
+            num_images=evaluation.num_images,
+            progress=progress,
+        )
     weights = int(bank.num_weights.sum())
     for row, labels in zip(every, measured, strict=True):
         is_full = bool((row["config"] == FULL_PRECISION).all())
