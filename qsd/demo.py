@@ -44,8 +44,8 @@ class DemoSettings:
         pipeline: the pipeline to quantize.
         store: labeled configs that come with it.
         evaluation: how the store was labeled; the few extra labels are measured the same way.
-        verification_images: images per config and noise seed when full precision, uniform, random and searched
-            configs are compared.
+        verification_images: images per config and noise seed when full precision, uniform, random and
+            searched configs are compared.
         ranker: YAML that ``lightning fit`` reads.
         extra_labels: configs labeled on top of the store's, to show how labeling goes.
         same_size_as: uniform options whose sizes are budgets.
@@ -95,7 +95,7 @@ def run_demo(
     with _timed(seconds, "label"), bar("Label") as progress:
         store = _label_some_more(settings, bank, out, progress)
     with _timed(seconds, "fit"):
-        fit(["fit", "--config", settings.ranker, f"--data.stores=[{store.path}]", f"--out={out / 'ranker'}"])
+        _fit(fit, settings.ranker, store.path, out / "ranker")
         ranker = load_ranker(out / "ranker")
     with _timed(seconds, "search"):
         fronts = _search(settings, ranker, bank, out, command, bar)
@@ -149,6 +149,11 @@ def _label_some_more(settings: DemoSettings, bank: Bank, out: Path, progress: Pr
         return label(store, jobs, pool.run, progress)
 
 
+def _fit(fit: Callable[[list[str]], None], config: str, store: Path, out: Path) -> None:
+    places = [f"--data.stores=[{store}]", f"--out={out}", f"--trainer.default_root_dir={out.parent}"]
+    fit(["fit", "--config", str(find(config)), *places, "--trainer.logger=false"])
+
+
 def _search(
     settings: DemoSettings, ranker: Ranker, bank: Bank, out: Path, command: str, bar: Bar
 ) -> list[Front]:
@@ -184,13 +189,15 @@ def _measure(
         "searched": [_searched(front) for front in fronts],
     }
     every = [row for group in rows.values() for row in group]
-    evaluation = dataclasses.replace(settings.evaluation, num_images=settings.verification_images)
+    images = settings.verification_images
+    subset = min(settings.evaluation.kid_subset_size, images)
+    evaluation = dataclasses.replace(settings.evaluation, num_images=images, kid_subset_size=subset)
     with _pool(settings, evaluation, out) as pool:
         measured = verify(
             np.stack([row["config"] for row in every]),
             settings.noise_seeds,
             pool.run,
-            num_images=evaluation.num_images,
+            num_images=images,
             progress=progress,
         )
     weights = int(bank.num_weights.sum())
