@@ -32,6 +32,8 @@ _SAME_VALUES = {
     "detach",
     "alias",
 }
+_SHAPE_OF_FIRST = {"empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"}
+_DATA_OF_FIRST = {"to", "type_as", "expand_as", "view_as", "reshape_as"}
 _KIND_OF_OP = {
     **dict.fromkeys(("add", "sub", "rsub", "lerp", "addcmul"), "add"),
     **dict.fromkeys(("mul", "div", "pow"), "mul"),
@@ -117,8 +119,10 @@ class Contraction:
                 self._values[node] = Value(weight=weights.get(path or ""))
 
     def _call(self, node: fx.Node) -> Value:
-        arguments = [self._values[argument] for argument in node.all_input_nodes]
         operation = operation_name(node)
+        if operation in _SHAPE_OF_FIRST or operation.startswith("new_"):
+            return Value()
+        arguments = [self._values[source] for source in _data_sources(node, operation)]
         weight = next((value.weight for value in arguments if value.weight is not None), None)
         if weight is not None:
             if operation in _WEIGHT_OPS:
@@ -207,18 +211,21 @@ class Contraction:
 
     def _write_back(self, node: fx.Node) -> None:
         """An operation in place changes its first argument, and whatever that argument is a view of."""
-        if not is_in_place(node):
-            return
-        target, result = node.args[0], self._values[node]
+        target: Any = node.args[0] if is_in_place(node) else None
+        written = self._values[node]
         while isinstance(target, fx.Node):
-            old = self._values[target]
-            paths = distinct([old.path, result.path])
-            path = (
-                self._emit("join", node, paths) if len(paths) > 1 and old.path != result.path else result.path
-            )
-            is_whole = target is node.args[0]
-            self._values[target] = result if is_whole else Value(path)
+            is_part = target is not node.args[0]
+            self._values[target] = Value(self._fill(node, target, written.path)) if is_part else written
             target = target.args[0] if _is_view(target) else None
+
+    def _fill(self, node: fx.Node, buffer: fx.Node, path: int | None) -> int | None:
+        """The path of a buffer once data of ``path`` is written into a part of it."""
+        before = self._values[buffer].path
+        paths = distinct([before, path])
+        if len(paths) < 2:
+            return paths[0] if paths else None
+        is_filled_already = self.nodes[paths[0]].kind == "concat" and path in self.nodes[paths[0]].inputs
+        return before if is_filled_already else self._emit("concat", node, paths)
 
     def _emit(self, kind: str, node: fx.Node, inputs: list[int]) -> int:
         self.nodes.append(RawNode(kind, module_path(node), list(inputs)))
@@ -244,6 +251,13 @@ def is_in_place(node: fx.Node) -> bool:
 def distinct(paths: Any) -> list[int]:
     """The different paths, None left out, in order of first appearance."""
     return list(dict.fromkeys(path for path in paths if path is not None))
+
+
+def _data_sources(node: fx.Node, operation: str) -> list[fx.Node]:
+    """The arguments whose data, not just whose shape or memory, the result depends on."""
+    if operation in _DATA_OF_FIRST:
+        return node.all_input_nodes[:1]
+    return node.all_input_nodes[1:] if operation == "copy" else node.all_input_nodes
 
 
 def _is_view(node: fx.Node) -> bool:

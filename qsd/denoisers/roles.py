@@ -86,7 +86,7 @@ _TABLE: tuple[tuple[str, str], ...] = tuple(
         "guidance_embed": [r"guidance_embedder\."],
         "size_embed": [r"(resolution_embedder|aspect_ratio_embedder)\."],
         "time_embed": [
-            r"(timestep_embedder|time_embedding|time_embedder|t_embedder|time_step_proj|timestep_proj)\."
+            r"(^|\.)(timestep_embedder|time_embedding|time_embedder|t_embedder|time_step_proj|timestep_proj)\."
         ],
         "pooled_embed": [
             r"time_text_embed\.text_embedder\.",
@@ -100,6 +100,7 @@ _TABLE: tuple[tuple[str, str], ...] = tuple(
             r"(adaln_single|time_embed)\.linear$",
             r"condition_embedder\.time_proj$",
             r"^proj_out_1$",
+            r"^distilled_guidance_layer\.",
         ],
         "caption_embed": [
             r"(caption_projection|context_embedder|caption_embedder|cap_embedder|txt_in|text_proj|text_embedder)",

@@ -9,7 +9,7 @@ from torch import nn
 
 from qsd.denoisers.blocks import block_of, block_paths, stage_of
 from qsd.denoisers.contraction import Contraction, RawNode
-from qsd.denoisers.exporting import export, on_meta
+from qsd.denoisers.exporting import export
 from qsd.denoisers.graph import WEIGHT, Graph, Node
 from qsd.denoisers.inputs import example_inputs
 from qsd.denoisers.layers import WeightLayer, kind_of, segment_name, tied_modules
@@ -49,7 +49,7 @@ def trace(denoiser: nn.Module, *, inputs: Mapping[str, Any] | None = None) -> Tr
     """
     tied = tied_modules(denoiser)
     weights = {f"{path}.weight": first for first, others in tied.items() for path in (first, *others)}
-    program = export(denoiser, on_meta(example_inputs(denoiser) if inputs is None else inputs))
+    program = export(denoiser, example_inputs(denoiser) if inputs is None else inputs)
     contraction = Contraction(program, weights)
     if contraction.output is None:
         raise QsdError(
