@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -204,9 +204,14 @@ def build_bank(
     )
 
 
+def module_weight(denoiser: nn.Module, module: str) -> nn.Parameter:
+    """The weight of a module of the denoiser."""
+    return cast(nn.Parameter, denoiser.get_submodule(module).weight)
+
+
 def layer_weight(denoiser: nn.Module, layer: WeightLayer) -> torch.Tensor:
     """The full-precision weight of a layer: the module's weight, or its segment of input channels."""
-    weight = denoiser.get_submodule(layer.module).weight.detach()
+    weight = module_weight(denoiser, layer.module).detach()
     return weight if layer.segment is None else weight[:, layer.segment[0] : layer.segment[1]]
 
 
@@ -234,7 +239,7 @@ class Applier:
         self._by_module: dict[str, list[int]] = {}
         for index, layer in enumerate(bank.layers):
             self._by_module.setdefault(layer.module, []).append(index)
-        self._full = {name: denoiser.get_submodule(name).weight.data for name in self._by_module}
+        self._full = {name: module_weight(denoiser, name).data for name in self._by_module}
         self._current = np.full(len(bank.layers), FULL_PRECISION, dtype=np.int8)
         self._dequantized: dict[tuple[int, int], torch.Tensor] = {}
 
@@ -256,13 +261,13 @@ class Applier:
                 continue
             parts = [self._tensor(index, int(config[index])) for index in indices]
             weight = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-            self.denoiser.get_submodule(module).weight.data = weight
+            module_weight(self.denoiser, module).data = weight
         self._current = config.copy()
 
     def restore(self) -> None:
         """Brings full precision back, bit for bit: the very tensors the denoiser came with."""
         for module, weight in self._full.items():
-            self.denoiser.get_submodule(module).weight.data = weight
+            module_weight(self.denoiser, module).data = weight
         self._current[:] = FULL_PRECISION
 
     def _tensor(self, index: int, option: int) -> torch.Tensor:

@@ -270,10 +270,10 @@ def _draw_grid(
     evaluation = dataclasses.replace(settings.evaluation, num_images=settings.evaluation.batch_size)
     generator = Generator(pipe, evaluation)
     classes = evaluation.load_classes()
-    first = range(settings.grid_images)
+    first = list(range(settings.grid_images))
     if classes is not None:
         first = [classes.tolist().index(value) for value in sorted(set(classes.tolist()))]
-    columns = list(first)[: settings.grid_images]
+    columns = first[: settings.grid_images]
     uniform = {row["name"]: row for row in rows["uniform"]}
     pairs = zip(settings.same_size_as, rows["searched"], strict=False)
     shown = [*rows["full_precision"]]

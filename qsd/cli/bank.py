@@ -15,7 +15,7 @@ from qsd.quantizers import DEFAULT_OPTIONS
 def bank(
     pipeline: str,
     out: str,
-    options: list[str] = [str(option) for option in DEFAULT_OPTIONS],  # noqa: B006
+    options: list[str] = list(map(str, DEFAULT_OPTIONS)),  # noqa: B006, B008
     threads: int = os.cpu_count() or 1,
     device: str = "cpu",
     json: bool = False,

@@ -1,6 +1,6 @@
 """``qsd zoo``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -53,7 +53,7 @@ def data(out: str = "datasets/digits") -> None:
     console.print(f"wrote {out}")
 
 
-def _tell(facts: dict[str, object], json: bool) -> None:
+def _tell(facts: Mapping[str, object], json: bool) -> None:
     if json:
         print_json(facts)
         return

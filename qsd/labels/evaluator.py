@@ -7,9 +7,9 @@ disagree, so both are recorded.
 
 import dataclasses
 import warnings
+from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import nn
 from torchmetrics.functional.image import peak_signal_noise_ratio
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -56,7 +56,7 @@ class Evaluator:
         settings: what is measured under.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, settings: EvaluationSettings) -> None:
+    def __init__(self, pipe: Any, settings: EvaluationSettings) -> None:
         """Encodes the prompts and takes the features of the real images.
 
         Raises:

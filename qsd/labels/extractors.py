@@ -104,7 +104,7 @@ def _pooled(output: Any) -> torch.Tensor:
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
-def clip_loader(name: str) -> Callable[[], tuple[nn.Module, CLIPProcessor]]:
+def clip_loader(name: str) -> Callable[[], tuple[Any, CLIPProcessor]]:
     """What :class:`torchmetrics.multimodal.CLIPScore` calls to get its model and processor.
 
     Args:
@@ -114,7 +114,7 @@ def clip_loader(name: str) -> Callable[[], tuple[nn.Module, CLIPProcessor]]:
         QsdError: there is no CLIP model of that name (when called).
     """
 
-    def load() -> tuple[nn.Module, CLIPProcessor]:
+    def load() -> tuple[Any, CLIPProcessor]:
         try:
             folder = str(find(name))
         except QsdError:

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 
 from qsd.denoisers.pipeline import denoiser_of
 from qsd.errors import QsdError
@@ -19,12 +18,12 @@ class Generator:
     the pipeline's maximum (masked tokens change nothing but the time).
 
     Attributes:
-        pipe: the pipeline that draws.
+        pipe: the diffusers pipeline that draws (typed loosely: every family has its own call).
         settings: images, steps, guidance, size and batch size.
         prompts: one prompt an image.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, settings: EvaluationSettings) -> None:
+    def __init__(self, pipe: Any, settings: EvaluationSettings) -> None:
         """Encodes the prompts.
 
         Raises:
@@ -69,7 +68,8 @@ class Generator:
 
     def _noise(self, rows: slice, noise_seed: int) -> torch.Tensor:
         """Standard normal noise, drawn on the CPU so that every device starts from the same."""
-        config = denoiser_of(self.pipe).config
+        denoiser: Any = denoiser_of(self.pipe)
+        config = denoiser.config
         factor = self.pipe.vae_scale_factor
         height = self.settings.height // factor if self.settings.height else config.sample_size
         width = self.settings.width // factor if self.settings.width else config.sample_size
@@ -77,7 +77,7 @@ class Generator:
             torch.randn(config.in_channels, height, width, generator=_image_generator(noise_seed, index))
             for index in range(rows.start, rows.stop)
         ]
-        return torch.stack(noise).to(self.pipe.device, denoiser_of(self.pipe).dtype)
+        return torch.stack(noise).to(self.pipe.device, denoiser.dtype)
 
     @torch.inference_mode()
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -92,7 +92,7 @@ def _image_generator(noise_seed: int, index: int) -> torch.Generator:
 
 @torch.inference_mode()
 def encode_prompts(
-    pipe: DiffusionPipeline, prompts: list[str], guidance: float, batch_size: int
+    pipe: Any, prompts: list[str], guidance: float, batch_size: int
 ) -> dict[str, torch.Tensor]:
     """Encodes prompts for pipelines whose text condition is one embedding with one mask.
 
