@@ -1,7 +1,9 @@
 """The real command line, in process: verbs, lookups, and one line for every mistake."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,6 +49,16 @@ def test_unknown_verb_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> 
     assert "lightning-sdk" in line
 
 
+def test_other_verbs_go_to_lightning_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    script = SimpleNamespace(load=lambda: lambda: seen.append(list(sys.argv)))
+    entry_points = SimpleNamespace(select=lambda **_: [script])
+    monkeypatch.setattr("qsd.cli.distribution", lambda name: SimpleNamespace(entry_points=entry_points))
+    monkeypatch.setattr(sys, "argv", ["lightning"])
+    assert main(["login", "--user", "me"]) == 0
+    assert seen == [["lightning", "login", "--user", "me"]]
+
+
 def test_shipped_names_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert find("pixart.yaml") == shipped_root() / "lightning_configs" / "pixart.yaml"
@@ -68,7 +80,7 @@ def test_store_info_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert facts["splits"] == {"train": 28, "validation": 4, "test": 8}
     assert facts["labels"]["fid"]["min"] == pytest.approx(store.values("fid").min())
     assert main(["store", "info", str(store.path)]) == 0
-    assert "40 records of Synthetic" in capsys.readouterr().out
+    assert "40 records of Synthetic" in " ".join(capsys.readouterr().out.split())
 
 
 def test_bank_verb_writes_what_the_library_builds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
