@@ -18,6 +18,7 @@ class _Verb(NamedTuple):
 
 VERBS = {
     "demo": _Verb("demo", "run the whole road on the shipped miniature, measure it and draw it"),
+    "graph": _Verb("graph", "trace a denoiser and draw its graph"),
     "bank": _Verb("bank", "quantize every weight layer of a denoiser by every option"),
     "label": _Verb("label", "measure random configs (FID, KID, CLIP, PSNR, ...) into a store"),
     "store": _Verb("store", "look into a store: `store info FILE`"),
