@@ -42,7 +42,7 @@ def draw(graph: Graph, path: str | Path, *, block: int | None = None) -> None:
     axes = figure.add_subplot()
     axes.set_axis_off()
     axes.set_aspect("equal")
-    axes.set_xlim(-1, width)
+    axes.set_xlim(-1.3, width)
     axes.set_ylim(-height, 1)
     colors = _role_colors(graph)
     _draw_edges(axes, graph, positions, columns)
@@ -51,7 +51,8 @@ def draw(graph: Graph, path: str | Path, *, block: int | None = None) -> None:
         _draw_node(axes, graph.nodes[index], place, colors, is_outside)
     for column in columns:
         _draw_title(axes, graph, positions, column, block)
-    shown = [role for role in colors if any(graph.nodes[index].role == role for index in positions)]
+    inside = {graph.nodes[index].role for index in positions if block in (None, graph.nodes[index].block)}
+    shown = [role for role in colors if role in inside]
     handles = [
         Line2D([], [], marker="s", linestyle="", markersize=10, color=colors[role], label=role)
         for role in shown
@@ -102,12 +103,17 @@ def _layout(graph: Graph, columns: list[list[int]]) -> tuple[Positions, float, f
 
 
 def _rows(graph: Graph, column: list[int]) -> list[list[int]]:
-    """The nodes of a column by the length of the longest path to them inside of the column."""
+    """The nodes of a column by the longest path to them; those without a path stand above their readers."""
     members = set(column)
     row_of: dict[int, int] = {}
     for index in column:
         sources = (int(source) for source in graph.edge_index[0, graph.edge_index[1] == index])
         row_of[index] = max((row_of[source] + 1 for source in sources if source in members), default=0)
+    for index in (index for index in column if row_of[index] == 0):
+        readers = (int(target) for target in graph.edge_index[1, graph.edge_index[0] == index])
+        row_of[index] = max(
+            min((row_of[reader] for reader in readers if reader in members), default=1) - 1, 0
+        )
     rows: list[list[int]] = [[] for _ in range(max(row_of.values()) + 1)]
     for index, row in row_of.items():
         rows[row].append(index)
@@ -141,7 +147,7 @@ def _draw_edges(axes: Axes, graph: Graph, positions: Positions, columns: list[li
         is_near = column_of[source] == column_of[target]
         (x0, y0), (x1, y1) = positions[source], positions[target]
         is_long = is_near and y0 - y1 > 1.5
-        bend = 0.28 if is_long else 0.0 if is_near else 0.08
+        bend = min(0.3, 1.7 / (y0 - y1)) if is_long else 0.0 if is_near else 0.08
         start, end = (y0 - _BOX_HEIGHT / 2, y1 + _BOX_HEIGHT / 2) if is_near else (y0, y1 + _BOX_HEIGHT / 2)
         axes.add_patch(
             FancyArrowPatch(
