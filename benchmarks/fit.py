@@ -78,10 +78,8 @@ def data_objects(graph: GraphFeatures, configs: Tensor, targets: Tensor) -> list
     return [
         Data(
             x=torch.cat([graph.static, graph.option[nodes, config[graph.layer]]], dim=1),
-            option=config[graph.layer],
             kind=graph.kind,
             role=graph.role,
-            layer=graph.layer,
             is_weight=graph.is_weight,
             edge_index=graph.edge_index,
             y=target,
@@ -103,18 +101,14 @@ def plain_epoch(network: GraphRanker, records: list[Data], batch_size: int) -> f
 def plain_forward(network: GraphRanker, batch: Any) -> tuple[Tensor, Tensor]:
     """The network's own modules over a collated batch; outputs [B] and norms [hops, B]."""
     hidden = network.mix(network.features(batch.x) + network.kind(batch.kind) + network.role(batch.role))
-    own = network.layer_tables[0][batch.layer, batch.option]
-    hidden = torch.relu(hidden + torch.where(batch.is_weight[:, None], own, 0.0))
+    hidden = torch.relu(hidden)
     weights, graphs = batch.is_weight, batch.batch[batch.is_weight]
     hops = [global_mean_pool(hidden[weights], graphs, batch.num_graphs)]
-    learned = network.additive(hidden[weights])
-    tables = network.additive_tables[0][batch.layer[weights], batch.option[weights]]
-    added = torch.zeros(batch.num_graphs).index_add(0, graphs, (learned + tables)[:, 0])
     for conv, norm in zip(network.convs, network.norms, strict=True):
         hidden = torch.relu(norm(conv(hidden, batch.edge_index))) + hidden
         hops.append(global_mean_pool(hidden, batch.batch, batch.num_graphs))
     flat = network.pool_norm(torch.cat(hops, dim=1))
-    outputs = (network.head(flat) + network.linear_head(flat))[:, 0] + added
+    outputs = (network.head(flat) + network.linear_head(flat))[:, 0]
     return outputs, torch.stack(hops).abs().sum(dim=-1)
 
 

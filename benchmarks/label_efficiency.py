@@ -50,6 +50,7 @@ def run_once(config: dict[str, Any], store: str, labels: int, seed: int) -> dict
         enable_model_summary=False,
     )
     trainer.fit(module, datamodule=data)
+    module.members.calibrate(data.stores)
     report = compare(module.members, data.stores[0], num_bootstrap=0)
     return {
         predictor: {metric: entry["value"] for metric, entry in row.items()}

@@ -24,12 +24,14 @@ class Batch(NamedTuple):
         store: position of the store in the data module.
         configs: int64 [K, b, L]; in validation only one member's, [1, b, L].
         targets: float32 [K, b, T], in the units of the expressions; NaN where an auxiliary one is missing.
+        rows: int64 [K, b], positions of the records in the store's data.
         member: the member that a validation batch belongs to, -1 for all.
     """
 
     store: int
     configs: Tensor
     targets: Tensor
+    rows: Tensor
     member: int = -1
 
 
@@ -149,7 +151,8 @@ class _Rows(Dataset[Batch]):
 
     def __getitem__(self, key: BatchKey) -> Batch:
         store, rows, member = key
-        return Batch(store, self.stores[store].configs[rows], self.stores[store].targets[rows], member)
+        data = self.stores[store]
+        return Batch(store, data.configs[rows], data.targets[rows], rows, member)
 
 
 class _EpochSampler(Sampler[BatchKey]):

@@ -12,6 +12,7 @@ from qsd.features import GraphFeatures
 from qsd.quantizers.options import Option
 from qsd.ranker.checkpoint import load_ranker, save_ranker
 from qsd.ranker.ensemble import Ensemble, Member
+from qsd.ranker.metrics import spearman
 from qsd.ranker.network import GraphRanker, NetworkSettings
 from qsd.target import Target
 
@@ -45,12 +46,11 @@ def _randomized(network):
 @pytest.mark.parametrize("conv", CONVS)
 @pytest.mark.parametrize("both", [False, True])
 def test_shapes_and_gradients(graph, configs, conv, both):
-    settings = dataclasses.replace(SMALL, conv=conv, both_directions=both)
+    settings = dataclasses.replace(SMALL, conv=conv, both_directions=both, layer_embedding=True)
     network = _randomized(GraphRanker(settings, [graph], num_targets=2))
     prediction = network(graph, configs)
     assert prediction.outputs.shape == (10, 2)
     assert prediction.norms.shape == (3, 10)
-    assert prediction.contributions.shape == (10, graph.num_layers)
     (prediction.outputs.square().sum() + prediction.norms.sum()).backward()
     unused = [name for name, p in network.named_parameters() if p.grad is None]
     assert not unused
@@ -112,13 +112,36 @@ def test_hop_embeddings_are_means_of_node_embeddings(graph, configs):
 
 
 def test_without_graph_head_the_model_is_additive(graph, configs):
-    network = _randomized(GraphRanker(dataclasses.replace(SMALL, graph_head=False), [graph])).eval()
-    prediction = network(graph, configs)
-    torch.testing.assert_close(prediction.outputs[:, 0], prediction.contributions.sum(dim=1))
-    table = network.contribution_table(graph, network.node_table(graph))[..., 0]
-    torch.testing.assert_close(table.mean(dim=1), torch.zeros(graph.num_layers), atol=1e-6, rtol=0)
-    expected = table[torch.arange(graph.num_layers), configs].sum(dim=1)
-    torch.testing.assert_close(prediction.outputs[:, 0], expected)
+    member = Member(dataclasses.replace(SMALL, graph_head=False), [graph], 1).eval()
+    member.contributions().copy_(torch.randn(graph.num_layers, 6))
+    expected = member.contributions()[torch.arange(graph.num_layers), configs].sum(dim=1)
+    torch.testing.assert_close(member(graph, configs).outputs[:, 0], expected)
+
+
+def test_training_starts_from_the_additive_part(tmp_path):
+    store = synthetic_store(tmp_path / "a.h5", 60, 1)
+    data = prepare(store, Target("-log(fid)"), folds=3)
+    member = Member(SMALL, [data.graph], 1).eval()
+    inside = data.training_rows(1)
+    member.fit_scales(0, data.targets[inside])
+    offsets = member.fit_additive(0, data, 1)
+    outputs = member(data.graph, data.configs).outputs[:, 0]
+    torch.testing.assert_close(outputs[data.test_rows()], offsets[data.test_rows()])
+    assert (outputs[inside] != offsets[inside]).all()  # left out, each by itself
+    rank = spearman(data.targets[data.test_rows(), 0].numpy(), outputs[data.test_rows()].detach().numpy())
+    assert rank > 0.8
+
+
+def test_a_useless_correction_is_not_believed(tmp_path):
+    store = synthetic_store(tmp_path / "a.h5", 60, 1)
+    data = prepare(store, Target("-log(fid)"), folds=2)
+    torch.manual_seed(0)
+    members = Ensemble(_randomized(Member(SMALL, [data.graph], 1)) for _ in range(2))
+    for index, member in enumerate(members):
+        member.fit_scales(0, data.targets[data.training_rows(index)])
+        member.fit_additive(0, data, index)
+    members.calibrate([data])
+    assert all(0 <= member.graph_share.item() < 0.3 for member in members)
 
 
 def test_scales_come_from_training_records(tmp_path):

@@ -46,9 +46,7 @@ class RankerCLI(LightningCLI):
         if best:
             self.model.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
         stores = self.datamodule.stores
-        for index, member in enumerate(self.model.members):
-            for store, data in enumerate(stores):
-                member.fit_hops(store, data, index)
+        self.model.members.calibrate(stores)
         reports = self._report()
         folder = self._out()
         save_ranker(

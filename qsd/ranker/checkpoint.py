@@ -103,17 +103,14 @@ class Ranker:
 
         The mean over members; None if the ranker was trained without the additive head.
         """
-        if not next(iter(self.members)).network.settings.additive:
+        first = next(iter(self.members))
+        if not first.network.settings.additive:
             return None
-        with torch.inference_mode():
-            tables = [
-                member.network.contribution_table(
-                    self.features, member.network.node_table(self.features, self.store), self.store
-                )[..., 0]
-                * member.target_std[self.store, 0]
-                for member in self.members
-            ]
-            return torch.stack(tables).mean(dim=0).double().numpy()
+        tables = [
+            member.contributions(self.store) * member.target_std[self.store, 0] for member in self.members
+        ]
+        table = torch.stack(tables).mean(dim=0).double().numpy()
+        return table - table.mean(axis=1, keepdims=True)
 
     def check(self, other: Described, file: str | Path) -> None:
         """Refuses a bank or a store that the ranker was not trained for.

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from qsd.data import StoreData
 from qsd.features import GraphFeatures
+from qsd.ranker.additive import fit_additive_model
 from qsd.ranker.metrics import ndcg_at_10, spearman
 from qsd.ranker.network import GraphRanker, NetworkSettings, Prediction
 
@@ -23,6 +24,8 @@ class Member(nn.Module):
         hop_mean, hop_std: float32 [S, H], of the hop norms over the member's training records.
         hop_weight: float32 [S, H], Spearman times NDCG of each hop's norm on the member's validation records,
             0 for a hop that ranks the wrong way round; the weights of hop scores (Qua²SeDiMo, AAAI-25).
+        graph_share: float32 [S], 0 to 1, share of the network's correction that is added.
+        additive_0, additive_1, ...: float32 [L, O], standardized additive contributions, by store.
     """
 
     target_mean: Tensor
@@ -32,12 +35,13 @@ class Member(nn.Module):
     hop_mean: Tensor
     hop_std: Tensor
     hop_weight: Tensor
+    graph_share: Tensor
 
     def __init__(self, settings: NetworkSettings, graphs: Sequence[GraphFeatures], num_targets: int) -> None:
         super().__init__()
         self.network = GraphRanker(settings, graphs, num_targets)
         stores, hops = len(graphs), settings.depth + 1
-        shapes = {
+        shapes: dict[str, tuple[int, ...]] = {
             "target_mean": (stores, num_targets),
             "target_std": (stores, num_targets),
             "relevance_low": (stores,),
@@ -45,9 +49,14 @@ class Member(nn.Module):
             "hop_mean": (stores, hops),
             "hop_std": (stores, hops),
             "hop_weight": (stores, hops),
+            "graph_share": (stores,),
         }
+        for store, graph in enumerate(graphs):
+            shapes[f"additive_{store}"] = (graph.num_layers, graph.num_options)
         for name, shape in shapes.items():
-            self.register_buffer(name, torch.ones(shape) if name.endswith("std") else torch.zeros(shape))
+            self.register_buffer(
+                name, torch.ones(shape) if name.endswith(("std", "share")) else torch.zeros(shape)
+            )
 
     def fit_scales(self, store: int, targets: Tensor) -> None:
         """Takes the scales of targets float [n, T] (NaN where missing), training records only."""
@@ -82,13 +91,48 @@ class Member(nn.Module):
         """Targets float [..., T] in standard deviations from the training mean."""
         return (targets - self.target_mean[store]) / self.target_std[store]
 
-    def forward(self, graph: GraphFeatures, configs: Tensor, store: int = 0) -> Prediction:
-        """The network's standardized prediction for configs [B, L]."""
-        return self.network(graph, configs, store)
+    def fit_additive(self, store: int, data: StoreData, member: int) -> Tensor:
+        """Fits the additive part on the member's training records, after :meth:`fit_scales`.
+
+        Returns:
+            float32 [R], standardized additive prediction of each record; of a training record by the model
+            without it, so that the network learns to correct errors as they are on unseen records.
+        """
+        if not self.network.settings.additive:
+            return torch.zeros(len(data.configs))
+        inside = data.training_rows(member)
+        wanted = self.standardized(store, data.targets[inside])[:, 0].double().cpu().numpy()
+        model = fit_additive_model(data.header, data.configs[inside].numpy(), wanted)
+        self.contributions(store).copy_(torch.from_numpy(model.table))
+        offsets = torch.from_numpy(model(data.configs.numpy()))
+        offsets[inside] = torch.from_numpy(model.left_out)
+        return offsets.float()
+
+    def contributions(self, store: int = 0) -> Tensor:
+        """Standardized additive contributions, float32 [L, O]."""
+        return self.get_buffer(f"additive_{store}")
+
+    def forward(
+        self, graph: GraphFeatures, configs: Tensor, store: int = 0, offsets: Tensor | None = None
+    ) -> Prediction:
+        """The standardized prediction: additive part plus the network's correction.
+
+        Args:
+            graph: features of the denoiser.
+            configs: int64 [B, L].
+            store: position of the denoiser.
+            offsets: float [B], in place of the additive part.
+        """
+        if offsets is None:
+            layers = torch.arange(graph.num_layers, device=configs.device)
+            offsets = self.contributions(store)[layers, configs.long()].sum(dim=1)
+        corrected = self.network(graph, configs, store)
+        first = offsets + self.graph_share[store] * corrected.outputs[:, 0]
+        return Prediction(torch.cat([first[:, None], corrected.outputs[:, 1:]], dim=1), corrected.norms)
 
     def score(self, graph: GraphFeatures, configs: Tensor, store: int = 0) -> Tensor:
         """Predicted target of configs [B, L] in its own units, float [B]."""
-        outputs = self.network(graph, configs, store).outputs[:, 0]
+        outputs = self(graph, configs, store).outputs[:, 0]
         return outputs * self.target_std[store, 0] + self.target_mean[store, 0]
 
 
@@ -101,3 +145,26 @@ class Ensemble(nn.ModuleList):
     def score(self, graph: GraphFeatures, configs: Tensor, store: int = 0) -> Tensor:
         """What each member predicts for configs [B, L], float [K, B]."""
         return torch.stack([member.score(graph, configs, store) for member in self])
+
+    @torch.no_grad()
+    def calibrate(self, stores: Sequence[StoreData]) -> None:
+        """Sets hop statistics and the share of the network's correction, after training.
+
+        The share is that with the least squared error on the members' validation records, all of them
+        together: with few labels a correction is mostly noise, and the additive part is better alone.
+        """
+        self.eval()
+        for store, data in enumerate(stores):
+            projected = squared = 0.0
+            for index, member in enumerate(self):
+                member.fit_hops(store, data, index)
+                rows = data.validation_rows(index)
+                configs = data.configs[rows].to(data.graph.kind.device)
+                wanted = member.standardized(store, data.targets[rows].to(configs.device))[:, 0]
+                correction = member.network(data.graph, configs, store).outputs[:, 0]
+                member.graph_share[store] = 0.0
+                missing = wanted - member(data.graph, configs, store).outputs[:, 0]
+                projected += float(missing @ correction)
+                squared += float(correction @ correction)
+            for member in self:
+                member.graph_share[store] = min(max(projected / max(squared, 1e-12), 0.0), 1.0)

@@ -46,6 +46,7 @@ class RankerModule(lightning.LightningModule):
         self.save_hyperparameters(ignore=["network"])
         self.save_hyperparameters({"network": dataclasses.asdict(self.settings)})
         self.members = Ensemble()
+        self._offsets: list[Tensor] = []  # by store, float [K, R]
 
     @property
     def data(self) -> StoreDataModule:
@@ -53,22 +54,29 @@ class RankerModule(lightning.LightningModule):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def configure_model(self) -> None:
-        """Builds the members for the graphs of the data module, with scales from training records."""
+        """Builds the members for the graphs of the data module."""
         if len(self.members):
             return
-        stores = self.data.stores
         num_targets = len(self.data.targets)
-        graphs = [data.graph for data in stores]
+        graphs = [data.graph for data in self.data.stores]
         self.members = Ensemble(Member(self.settings, graphs, num_targets) for _ in range(self.data.folds))
-        for index, member in enumerate(self.members):
-            for store, data in enumerate(stores):
-                member.fit_scales(store, data.targets[data.training_rows(index)])
+
+    def on_fit_start(self) -> None:
+        """Additive predictions are no part of a checkpoint, so a resumed run makes them again."""
+        self._fit_scales()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         data = self._data(batch.store)
         losses = [
-            self._loss(member, data, batch.store, configs, targets)
-            for member, configs, targets in zip(self.members, batch.configs, batch.targets, strict=True)
+            self._loss(member, data, batch.store, configs, targets, offsets[rows])
+            for member, configs, targets, rows, offsets in zip(
+                self.members,
+                batch.configs,
+                batch.targets,
+                batch.rows,
+                self._offsets[batch.store],
+                strict=True,
+            )
         ]
         loss = torch.stack(losses).sum()  # a sum: members share nothing, so each has its own gradient
         self.log("train_loss", loss / len(losses), prog_bar=True, on_epoch=True, on_step=False, batch_size=1)
@@ -109,8 +117,10 @@ class RankerModule(lightning.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _loss(self, member: Member, data: StoreData, store: int, configs: Tensor, targets: Tensor) -> Tensor:
-        prediction = member(data.graph, configs, store)
+    def _loss(
+        self, member: Member, data: StoreData, store: int, configs: Tensor, targets: Tensor, offsets: Tensor
+    ) -> Tensor:
+        prediction = member(data.graph, configs, store, offsets)
         wanted = member.standardized(store, targets)
         squared = torch.where(wanted.isfinite(), (prediction.outputs - wanted).nan_to_num() ** 2, 0.0).mean(
             dim=0
@@ -123,6 +133,16 @@ class RankerModule(lightning.LightningModule):
             ranking = hop_loss(prediction.norms, wanted[:, 0], gains, self.hparams["ranking_loss"])
             loss = loss + self.hparams["ranking_weight"] * ranking
         return loss + self.hparams["table_penalty"] * member.network.table_penalty(store)
+
+    def _fit_scales(self) -> None:
+        """Scales and additive parts from each member's own training records."""
+        self._offsets = []
+        for store, data in enumerate(self.data.stores):
+            offsets = []
+            for index, member in enumerate(self.members):
+                member.fit_scales(store, data.targets[data.training_rows(index)])
+                offsets.append(member.fit_additive(store, data, index))
+            self._offsets.append(torch.stack(offsets).to(self.device))
 
     def _data(self, store: int) -> StoreData:
         """A store with its graph features on this module's device."""

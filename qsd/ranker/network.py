@@ -33,8 +33,9 @@ class NetworkSettings:
         both_directions: messages also flow against the data; the k-hop neighbourhood of a node is then
             undirected.
         layer_embedding: gives every weight layer of a known denoiser a learned vector per option.
-        additive: adds a head whose contributions per layer sum to a part of the prediction.
-        graph_head: adds the head over graph embeddings; without it the model is exactly additive.
+        additive: the prediction starts from contributions per layer, fitted in closed form
+            (:mod:`qsd.ranker.additive`); the network learns what they miss.
+        graph_head: whether the network predicts at all; without it the ranker is exactly additive.
     """
 
     conv: ConvName = "gatv2"
@@ -46,7 +47,7 @@ class NetworkSettings:
     dropout: float = 0.0
     pooling: Literal["all", "weights", "outputs"] = "all"
     both_directions: bool = False
-    layer_embedding: bool = True
+    layer_embedding: bool = False
     additive: bool = True
     graph_head: bool = True
 
@@ -58,12 +59,10 @@ class Prediction:
     Attributes:
         outputs: float [B, T], standardized targets; column 0 is the one to rank by.
         norms: float [depth + 1, B], L1 norms of the hop embeddings.
-        contributions: float [B, L], parts of ``outputs[:, 0]`` that the layers add; None without that head.
     """
 
     outputs: Tensor
     norms: Tensor
-    contributions: Tensor | None
 
 
 class GraphRanker(nn.Module):
@@ -75,8 +74,7 @@ class GraphRanker(nn.Module):
 
     Args:
         settings: the architecture.
-        graphs: the denoisers to be ranked; only those with ``layer_embedding`` or ``additive`` get own
-            parameters.
+        graphs: the denoisers to be ranked; each has parameters of its own if ``layer_embedding``.
         num_targets: T, columns predicted.
         nodes_per_batch: configs are embedded so many nodes at a time, to stay in the cache of a CPU core.
     """
@@ -91,6 +89,7 @@ class GraphRanker(nn.Module):
         super().__init__()
         self.settings = settings
         self.nodes_per_batch = nodes_per_batch
+        self.num_targets = num_targets
         width = settings.width
         num_features = len(STATIC_FEATURES) + len(OPTION_FEATURES)
         self.kind = nn.Embedding(len(KINDS), width)
@@ -108,15 +107,12 @@ class GraphRanker(nn.Module):
             pooled = (settings.depth + 1) * width
             self.pool_norm = nn.BatchNorm1d(pooled, affine=False)
             self.dropout = nn.Dropout(settings.dropout)
-            self.head = nn.Sequential(nn.Linear(pooled, width), nn.SiLU(), nn.Linear(width, num_targets))
+            last = nn.Linear(width, num_targets)
             self.linear_head = nn.Linear(pooled, num_targets)
-        self.additive_tables = nn.ParameterList(
-            nn.Parameter(torch.zeros(graph.num_layers, graph.num_options, num_targets))
-            for graph in graphs
-            if settings.additive
-        )
-        if settings.additive:
-            self.additive = nn.Linear(width, num_targets)
+            for linear in (last, self.linear_head):  # starts from the additive part alone
+                nn.init.zeros_(linear.weight)
+                nn.init.zeros_(linear.bias)
+            self.head = nn.Sequential(nn.Linear(pooled, width), nn.SiLU(), last)
 
     def forward(self, graph: GraphFeatures, configs: Tensor, store: int = 0) -> Prediction:
         """Predicts.
@@ -130,17 +126,11 @@ class GraphRanker(nn.Module):
         size = max(1, self.nodes_per_batch // graph.num_nodes)
         hops = [self._pooled(graph, table, part) for part in configs.long().split(size)]
         pooled = torch.cat(hops, dim=1)  # [depth + 1, B, width]
-        outputs: Tensor | float = 0.0
-        contributions = None
+        outputs = pooled.new_zeros(len(configs), self.num_targets)
         if self.settings.graph_head:
             flat = self.dropout(self.pool_norm(pooled.transpose(0, 1).flatten(1)))
             outputs = self.head(flat) + self.linear_head(flat)
-        if self.settings.additive:
-            per_layer = self._gather(self.contribution_table(graph, table, store), configs.long())
-            outputs = outputs + per_layer.sum(dim=1)
-            contributions = per_layer[..., 0]
-        assert isinstance(outputs, Tensor)
-        return Prediction(outputs, pooled.abs().sum(dim=-1), contributions)
+        return Prediction(outputs, pooled.abs().sum(dim=-1))
 
     def node_table(self, graph: GraphFeatures, store: int = 0) -> Tensor:
         """Initial embeddings of every node under every option, nonnegative, float [N, O, width]."""
@@ -152,29 +142,20 @@ class GraphRanker(nn.Module):
             hidden = hidden + torch.where(graph.is_weight.view(-1, 1, 1), own, 0.0)
         return torch.relu(hidden)
 
-    def contribution_table(self, graph: GraphFeatures, table: Tensor, store: int = 0) -> Tensor:
-        """What each option of each layer adds to the standardized targets, float [L, O, T].
-
-        Columns are centred over options, so that a contribution is a difference to the layer's mean.
-        """
-        layers = graph.layer[graph.is_weight]
-        learned = self.additive(table[graph.is_weight])
-        summed = learned.new_zeros(graph.num_layers, *learned.shape[1:]).index_add(0, layers, learned)
-        values = summed + self.additive_tables[store]
-        return values - values.mean(dim=1, keepdim=True)
-
     def embed(self, graph: GraphFeatures, configs: Tensor, store: int = 0) -> list[Tensor]:
         """Node embeddings after 0, 1, ..., depth layers, each float [B, N, width]."""
         return self._embed(graph, self.node_table(graph, store), configs.long())
 
     def table_penalty(self, store: int = 0) -> Tensor:
         """Sum of squares of the parameters that one store owns, scalar."""
-        own = [tables[store] for tables in (self.layer_tables, self.additive_tables) if len(tables)]
-        return torch.stack([table.square().sum() for table in own]).sum() if own else torch.zeros(())
+        if not self.settings.layer_embedding:
+            return torch.zeros((), device=self.features.weight.device)
+        return self.layer_tables[store].square().sum()
 
     def _embed(self, graph: GraphFeatures, table: Tensor, configs: Tensor) -> list[Tensor]:
         nodes = torch.arange(graph.num_nodes, device=configs.device)
-        hidden = table[nodes, configs[:, graph.layer]]
+        options = configs[:, graph.layer] * graph.is_weight  # a combine node has no option: row 0, always
+        hidden = table[nodes, options]
         hops = [hidden]
         edges = graph.repeated_edges(len(configs), self.settings.both_directions)
         for conv, norm in zip(self.convs, self.norms, strict=True):
@@ -192,11 +173,6 @@ class GraphRanker(nn.Module):
         pooled = [first[:, graph.is_weight].mean(dim=1)]
         pooled += [(hop if mask is None else hop[:, mask]).mean(dim=1) for hop in later]
         return torch.stack(pooled)
-
-    @staticmethod
-    def _gather(table: Tensor, configs: Tensor) -> Tensor:
-        """Rows of a [L, O, T] table under configs [B, L], float [B, L, T]."""
-        return table[torch.arange(table.shape[0], device=configs.device), configs]
 
 
 def _conv(settings: NetworkSettings, graphs: Sequence[GraphFeatures]) -> nn.Module:
