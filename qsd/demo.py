@@ -205,6 +205,11 @@ def _measure(
         is_full = bool((row["config"] == FULL_PRECISION).all())
         size = weights * FULL_PRECISION_BITS // 8 if is_full else int(bank.config_bytes(row["config"]))
         row |= {"avg_bits": 8 * size / weights, "bytes": size, "measured": True, **labels}
+    for row, front in zip(rows["searched"], fronts, strict=True):
+        limit = front.meta.max_bytes or 0
+        rivals = [r for r in (*rows["uniform"], *rows["random_best"]) if r["bytes"] <= limit]
+        best = min(rivals, key=lambda rival: rival["fid"])
+        row |= {"best_rival": best["name"], "best_rival_fid": best["fid"]}
     return rows
 
 

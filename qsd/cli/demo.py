@@ -27,6 +27,12 @@ def demo(out: str, settings: DemoSettings, json: bool = False) -> None:
         print_json(summary)
         return
     console.print(demo_table(summary))
+    for row in summary["searched"]:
+        verdict = "beats" if row["fid"] < row["best_rival_fid"] else "does not beat"
+        console.print(
+            f"{row['name']}: FID {row['fid']:.2f} {verdict} the best uniform or random config that fits, "
+            f"{row['best_rival']} with {row['best_rival_fid']:.2f}"
+        )
     seconds = summary["seconds"]
     console.print("seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items()))
     exported = summary["export"]
