@@ -13,7 +13,7 @@ from qsd.labels.generate import Generator
 from qsd.search import Front
 
 SHORT_FIT = """
-trainer: {max_epochs: 2, enable_progress_bar: false}
+trainer: {max_epochs: 2}
 data: {target: -log(fid), folds: 2}
 model: {network: {width: 16, depth: 2, heads: 2}}
 """
