@@ -13,8 +13,8 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: $(STAMP)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check qsd tests benchmarks
+	$(BIN)/ruff format --check qsd tests benchmarks
 	$(BIN)/mypy qsd
 
 # torch goes first and pinned: an unpinned torch may bring gigabytes of CUDA.
