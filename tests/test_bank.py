@@ -72,7 +72,9 @@ def test_applying_swaps_weights_and_restores_bit_for_bit(bank: Bank) -> None:
         assert torch.equal(_output(denoiser), first)
         config[3:] = FULL_PRECISION
         applier.apply(config)
-        assert torch.equal(layer_weight(denoiser, bank.layers[5]), layer_weight(tiny_pixart(), bank.layers[5]))
+        assert torch.equal(
+            layer_weight(denoiser, bank.layers[5]), layer_weight(tiny_pixart(), bank.layers[5])
+        )
     assert torch.equal(_output(denoiser), full)
     assert all(torch.equal(value, before[name]) for name, value in denoiser.state_dict().items())
 
