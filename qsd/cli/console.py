@@ -71,6 +71,9 @@ def bar(title: str) -> Iterator[Progress]:
             progress.update(task, completed=done, total=total, message=message)
 
         yield move
+        finished = progress.tasks[0].total
+        if finished is not None:
+            progress.update(task, completed=finished)  # stages may end before their most
 
 
 def print_json(document: Any) -> None:
