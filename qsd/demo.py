@@ -223,7 +223,7 @@ def _random_best(store: Store, front: Front) -> Row:
         )
     best = int(np.argmin(fid))
     return {
-        "name": f"best random ≤ {front.meta.max_bits:.2f}",
+        "name": f"random ≤ {front.meta.max_bits:.2f}",
         "max_bits": front.meta.max_bits,
         "record": int(store.records.index[best]),
         "config": store.records.config[best],
@@ -290,7 +290,7 @@ def _draw_grid(
         for row in shown:
             applier.apply(row["config"])
             drawn = torch.cat([batch for _, _, batch in generator.batches(settings.noise_seeds[0])])
-            title = f"{row['name']}\n{row['avg_bits']:.2f} bits, FID {row['fid']:.1f}"
+            title = f"{row['name']}\n{row['avg_bits']:.2f} bits, FID {row['fid']:.2f}"
             images.append(ImageRow(title, drawn[columns]))
     draw_grid(images, [generator.prompts[column] for column in columns], path)
 

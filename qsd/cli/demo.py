@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 from qsd.cli import fit
@@ -47,23 +48,28 @@ def demo_table(summary: dict[str, Any]) -> Table:
     """Everything that the demo measured, one row a config."""
     full = summary["full_precision"]
     seeds = ", ".join(map(str, full["seeds"]))
-    table = Table(title=f"measured on {full['num_images']} images with each of the noise seeds {seeds}")
-    table.add_column("config")
-    for heading in ("bits", "bytes", "FID", "KID", "CLIP", "agreement", "PSNR", "predicted"):
-        table.add_column(heading, justify="right")
+    table = Table(
+        title=f"measured on {full['num_images']} images with each of the noise seeds {seeds}",
+        caption="agree: the classifier sees the prompted digit; pred.: the ranker's prediction of its target",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("config", no_wrap=True)
+    for heading in ("bits", "kB", "FID", "KID", "CLIP", "agree", "PSNR", "pred."):
+        table.add_column(heading, justify="right", no_wrap=True)
     groups = [[full], summary["uniform"], summary["random_best"], summary["searched"]]
     for group in groups:
         for row in group:
-            predicted = f"{row['predicted']:.3f}" if "predicted" in row else ""
+            predicted = f"{row['predicted']:.2f}" if "predicted" in row else ""
             table.add_row(
                 row["name"],
                 f"{row['avg_bits']:.2f}",
-                f"{row['bytes']:,}",
+                f"{row['bytes'] / 1000:,.1f}",
                 f"{row['fid']:.2f} ± {row['fid_std']:.2f}",
-                f"{row['kid']:.4f}",
-                f"{row['clip']:.2f}",
-                f"{row['agreement']:.3f}",
-                "" if row is full else f"{row['psnr']:.2f}",
+                f"{row['kid']:.3f}",
+                f"{row['clip']:.1f}",
+                f"{row['agreement']:.1%}",
+                "" if row is full else f"{row['psnr']:.1f}",
                 predicted,
                 style="bold" if group is summary["searched"] else None,
             )
