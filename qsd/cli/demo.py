@@ -50,12 +50,12 @@ def demo_table(summary: dict[str, Any]) -> Table:
     seeds = ", ".join(map(str, full["seeds"]))
     table = Table(
         title=f"measured on {full['num_images']} images with each of the noise seeds {seeds}",
-        caption="agree: the classifier sees the prompted digit; pred.: the ranker's prediction of its target",
+        caption="agree: the classifier sees the prompted digit; pred: the ranker's prediction of its target",
         box=SIMPLE,
         padding=(0, 1, 0, 0),
     )
     table.add_column("config", no_wrap=True)
-    for heading in ("bits", "kB", "FID", "KID", "CLIP", "agree", "PSNR", "pred."):
+    for heading in ("bits", "kB", "FID", "KID", "CLIP", "agree", "PSNR", "pred"):
         table.add_column(heading, justify="right", no_wrap=True)
     groups = [[full], summary["uniform"], summary["random_best"], summary["searched"]]
     for group in groups:
