@@ -68,14 +68,14 @@ def plot_front(
     if uniform is not None:
         _draw_measured(axes, uniform, "s", _GREEN, "uniform, measured", (-11, -20))
     if winners is not None:
-        _draw_measured(axes, winners, "D", _RED, "searched, measured", (13, 22))
+        _draw_measured(axes, winners, "D", _RED, "searched, measured", (12, 27))
     if front.meta.max_bits is not None:
         axes.axvline(front.meta.max_bits, color="black", lw=0.8, ls=":", label="budget")
     axes.set_xlabel("average bits per weight, codebooks and scales included")
     axes.set_ylabel(quality_label)
     if title:
         axes.set_title(title)
-    axes.margins(x=0.08, y=0.08)
+    axes.margins(x=0.08, y=0.14)
     axes.grid(True, color="0.92", lw=0.8)
     axes.set_axisbelow(True)
     axes.legend(frameon=False, loc="lower right")
