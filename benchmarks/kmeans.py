@@ -2,7 +2,7 @@
 
 One thread each, in seconds of processor time, so that other programs disturb neither. Ours is all that
 `quantize` does: sorting, solving, encoding and packing of the four options; scikit-learn is only fitted.
-Errors are those of the codebooks as solved, before either is rounded to 16 bits. `benchmarks/bank.py` runs it.
+Errors are those of the codebooks as solved, before either is rounded to 16 bits; `bank.py` runs it.
 """
 
 import time
