@@ -20,6 +20,7 @@ from qsd.export.layers import check_supported
 from qsd.export.manifest import Manifest
 from qsd.progress import Progress
 from qsd.provenance import provenance as software
+from qsd.quiet import quiet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,8 @@ def export(
         for done, (key, component) in enumerate(components.items(), start=1):
             if progress:
                 progress(done, len(components) + 1, key)
-            component.save_pretrained(folder / key)
+            with quiet():
+                component.save_pretrained(folder / key)
         if pipe and whole_pipeline:
             pipe.save_config(folder)
         strip_paths(folder)
