@@ -84,7 +84,12 @@ def run_demo(
 
     Returns:
         The content of ``summary.json``.
+
+    Raises:
+        QsdError: the evaluation names no real images.
     """
+    if settings.evaluation.reference is None:
+        raise QsdError("the demo compares FIDs, which need real images; name them as evaluation.reference")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}

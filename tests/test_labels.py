@@ -12,6 +12,7 @@ from qsd.denoisers.pipeline import denoiser_of, load_pipeline
 from qsd.errors import QsdError
 from qsd.labels import EvaluationSettings, Job, Measurer, jobs_of_stream, label, open_or_create, verify
 from qsd.labels.evaluator import MAX_PSNR
+from qsd.labels.extractors import load_features
 from qsd.quantizers import DEFAULT_OPTIONS
 from qsd.sampling import sample_configs
 from qsd.store import SPLITS, Store, split_of_index
@@ -75,7 +76,7 @@ def test_latent_mse_and_psnr_by_definition(measurer: Measurer, bank: Bank) -> No
 def test_fid_by_definition(measurer: Measurer) -> None:
     from scipy.linalg import sqrtm
 
-    features = measurer.evaluator._features
+    features = load_features(SETTINGS.features)
     reference = SETTINGS.load_reference()
     real = torch.cat([features(part)[0] for part in reference.split(100)]).double().numpy()
     fake = features(measurer.full_precision(0).images)[0].double().numpy()

@@ -10,7 +10,7 @@ from qsd.bank import Bank
 from qsd.cli.console import bar, console, print_json, run_function
 from qsd.cli.genome import read_config
 from qsd.denoisers.pipeline import load_pipeline
-from qsd.labels import EvaluationSettings, Measurer, MeasurerPool, verify
+from qsd.labels import LABELS, EvaluationSettings, Measurer, MeasurerPool, headline, verify
 
 
 def measure(
@@ -64,12 +64,17 @@ def measure(
 def _table(rows: list[dict[str, Any]]) -> Table:
     images, seeds = rows[0]["num_images"], rows[0]["seeds"]
     table = Table(title=f"measured on {images} images with noise seeds {', '.join(map(str, seeds))}")
-    labels = [key for key in rows[0] if key in ("kid", "clip", "agreement", "psnr", "latent_mse")]
+    first = headline(rows[0])
+    labels = [label.name for label in LABELS if label.name in rows[0] and label.name != first]
     table.add_column("config")
-    for heading in ("average bits", "bytes", "fid", *labels):
+    for heading in ("average bits", "bytes", first, *labels):
         table.add_column(heading, justify="right")
     for row in rows:
-        numbers = [f"{row['avg_bits']:.3f}", f"{row['bytes']:,}", f"{row['fid']:.2f} ± {row['fid_std']:.2f}"]
+        numbers = [
+            f"{row['avg_bits']:.3f}",
+            f"{row['bytes']:,}",
+            f"{row[first]:.2f} ± {row[f'{first}_std']:.2f}",
+        ]
         table.add_row(row["name"], *numbers, *(f"{row[label]:.4g}" for label in labels))
     return table
 

@@ -118,7 +118,8 @@ def tie_equal_weights(denoiser: nn.Module) -> int:
     """Makes modules whose weights (and biases) are equal share one parameter, in place.
 
     Checkpoints such as DiT-XL/2 store the same timestep embedder once per block. Once tied, each such
-    weight is one weight layer. Weights on the meta device have no values and are left alone.
+    weight is one weight layer. Weights on the meta device have no values, packed ones are no parameters; both
+    are left alone.
 
     Returns:
         How many modules now share the parameters of an earlier module.
@@ -126,7 +127,7 @@ def tie_equal_weights(denoiser: nn.Module) -> int:
     first: dict[tuple[Any, ...], list[nn.Linear]] = {}
     num_tied = 0
     for module in denoiser.modules():
-        if not is_weighted(module) or module.weight.is_meta:
+        if not is_weighted(module) or "weight" not in module._parameters or module.weight.is_meta:
             continue
         weight, bias = module.weight.detach(), module.bias
         key = (tuple(weight.shape), weight.dtype, bias is None, float(weight.sum()))

@@ -8,6 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from qsd.denoisers.layers import tie_equal_weights
 from qsd.errors import QsdError, first_line
 from qsd.paths import find
 from qsd.quiet import quiet
@@ -27,10 +28,11 @@ def load_pipeline(
         dtype: of all floating-point weights.
 
     Returns:
-        The pipeline in evaluation mode, with its own progress bar switched off.
+        The pipeline in evaluation mode, with its own progress bar switched off. Equal weights of its denoiser
+        are tied, see :func:`qsd.denoisers.tie_equal_weights`.
 
     Raises:
-        QsdError: there is no such pipeline, or it is damaged.
+        QsdError: there is no such pipeline, it is damaged, or it has no denoiser.
     """
     try:
         folder: str | Path = find(pipeline)
@@ -48,6 +50,7 @@ def load_pipeline(
     for component in pipe.components.values():
         if isinstance(component, nn.Module):
             component.eval().requires_grad_(False)
+    tie_equal_weights(denoiser_of(pipe))
     return pipe.to(device)
 
 

@@ -1,6 +1,6 @@
 """Images from a config and what they are worth, into a store."""
 
-from qsd.labels.evaluator import LABELS, Evaluator, Measurement
+from qsd.labels.evaluator import LABELS, Evaluator, Measurement, headline
 from qsd.labels.label import Run, jobs_of_stream, label, open_or_create
 from qsd.labels.measurer import Job, Measurer, MeasurerPool
 from qsd.labels.settings import EvaluationSettings
@@ -15,6 +15,7 @@ __all__ = [
     "Measurer",
     "MeasurerPool",
     "Run",
+    "headline",
     "jobs_of_stream",
     "label",
     "open_or_create",

@@ -6,18 +6,16 @@ disagree, so both are recorded.
 """
 
 import dataclasses
-import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 from torchmetrics.functional.image import peak_signal_noise_ratio
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 from torchmetrics.multimodal import CLIPScore
 
 from qsd.errors import QsdError
-from qsd.labels.extractors import InceptionFeatures, clip_loader, load_features
+from qsd.labels.distribution import Distribution
+from qsd.labels.extractors import clip_loader
 from qsd.labels.generate import Generator
 from qsd.labels.settings import EvaluationSettings
 from qsd.store import Label
@@ -41,7 +39,7 @@ class Measurement:
     Attributes:
         labels: value by label name; names that the settings leave out are missing.
         images: uint8 [n, 3, H, W].
-        latents: float32 [n, C, h, w].
+        latents: float32 [n, ...], see :meth:`qsd.labels.generate.Generator.batches`.
     """
 
     labels: dict[str, float]
@@ -57,25 +55,14 @@ class Evaluator:
     """
 
     def __init__(self, pipe: Any, settings: EvaluationSettings) -> None:
-        """Encodes the prompts and takes the features of the real images.
+        """Encodes the prompts and, if the settings name real images, takes their features.
 
         Raises:
             QsdError: prompts, images or feature extractors named by the settings are missing or too few.
         """
         self.settings = settings
         self._generator = Generator(pipe, settings)
-        self._features = load_features(settings.features).to(pipe.device)
-        self._classes = settings.load_classes()
-        if self._classes is not None and isinstance(self._features, InceptionFeatures):
-            raise QsdError("agreement needs a classifier; give its folder as features or leave classes out")
-        reference = settings.load_reference()
-        if settings.kid_subset_size > min(len(reference), settings.num_images):
-            raise QsdError(
-                f"kid_subset_size {settings.kid_subset_size} exceeds the {settings.num_images} images or the "
-                f"{len(reference)} real ones; lower it"
-            )
-        real = torch.cat([self._features(batch)[0].cpu() for batch in reference.split(settings.batch_size)])
-        self._fid, self._kid = _distribution_metrics(real, settings)
+        self._distribution = Distribution(settings, pipe.device) if settings.reference else None
         self._clip = CLIPScore(clip_loader(settings.clip)).to(pipe.device) if settings.clip else None
         self._full_precision: dict[int, Measurement] = {}
 
@@ -96,35 +83,30 @@ class Evaluator:
         return self._measure(noise_seed, self._full_precision[noise_seed])
 
     def _measure(self, noise_seed: int, full: Measurement | None) -> Measurement:
-        self._fid.reset()
-        self._kid.reset()
+        if self._distribution is not None:
+            self._distribution.reset()
         if self._clip is not None:
             self._clip.reset()
-        all_latents, all_images, hits = [], [], 0
+        all_latents, all_images = [], []
         for rows, latents, images in self._generator.batches(noise_seed):
-            features, logits = self._features(images)
-            self._fid.update(features.cpu(), real=False)
-            self._kid.update(features.cpu(), real=False)
+            if self._distribution is not None:
+                self._distribution.update(rows, images)
             if self._clip is not None:
                 self._clip.update(list(images.to(self._clip.device)), self._generator.prompts[rows])
-            if self._classes is not None and logits is not None:
-                hits += int((logits.argmax(1).cpu() == self._classes[rows]).sum())
             all_latents.append(latents)
             all_images.append(images)
         latents, images = torch.cat(all_latents), torch.cat(all_images)
-        labels = {"fid": float(self._fid.compute()), "kid": self._kid_value()}
+        labels = self._distribution.labels() if self._distribution is not None else {}
         if self._clip is not None:
             labels["clip"] = float(self._clip.score / self._clip.n_samples)  # compute() clips at 0
-        if self._classes is not None:
-            labels["agreement"] = hits / len(images)
         reference = full or Measurement({}, images, latents)
         labels |= paired_labels(images, latents, reference)
         return Measurement(labels, images, latents)
 
-    def _kid_value(self) -> float:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the subsets are the same for every config
-            return float(self._kid.compute()[0])
+
+def headline(labels: Mapping[str, Any]) -> str:
+    """The label that stands for the others: FID, or PSNR where nothing was compared with real images."""
+    return "fid" if "fid" in labels else "psnr"
 
 
 def paired_labels(images: torch.Tensor, latents: torch.Tensor, full: Measurement) -> dict[str, float]:
@@ -136,23 +118,3 @@ def paired_labels(images: torch.Tensor, latents: torch.Tensor, full: Measurement
         "psnr": float(psnr.clamp(max=MAX_PSNR).mean()),
         "latent_mse": float((latents - full.latents).square().mean()),
     }
-
-
-def _distribution_metrics(
-    real: torch.Tensor, settings: EvaluationSettings
-) -> tuple[FrechetInceptionDistance, KernelInceptionDistance]:
-    """FID and KID that take ready features [B, F], so that the extractor runs once for both."""
-    features = nn.Identity()
-    features.num_features = real.shape[1]  # type: ignore[assignment]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # KID keeps all features; that is intended
-        fid = FrechetInceptionDistance(feature=features, reset_real_features=False)
-        kid = KernelInceptionDistance(
-            feature=features,
-            subsets=settings.kid_subsets,
-            subset_size=settings.kid_subset_size,
-            reset_real_features=False,
-        )
-    fid.update(real, real=True)
-    kid.update(real, real=True)
-    return fid, kid

@@ -1,21 +1,24 @@
 """Draws the images of a denoiser's current weights: same prompts and same noise for every config."""
 
+import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
-from qsd.denoisers.pipeline import denoiser_of
 from qsd.errors import QsdError
+from qsd.labels.conditions import conditions_of, guidance_of
 from qsd.labels.settings import EvaluationSettings
 
 
 class Generator:
-    """Batches of latents and images for the prompts of the settings.
+    """Batches of latents and images for the prompts of the settings, drawn by the pipeline's own call.
 
-    Prompts are encoded once, when the generator is made, and text is padded to the longest prompt instead of
-    the pipeline's maximum (masked tokens change nothing but the time).
+    Every image has a random generator of its own, on the CPU so that every device starts from the same noise.
+    Pipelines hand them to a stochastic scheduler too; one that does not gets noise that depends on the seed
+    and the batch. A safety checker is switched off: it would replace images, and labels compare what the
+    denoiser drew.
 
     Attributes:
         pipe: the diffusers pipeline that draws (typed loosely: every family has its own call).
@@ -27,105 +30,117 @@ class Generator:
         """Encodes the prompts.
 
         Raises:
-            QsdError: the pipeline's way of taking encoded prompts is not known.
+            QsdError: the pipeline draws from neither prompts nor classes, does not know a class, or has no
+                choice of the size that the settings name.
         """
         self.pipe = pipe
         self.settings = settings
         self.prompts = settings.load_prompts()
-        self._conditions = encode_prompts(pipe, self.prompts, settings.guidance, settings.batch_size)
+        self._conditions = conditions_of(pipe, self.prompts, settings.guidance, settings.batch_size)
+        self._options = _options(pipe, settings)
+        if "prompt_embeds" in self._conditions:
+            self._options["negative_prompt"] = None  # some have a default that excludes encoded prompts
 
     def batches(self, noise_seed: int) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
         """Draws all images.
 
         Args:
-            noise_seed: seed of the initial noise; image i depends on (noise_seed, i) alone.
+            noise_seed: seed of the noise; image i depends on (noise_seed, i) alone.
 
         Yields:
-            (rows, latents float32 [B, C, h, w], images uint8 [B, 3, H, W]), both on the CPU.
+            (rows, latents float32 [B, ...], images uint8 [B, 3, H, W]), both on the CPU. Latents are what
+            the VAE decodes, in the scale of the denoiser, or the images from -1 to 1 of a pipeline without
+            one. The image of a video is its middle frame, its latents are those of all frames.
         """
         for start in range(0, self.settings.num_images, self.settings.batch_size):
             rows = slice(start, min(start + self.settings.batch_size, self.settings.num_images))
-            latents = self._latents(rows, noise_seed)
-            yield rows, latents.float().cpu(), self._decode(latents).cpu()
+            yield rows, *self._draw(rows, noise_seed)
 
     @torch.inference_mode()
-    def _latents(self, rows: slice, noise_seed: int) -> torch.Tensor:
-        size = {"height": self.settings.height, "width": self.settings.width}
-        conditions = {name: value[rows].to(self.pipe.device) for name, value in self._conditions.items()}
-        optional: dict[str, Any] = {"use_resolution_binning": False}
-        accepted = inspect.signature(self.pipe.__call__).parameters
-        return self.pipe(
-            **conditions,
-            **{name: value for name, value in optional.items() if name in accepted},
-            **{name: value for name, value in size.items() if value is not None},
-            negative_prompt=None,
-            latents=self._noise(rows, noise_seed),
-            num_inference_steps=self.settings.steps,
-            guidance_scale=self.settings.guidance,
-            output_type="latent",
-            return_dict=False,
-        )[0]
-
-    def _noise(self, rows: slice, noise_seed: int) -> torch.Tensor:
-        """Standard normal noise, drawn on the CPU so that every device starts from the same."""
-        denoiser: Any = denoiser_of(self.pipe)
-        config = denoiser.config
-        factor = self.pipe.vae_scale_factor
-        height = self.settings.height // factor if self.settings.height else config.sample_size
-        width = self.settings.width // factor if self.settings.width else config.sample_size
-        noise = [
-            torch.randn(config.in_channels, height, width, generator=_image_generator(noise_seed, index))
-            for index in range(rows.start, rows.stop)
-        ]
-        return torch.stack(noise).to(self.pipe.device, denoiser.dtype)
-
-    @torch.inference_mode()
-    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
-        vae = self.pipe.vae
-        images = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
-        return ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    def _draw(self, rows: slice, noise_seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self.pipe.device
+        conditions = {
+            name: value[rows].to(device) if isinstance(value, torch.Tensor) else value[rows]
+            for name, value in self._conditions.items()
+        }
+        with (
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            _unchecked(self.pipe),
+            _recorded(self.pipe) as decoded,
+        ):
+            torch.manual_seed(_seed(noise_seed, rows.start))
+            images = self.pipe(
+                **conditions,
+                **self._options,
+                generator=[
+                    torch.Generator().manual_seed(_seed(noise_seed, index))
+                    for index in range(rows.start, rows.stop)
+                ],
+                return_dict=False,
+            )[0]
+        images = images.float()
+        latents = torch.cat(decoded).float() * _scaling_factor(self.pipe) if decoded else images * 2 - 1
+        if images.ndim == 5:
+            images = images[:, images.shape[1] // 2]
+        return latents.cpu(), (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
-def _image_generator(noise_seed: int, index: int) -> torch.Generator:
-    return torch.Generator().manual_seed(noise_seed * 1_000_003 + index)
+def _options(pipe: Any, settings: EvaluationSettings) -> dict[str, Any]:
+    """What the pipeline's call takes beside conditions and generators."""
+    accepted = inspect.signature(pipe.__call__).parameters
+    size = {"height": settings.height, "width": settings.width, "num_frames": settings.num_frames}
+    chosen = {name: value for name, value in size.items() if value is not None}
+    for name in chosen:
+        if name not in accepted:
+            raise QsdError(f"{type(pipe).__name__}: has no choice of {name}; leave it out")
+    fixed: dict[str, Any] = {
+        "num_inference_steps": settings.steps,
+        "output_type": "pt",
+        "use_resolution_binning": False,
+        "clean_caption": False,
+    }
+    usable = {name: value for name, value in fixed.items() if name in accepted}
+    return usable | chosen | guidance_of(pipe, settings.guidance)
 
 
-@torch.inference_mode()
-def encode_prompts(
-    pipe: Any, prompts: list[str], guidance: float, batch_size: int
-) -> dict[str, torch.Tensor]:
-    """Encodes prompts for pipelines whose text condition is one embedding with one mask.
+def _seed(noise_seed: int, index: int) -> int:
+    return noise_seed * 1_000_003 + index
 
-    Args:
-        pipe: a pipeline whose ``encode_prompt`` returns (embeds, mask, negative embeds, negative mask).
-        prompts: n prompts.
-        guidance: above 1 the negative (empty) prompt is encoded too.
-        batch_size: prompts per forward pass of the text encoder.
 
-    Returns:
-        Keyword arguments of the pipeline's call, each [n, tokens, ...] on the CPU.
+def _scaling_factor(pipe: Any) -> float:
+    return getattr(pipe.vae.config, "scaling_factor", None) or 1.0
 
-    Raises:
-        QsdError: the pipeline encodes prompts in another way.
-    """
-    names = (
-        "prompt_embeds",
-        "prompt_attention_mask",
-        "negative_prompt_embeds",
-        "negative_prompt_attention_mask",
-    )
-    if not set(names) <= set(inspect.signature(pipe.__call__).parameters):
-        raise QsdError(
-            f"{type(pipe).__name__}: cannot pass encoded prompts to it; PixArt pipelines are known"
-        )
-    guided = guidance > 1.0
-    parts: dict[str, list[torch.Tensor]] = {}
-    for start in range(0, len(prompts), batch_size):
-        encoded = pipe.encode_prompt(prompts[start : start + batch_size], do_classifier_free_guidance=guided)
-        for name, value in zip(names, encoded, strict=True):
-            if value is not None:
-                parts.setdefault(name, []).append(value.cpu())
-    conditions = {name: torch.cat(values) for name, values in parts.items()}
-    used = [conditions[name].sum(1).max() for name in conditions if name.endswith("mask")]
-    tokens = int(torch.stack(used).max())  # both prompts of a guided pair share one length
-    return {name: value[:, :tokens].contiguous() for name, value in conditions.items()}
+
+@contextlib.contextmanager
+def _recorded(pipe: Any) -> Iterator[list[torch.Tensor]]:
+    """Collects what the pipeline's VAE, if it has one, decodes meanwhile."""
+    latents: list[torch.Tensor] = []
+    vae = getattr(pipe, "vae", None)
+    if vae is None:
+        yield latents
+        return
+    decode = vae.decode
+
+    def recording(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        latents.append(z)
+        return decode(z, *args, **kwargs)
+
+    with _replaced(vae, "decode", recording):
+        yield latents
+
+
+def _unchecked(pipe: Any) -> contextlib.AbstractContextManager[None]:
+    """Keeps the pipeline's safety checker, if it has one, from replacing images."""
+    if not hasattr(pipe, "run_safety_checker"):
+        return contextlib.nullcontext()
+    return _replaced(pipe, "run_safety_checker", lambda image, *_: (image, None))
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, method: str, replacement: Callable[..., Any]) -> Iterator[None]:
+    """Overrides a method of one object meanwhile."""
+    setattr(owner, method, replacement)
+    try:
+        yield
+    finally:
+        delattr(owner, method)

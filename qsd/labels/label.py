@@ -4,11 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from qsd.bank import Bank
 from qsd.errors import QsdError
-from qsd.labels.evaluator import LABELS
+from qsd.labels.evaluator import LABELS, headline
 from qsd.labels.measurer import Job
 from qsd.labels.settings import EvaluationSettings
 from qsd.progress import Progress
@@ -109,8 +107,10 @@ def label(store: Store, jobs: Sequence[Job], run: Run, progress: Progress | None
                 index=job.index, config=job.config, labels=labels, noise_seed=job.noise_seed, seconds=seconds
             )
             if progress:
-                fid = labels.get("fid", np.nan)
-                progress(done + 1, len(jobs), f"config {job.index}: FID {fid:.1f}, {seconds:.1f} s")
+                name = headline(labels)
+                progress(
+                    done + 1, len(jobs), f"config {job.index}: {name} {labels[name]:.4g}, {seconds:.1f} s"
+                )
     return store
 
 

@@ -23,19 +23,23 @@ class EvaluationSettings:
     """Settings of an evaluation. Paths may name something shipped.
 
     Attributes:
-        prompts: text file, one prompt a line; the first ``num_images`` are drawn.
+        prompts: text file, one prompt a line; the first ``num_images`` are drawn. For a class-conditional
+            pipeline a line is the name or the number of a class.
         reference: real images: a folder of images, or a safetensors file with ``images`` uint8
-            [N, 1 or 3, H, W].
+            [N, 1 or 3, H, W]. None leaves out FID, KID and agreement: only the paired labels (PSNR, latent
+            MSE) and, if named, the CLIP score are measured.
         features: where FID and KID features come from: a folder of a transformers image classifier (its
             pooled penultimate features), or ``inception-2048`` (also 64, 192, 768; needs torch-fidelity).
         clip: a folder or hub id of a CLIP model for the CLIP score; none leaves it out.
         classes: text file, the prompted class index of each prompt, for agreement with the classifier; none
-            leaves it out.
+            leaves it out. It needs ``reference``.
         num_images: images per config.
         steps: denoising steps.
         guidance: classifier-free guidance scale; 1.0 is none.
         height: of the images in pixels; none takes the pipeline's default.
         width: likewise.
+        num_frames: of the videos of a video pipeline; none takes its default. Their middle frames are the
+            images.
         batch_size: images per batch; fixed, because kernels may round differently per batch size.
         noise_seed: seed of the initial noise; image i of every config starts from the same noise.
         kid_subset_size: images per KID subset; must not exceed the real or the drawn images.
@@ -43,7 +47,7 @@ class EvaluationSettings:
     """
 
     prompts: str
-    reference: str
+    reference: str | None = None
     features: str = "inception-2048"
     clip: str | None = None
     classes: str | None = None
@@ -52,6 +56,7 @@ class EvaluationSettings:
     guidance: float = 4.5
     height: int | None = None
     width: int | None = None
+    num_frames: int | None = None
     batch_size: int = 100
     noise_seed: int = 0
     kid_subset_size: int = 500
@@ -72,7 +77,13 @@ class EvaluationSettings:
 
     def yields(self, label: str) -> bool:
         """Whether a measurement under these settings has that label."""
-        return {"clip": self.clip is not None, "agreement": self.classes is not None}.get(label, True)
+        compared = self.reference is not None
+        return {
+            "fid": compared,
+            "kid": compared,
+            "clip": self.clip is not None,
+            "agreement": compared and self.classes is not None,
+        }.get(label, True)
 
     def load_prompts(self) -> list[str]:
         """The prompts of the images.
@@ -92,8 +103,10 @@ class EvaluationSettings:
         """The real images, uint8 [N, 3, H, W].
 
         Raises:
-            QsdError: the file or folder holds no images, or images of different sizes.
+            QsdError: the settings name none, the file or folder holds none, or images of different sizes.
         """
+        if self.reference is None:
+            raise QsdError("no real images to compare with; name them as reference")
         path = find(self.reference)
         if path.is_dir():
             return _image_folder(path)

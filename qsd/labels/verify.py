@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from qsd.labels.evaluator import headline
 from qsd.labels.label import Run
 from qsd.labels.measurer import Job
 from qsd.progress import Progress
@@ -28,8 +29,9 @@ def verify(
         progress: called after every measurement.
 
     Returns:
-        For each config the mean of every label over the seeds, ``fid_std`` (sample standard deviation over
-        the seeds, 0 for one seed), ``num_images`` and ``seeds``.
+        For each config the mean of every label over the seeds, ``fid_std`` (or that of another
+        :func:`headline`: sample standard deviation over the seeds, 0 for one seed), ``num_images`` and
+        ``seeds``.
     """
     distinct, position = np.unique(configs, axis=0, return_inverse=True)
     jobs = [Job(index, config, seed) for index, config in enumerate(distinct) for seed in noise_seeds]
@@ -37,17 +39,19 @@ def verify(
     for done, (job, labels, _) in enumerate(run(jobs)):
         measured[job.index].append(labels)
         if progress:
-            progress(done + 1, len(jobs), f"FID {labels['fid']:.1f}")
+            name = headline(labels)
+            progress(done + 1, len(jobs), f"{name} {labels[name]:.4g}")
     return [summarize(measured[int(index)], noise_seeds, num_images) for index in position.reshape(-1)]
 
 
 def summarize(
     measured: Sequence[dict[str, float]], noise_seeds: Sequence[int], num_images: int
 ) -> dict[str, Any]:
-    """Mean of every label over seeds, with the spread of FID and the conditions."""
+    """Mean of every label over seeds, with the spread of the headline and the conditions."""
     row: dict[str, Any] = {
         name: float(np.mean([labels[name] for labels in measured])) for name in measured[0]
     }
-    fids = [labels["fid"] for labels in measured]
-    row["fid_std"] = float(np.std(fids, ddof=1)) if len(fids) > 1 else 0.0
+    name = headline(measured[0])
+    values = [labels[name] for labels in measured]
+    row[f"{name}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return row | {"num_images": num_images, "seeds": list(noise_seeds)}
