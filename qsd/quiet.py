@@ -1,4 +1,4 @@
-"""Keeps other libraries' progress bars from mixing with ours."""
+"""Keeps the loading bars and reports of libraries out of our own output."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,9 +9,12 @@ from transformers.utils import logging as transformers_logging
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silences the loading bars of diffusers and transformers inside the block."""
+    """Silences the loading bars and warnings of diffusers and transformers inside the block."""
     both = (diffusers_logging, transformers_logging)
     shown = [library for library in both if library.is_progress_bar_enabled()]
+    levels = [library.get_verbosity() for library in both]
+    for library in both:
+        library.set_verbosity_error()
     for library in shown:
         library.disable_progress_bar()
     try:
@@ -19,3 +22,5 @@ def quiet() -> Iterator[None]:
     finally:
         for library in shown:
             library.enable_progress_bar()
+        for library, level in zip(both, levels, strict=True):
+            library.set_verbosity(level)

@@ -16,7 +16,8 @@ def train(name: str, out: str | None = None, seed: int = 0, device: str = "cpu",
     """Trains a shipped checkpoint anew, on the real digits of scikit-learn.
 
     Args:
-        name: digits-classifier, digits-clip or digits-pixart-alpha.
+        name: digits-classifier, digits-clip, digits-pixart-alpha, digits-pixart-sigma, digits-hunyuan-dit,
+            digits-sd15, digits-sdxl or digits-dit.
         out: folder to write; by default `checkpoints/NAME` below the current folder.
         seed: of weights and batches.
         device: where to train.
@@ -34,12 +35,12 @@ def measure(name: str, folder: str | None = None, json: bool = False) -> None:
     """Measures whether a miniature is good at full precision: FID against real digits, agreement, seconds.
 
     Args:
-        name: digits-pixart-alpha.
+        name: a miniature, for example digits-sdxl.
         folder: its folder; by default the shipped one.
         json: print JSON.
     """
-    with bar(name) as progress:
-        facts = measure_miniature(name, folder, progress=progress)
+    with console.status(f"{name}: drawing 1,000 images"):
+        facts = measure_miniature(name, folder)
     _tell(facts, json)
 
 

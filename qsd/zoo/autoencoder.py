@@ -1,4 +1,4 @@
-"""The tiny AutoencoderKL that all latent miniatures share: 16x16x3 pixels, 8x8x4 latents."""
+"""The tiny AutoencoderKL of the latent miniatures: 16x16x3 pixels to 8x8x4, 4x4x8 or 2x2x32 latents."""
 
 from typing import Any
 
@@ -10,21 +10,32 @@ from qsd.progress import Progress
 from qsd.zoo.digits import IMAGE_SIZE, Digits
 from qsd.zoo.optimization import Batch, fit
 
-LATENT_CHANNELS = 4
-LATENT_SIZE = IMAGE_SIZE // 2
+LATENT_CHANNELS = {2: 4, 4: 8, 8: 32}
+"""Channels of the latents by downsampling factor."""
+_WIDTHS = (16, 32, 32, 32)
 _KL_WEIGHT = 3e-5
 _BATCH = 32
 
 
-def build_autoencoder(latent_channels: int = LATENT_CHANNELS) -> AutoencoderKL:
-    """An untrained autoencoder with a decoder that costs little beside 20 denoising steps."""
+def latent_size(factor: int) -> int:
+    """Height and width of the latents of a 16x16 image."""
+    return IMAGE_SIZE // factor
+
+
+def build_autoencoder(factor: int = 2) -> AutoencoderKL:
+    """An untrained autoencoder with a decoder that costs little beside the denoising steps.
+
+    Args:
+        factor: 2, 4 or 8, pixels per latent in each direction.
+    """
+    levels = factor.bit_length()
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        latent_channels=latent_channels,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(16, 32),
+        latent_channels=LATENT_CHANNELS[factor],
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=_WIDTHS[:levels],
         layers_per_block=1,
         norm_num_groups=8,
         mid_block_add_attention=False,
@@ -34,7 +45,12 @@ def build_autoencoder(latent_channels: int = LATENT_CHANNELS) -> AutoencoderKL:
 
 
 def train_autoencoder(
-    digits: Digits, *, steps: int = 1500, device: torch.device, progress: Progress | None = None
+    digits: Digits,
+    *,
+    factor: int = 2,
+    steps: int = 1500,
+    device: torch.device,
+    progress: Progress | None = None,
 ) -> tuple[AutoencoderKL, dict[str, float]]:
     """Trains on all digits and normalises the latents.
 
@@ -43,7 +59,7 @@ def train_autoencoder(
         error of its reconstructions in grey levels of 255.
     """
     with device:
-        vae = build_autoencoder()
+        vae = build_autoencoder(factor)
     images = to_pixels(digits.rgb).to(device)
 
     def draw() -> Batch:
@@ -52,7 +68,7 @@ def train_autoencoder(
     def loss(batch: torch.Tensor) -> torch.Tensor:
         posterior = vae.encode(batch).latent_dist
         error = nn.functional.mse_loss(vae.decode(posterior.sample()).sample, batch)
-        return error + _KL_WEIGHT * posterior.kl().mean() / (LATENT_CHANNELS * LATENT_SIZE**2)
+        return error + _KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
 
     fit(
         vae.parameters(),
@@ -76,7 +92,7 @@ def to_pixels(images: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
-    """Scaled latent means, float32 [N, C, 8, 8], of images in [-1, 1]."""
+    """Scaled latent means, float32 [N, C, h, w], of images in [-1, 1]."""
     return torch.cat([vae.encode(part).latent_dist.mode() for part in images.split(256)]) * float(
         vae.config["scaling_factor"]
     )

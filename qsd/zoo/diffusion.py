@@ -1,9 +1,13 @@
 """The denoiser training that all miniatures share: noise prediction on latents, averaged weights."""
 
+import dataclasses
 from typing import Any, Protocol
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from torch import nn
 
 from qsd.progress import Progress
@@ -21,17 +25,52 @@ NOISE_SCHEDULE: dict[str, Any] = {
 }
 """Shared by training and by the samplers in the folders."""
 
+
+def sampler() -> Any:  # the pipelines are annotated with an enumeration that no scheduler fits
+    """The sampler in the folders: second-order SDE solver, whose fresh noise forgives a small model's errors.
+
+    From "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models" (Lu et al. 2022).
+    """
+    return DPMSolverMultistepScheduler(**NOISE_SCHEDULE, algorithm_type="sde-dpmsolver++")
+
+
 _NO_CAPTION = 0.05
 _DECAY = 0.999
-_WORKERS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a denoiser is trained.
+
+    Attributes:
+        cycles: steps and AdamW's peak learning rate of the training and of its warm restarts.
+        muon: trains the matrices of the denoiser's blocks by Muon (K. Jordan et al. 2024, "Muon: An optimizer
+            for hidden layers in neural networks"), everything else by AdamW; without it AdamW trains all.
+        batch: latents per update.
+        workers: threads that share each batch.
+    """
+
+    cycles: tuple[tuple[int, float], ...] = ((3000, 2e-3),)
+    muon: bool = True
+    batch: int = 128
+    workers: int = 1
 
 
 class Miniature(Protocol):
     """A denoiser with its conditioning, trained together; what differs between the families."""
 
+    factor: int
+    """Pixels per latent of its autoencoder, in each direction."""
+    recipe: Recipe
+    autoencoder_of: str | None
+    """The checkpoint whose autoencoder it shares; None has its own."""
+
     @property
     def modules(self) -> nn.ModuleDict:
         """Everything that is trained, under the pipeline's component names."""
+
+    def pipeline(self, vae: AutoencoderKL) -> DiffusionPipeline:
+        """The stock pipeline around the trained parts."""
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
         """Predicts the noise.
@@ -52,37 +91,48 @@ def train_denoiser(
     miniature: Miniature,
     latents: torch.Tensor,
     digits: Digits,
+    recipe: Recipe,
     *,
-    steps: int,
-    batch: int = 128,
-    learning_rate: float,
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """Trains in place; the modules end with their averaged weights.
 
     Args:
-        miniature: modules on the latents' device.
+        miniature: modules on the latents' device; training starts from whatever weights they have.
         latents: float32 [N, C, H, W] of all digits, unit variance.
         digits: the captions' source.
-        steps: number of updates.
-        batch: latents per update.
-        learning_rate: peak rate; training starts from whatever weights the modules have.
+        recipe: how long and how fast.
         progress: told every 10 steps.
 
     Returns:
-        ``loss``, the mean squared error over the last tenth of the steps.
+        ``loss``, the mean squared error over the last tenth of the steps of the last cycle.
     """
+    final = 0.0
+    for steps, learning_rate in recipe.cycles:
+        final = _train_cycle(miniature, latents, digits, recipe, steps, learning_rate, progress)
+    return {"loss": final}
+
+
+def _train_cycle(
+    miniature: Miniature,
+    latents: torch.Tensor,
+    digits: Digits,
+    recipe: Recipe,
+    steps: int,
+    learning_rate: float,
+    progress: Progress | None,
+) -> float:
     add_noise = DDPMScheduler(**NOISE_SCHEDULE).add_noise
     choices = _caption_choices(digits).to(latents.device)
     average = MovingAverage(miniature.modules, _DECAY)
 
     def draw() -> Batch:
-        rows = torch.randint(len(latents), (batch,))
-        noise = torch.randn(batch, *latents.shape[1:]).to(latents.device)
-        timesteps = _stratified_timesteps(batch)
-        drop = (torch.rand(batch, 2) > KEEP_ATTRIBUTE).long()
+        rows = torch.randint(len(latents), (recipe.batch,))
+        noise = torch.randn(recipe.batch, *latents.shape[1:]).to(latents.device)
+        timesteps = _stratified_timesteps(recipe.batch)
+        drop = (torch.rand(recipe.batch, 2) > KEEP_ATTRIBUTE).long()
         captions = choices[rows, 2 * drop[:, 0] + drop[:, 1]]
-        captions = captions * (torch.rand(batch) >= _NO_CAPTION).to(captions)
+        captions = captions * (torch.rand(recipe.batch) >= _NO_CAPTION).to(captions)
         return latents[rows], noise, timesteps.to(latents.device), captions
 
     def loss(
@@ -98,14 +148,21 @@ def train_denoiser(
         loss,
         steps=steps,
         learning_rate=learning_rate,
-        workers=_WORKERS if latents.device.type == "cpu" else 1,
+        matrices=_block_matrices(miniature.modules) if recipe.muon else (),
+        workers=recipe.workers,
         after_step=average.update,
         progress=progress,
         message="denoiser",
     )
     average.load()
     miniature.modules.eval().requires_grad_(False)
-    return {"loss": final}
+    return final
+
+
+def _block_matrices(modules: nn.Module) -> list[torch.Tensor]:
+    """The weights of linear layers and convolutions inside blocks; embedders and output layers stay out."""
+    layers = {name: module for name, module in modules.named_modules() if "block" in name}
+    return [layer.weight for layer in layers.values() if isinstance(layer, nn.Linear | nn.Conv2d)]
 
 
 def _stratified_timesteps(batch: int) -> torch.Tensor:

@@ -91,7 +91,8 @@ def write_data(out: Path) -> dict[str, int]:
     """Writes what measuring needs, so that it needs no scikit-learn.
 
     Files: ``images.safetensors`` (key ``images``, uint8 [N, 1, 16, 16], scikit-learn's order),
-    ``prompts.txt`` (one caption per line), ``classes.txt`` (the digit each prompt asks for).
+    ``prompts.txt`` (one caption per line), ``classes.txt`` (the digit each prompt asks for),
+    ``class_prompts.txt`` (the same digits as captions without attributes, for class-conditional denoisers).
 
     Returns:
         Number of images, prompts and held-out images.
@@ -102,6 +103,8 @@ def write_data(out: Path) -> dict[str, int]:
     save_file({"images": digits.grey.contiguous()}, out / "images.safetensors")
     (out / "prompts.txt").write_text("".join(f"{text}\n" for text in texts))
     (out / "classes.txt").write_text("".join(f"{digit}\n" for digit in classes))
+    plain = (caption(digit, Attributes()) for digit in classes)
+    (out / "class_prompts.txt").write_text("".join(f"{text}\n" for text in plain))
     return {
         "images": len(digits.grey),
         "prompts": len(texts),

@@ -1,7 +1,7 @@
-"""What every training loop of the zoo shares: AdamW with warmup and cosine decay, and weight averaging."""
+"""What the training loops of the zoo share: AdamW and Muon, warmup and cosine decay, weight averaging."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -10,6 +10,8 @@ from torch import nn
 from qsd.progress import Progress
 
 Batch = tuple[torch.Tensor, ...]
+
+_MUON_RATE = 0.01
 
 
 def fit(
@@ -20,6 +22,7 @@ def fit(
     steps: int,
     learning_rate: float,
     weight_decay: float = 0.01,
+    matrices: Sequence[torch.Tensor] = (),
     workers: int = 1,
     after_step: Callable[[int], None] | None = None,
     progress: Progress | None = None,
@@ -33,7 +36,9 @@ def fit(
         loss: mean loss, a scalar, of a batch or a part of it.
         steps: number of updates; the first 5 % (at most 200) warm up, then the rate decays as a cosine.
         learning_rate: peak rate of AdamW.
-        weight_decay: of AdamW.
+        weight_decay: of AdamW and Muon.
+        matrices: those of the parameters that Muon trains instead of AdamW, of two or more dimensions; all
+            but the first are flattened. On the miniatures it needs a third of AdamW's steps.
         workers: threads that share each batch; networks this small gain nothing from threads within an
             operation.
         after_step: called with the number of steps done.
@@ -44,14 +49,27 @@ def fit(
         Mean loss of the last tenth of the steps.
     """
     parameters = list(parameters)
-    optimizer = torch.optim.AdamW(
-        parameters, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True
-    )
     warmup = max(1, min(200, steps // 20))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))),
-    )
+    flat = [nn.Parameter(matrix.detach().flatten(1)) for matrix in matrices]  # views on the same numbers
+    by_muon = {id(matrix) for matrix in matrices}
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [parameter for parameter in parameters if id(parameter) not in by_muon],
+            lr=learning_rate,
+            weight_decay=weight_decay,
+            betas=(0.9, 0.99),
+            fused=True,
+        )
+    ]
+    if flat:
+        optimizers.append(torch.optim.Muon(flat, lr=_MUON_RATE, weight_decay=weight_decay))
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))),
+        )
+        for optimizer in optimizers
+    ]
 
     def gradient(part: Batch) -> tuple[float, tuple[torch.Tensor, ...]]:
         value = loss(*part)
@@ -65,8 +83,11 @@ def fit(
             for parameter, *shares in zip(parameters, *gradients, strict=True):
                 parameter.grad = torch.stack(shares).mean(0) if workers > 1 else shares[0]
             nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
+            for view, matrix in zip(flat, matrices, strict=True):
+                view.grad = None if matrix.grad is None else matrix.grad.flatten(1)
+            for optimizer, schedule in zip(optimizers, schedules, strict=True):
+                optimizer.step()
+                schedule.step()
             losses.append(sum(values) / workers)
             if after_step:
                 after_step(step)

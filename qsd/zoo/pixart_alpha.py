@@ -8,8 +8,8 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from torch import nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
-from qsd.zoo.autoencoder import LATENT_CHANNELS, LATENT_SIZE
-from qsd.zoo.diffusion import NOISE_SCHEDULE, caption_table
+from qsd.zoo.autoencoder import LATENT_CHANNELS, latent_size
+from qsd.zoo.diffusion import NOISE_SCHEDULE, Recipe, caption_table
 from qsd.zoo.tokenizers import t5_tokenizer
 
 _TEXT_WIDTH = 64
@@ -19,6 +19,10 @@ _NO_SIZE_CONDITION = {"resolution": None, "aspect_ratio": None}
 
 class PixArtAlpha:
     """Satisfies :class:`qsd.zoo.diffusion.Miniature`."""
+
+    factor = 2
+    recipe = Recipe(cycles=((4500, 1.5e-3), (3500, 1e-3)), muon=False, workers=2)
+    autoencoder_of: str | None = None
 
     def __init__(self, device: torch.device) -> None:
         self.tokenizer: T5Tokenizer = t5_tokenizer()
@@ -73,11 +77,11 @@ def _build_transformer() -> PixArtTransformer2DModel:
     return PixArtTransformer2DModel(
         num_attention_heads=_HEADS,
         attention_head_dim=_HEAD_WIDTH,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,  # the noise alone; the large model predicts a variance too
+        in_channels=LATENT_CHANNELS[PixArtAlpha.factor],
+        out_channels=LATENT_CHANNELS[PixArtAlpha.factor],  # no variance
         num_layers=_BLOCKS,
         cross_attention_dim=width,
-        sample_size=LATENT_SIZE,
+        sample_size=latent_size(PixArtAlpha.factor),
         patch_size=2,
         caption_channels=_TEXT_WIDTH,
     )

@@ -1,77 +1,107 @@
 """The trainable things by name, and the one function that trains any of them."""
 
+import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
-from transformers import AutoModelForImageClassification
+import yaml
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
+from qsd.denoisers.pipeline import load_pipeline
 from qsd.errors import QsdError
+from qsd.labels import EvaluationSettings
 from qsd.paths import find
 from qsd.progress import Progress
-from qsd.zoo.autoencoder import LATENT_CHANNELS, LATENT_SIZE, encode, to_pixels, train_autoencoder
+from qsd.zoo.autoencoder import encode, to_pixels, train_autoencoder
 from qsd.zoo.classifier import train_classifier
 from qsd.zoo.clip import train_clip
-from qsd.zoo.diffusion import train_denoiser
+from qsd.zoo.diffusion import Miniature, train_denoiser
 from qsd.zoo.digits import load_digits
+from qsd.zoo.dit import DiT
 from qsd.zoo.folders import write_folder
+from qsd.zoo.hunyuan_dit import HunyuanDiT
 from qsd.zoo.pixart_alpha import PixArtAlpha
-from qsd.zoo.quality import draw_with, measure_quality
+from qsd.zoo.pixart_sigma import PixArtSigma
+from qsd.zoo.pretrained import pretrained
+from qsd.zoo.quality import measure_quality
+from qsd.zoo.sd15 import StableDiffusion15
+from qsd.zoo.sdxl import StableDiffusionXL
 
-CLASSIFIER = "digits-classifier"
-_LATENT_SHAPE = (LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE)
-_CYCLES = ((4500, 1.5e-3), (3500, 1e-3))  # the restart halves the FID
+MINIATURES: dict[str, type[Miniature]] = {
+    "digits-pixart-alpha": PixArtAlpha,
+    "digits-pixart-sigma": PixArtSigma,
+    "digits-hunyuan-dit": HunyuanDiT,
+    "digits-sd15": StableDiffusion15,
+    "digits-sdxl": StableDiffusionXL,
+    "digits-dit": DiT,
+}
+"""Name of a pipeline's folder to its denoiser and conditioning."""
+
+_LABELING = {
+    "digits-pixart-alpha": "label_digits.yaml",
+    "digits-pixart-sigma": "label_pixart_sigma.yaml",
+    "digits-hunyuan-dit": "label_hunyuan.yaml",
+    "digits-sd15": "label_sd15.yaml",
+    "digits-sdxl": "label_sdxl.yaml",
+    "digits-dit": "label_dit.yaml",
+}
 
 
-def train_pixart_alpha(
+def train_miniature(
+    make: Callable[[torch.device], Miniature],
     out: Path,
     *,
     seed: int = 0,
     device: torch.device,
     progress: Progress | None = None,
-    cycles: Sequence[tuple[int, float]] = _CYCLES,
+    cycles: tuple[tuple[int, float], ...] | None = None,
     autoencoder_steps: int = 1500,
 ) -> dict[str, float]:
-    """Trains the autoencoder, then text encoder and denoiser together, and writes the pipeline's folder.
+    """Trains the denoiser, and its autoencoder unless it shares one, and writes the pipeline's folder.
 
     Args:
+        make: a class of :data:`MINIATURES`.
         out: the folder to write.
         seed: of initialisation and batches.
         device: where to train.
         progress: told every 10 steps.
-        cycles: steps and peak learning rate of the denoiser's training and of its warm restarts.
+        cycles: steps and peak learning rate of the training and of its warm restarts; by default the class's.
         autoencoder_steps: updates of the autoencoder.
 
     Returns:
-        ``autoencoder_rmse`` (grey levels of 255), ``loss``, ``bytes``.
+        ``loss``, ``bytes``, and ``autoencoder_rmse`` (grey levels of 255) of an autoencoder of its own.
+
+    Raises:
+        QsdError: the checkpoint that it takes parts from is not there.
     """
     digits = load_digits()
+    facts: dict[str, float] = {}
     torch.manual_seed(seed)
-    vae, facts = train_autoencoder(digits, steps=autoencoder_steps, device=device, progress=progress)
+    miniature = make(device)
+    if miniature.autoencoder_of:
+        vae = pretrained(AutoencoderKL, miniature.autoencoder_of, "vae").to(device)
+    else:
+        torch.manual_seed(seed)
+        vae, facts = train_autoencoder(
+            digits, factor=miniature.factor, steps=autoencoder_steps, device=device, progress=progress
+        )
     latents = encode(vae, to_pixels(digits.rgb).to(device))
     torch.manual_seed(seed)
-    miniature = PixArtAlpha(device)
-    for steps, learning_rate in cycles:
-        facts |= train_denoiser(
-            miniature, latents, digits, steps=steps, learning_rate=learning_rate, progress=progress
-        )
+    recipe = miniature.recipe if cycles is None else dataclasses.replace(miniature.recipe, cycles=cycles)
+    facts |= train_denoiser(miniature, latents, digits, recipe, progress=progress)
     return facts | {"bytes": write_folder(out, miniature.pipeline(vae).save_pretrained)}
 
 
 TRAINERS: dict[str, Callable[..., dict[str, float]]] = {
-    CLASSIFIER: train_classifier,
+    "digits-classifier": train_classifier,
     "digits-clip": train_clip,
-    "digits-pixart-alpha": train_pixart_alpha,
+    **{name: partial(train_miniature, make) for name, make in MINIATURES.items()},
 }
-"""Name of a checkpoint folder to the function that makes it."""
-
-DRAW_SETTINGS: dict[str, dict[str, Any]] = {
-    "digits-pixart-alpha": {"use_resolution_binning": False, "max_sequence_length": 8},
-}
-"""Denoisers, with what their pipelines need beside prompts and noise."""
+"""Name of a checkpoint folder to the function that makes it, in an order that makes what is needed first."""
 
 
 def train(
@@ -98,28 +128,29 @@ def train(
     with torch.random.fork_rng():
         facts = TRAINERS[name](out, seed=seed, device=device, progress=progress)
     facts["seconds"] = time.perf_counter() - started
-    if name in DRAW_SETTINGS:
-        facts |= measure(name, out, progress=progress)
+    if name in MINIATURES:
+        facts |= measure(name, out)
     return facts
 
 
-def measure(
-    name: str, folder: str | Path | None = None, *, seed: int = 0, progress: Progress | None = None
-) -> dict[str, float]:
+def measure(name: str, folder: str | Path | None = None, *, seed: int = 0) -> dict[str, float]:
     """Quality of a trained denoiser at full precision (see :func:`qsd.zoo.quality.measure_quality`).
 
     Args:
-        name: a key of :data:`DRAW_SETTINGS`.
+        name: a key of :data:`MINIATURES`.
         folder: its checkpoint folder; by default the shipped one.
-        seed: of the initial noise.
-        progress: told after every batch.
+        seed: of the noise.
 
     Raises:
-        QsdError: unknown name, missing folder, or scikit-learn is not installed.
+        QsdError: unknown name or missing folder.
     """
-    if name not in DRAW_SETTINGS:
-        raise QsdError(f"no denoiser {name!r} in the zoo; choose one of {', '.join(sorted(DRAW_SETTINGS))}")
-    classifier = AutoModelForImageClassification.from_pretrained(find(f"checkpoints/{CLASSIFIER}"))
-    pipeline = DiffusionPipeline.from_pretrained(find(folder or f"checkpoints/{name}"))
-    draw = draw_with(pipeline, **DRAW_SETTINGS[name])
-    return measure_quality(draw, _LATENT_SHAPE, classifier, load_digits(), seed=seed, progress=progress)
+    if name not in MINIATURES:
+        raise QsdError(f"no denoiser {name!r} in the zoo; choose one of {', '.join(sorted(MINIATURES))}")
+    pipe: Any = load_pipeline(folder or f"checkpoints/{name}")
+    return measure_quality(pipe, labeling_settings(name), seed=seed)
+
+
+def labeling_settings(name: str, num_images: int = 1000) -> EvaluationSettings:
+    """How a miniature is measured: the settings of its labeling YAML, on ``num_images`` images."""
+    content = yaml.safe_load(find(f"lightning_configs/{_LABELING[name]}").read_text(encoding="utf-8"))
+    return EvaluationSettings(**(content["evaluation"] | {"num_images": num_images}))

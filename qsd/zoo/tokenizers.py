@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import CLIPTokenizer, T5Tokenizer
+from transformers import BertTokenizer, CLIPTokenizer, T5Tokenizer
 
 from qsd.zoo.captions import VOCABULARY
 
@@ -14,6 +14,12 @@ def t5_tokenizer() -> T5Tokenizer:
     """One token per word of the captions; anything else is the unknown token."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     return T5Tokenizer(vocab=[*special, *((f"▁{word}", -1.0) for word in VOCABULARY)], extra_ids=0)
+
+
+def bert_tokenizer() -> BertTokenizer:
+    """One token per word of the captions; anything else is the unknown token."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *VOCABULARY]
+    return BertTokenizer(vocab={word: index for index, word in enumerate(words)})
 
 
 def clip_tokenizer(max_length: int) -> CLIPTokenizer:
