@@ -50,9 +50,7 @@ class DiT:
         """The stock pipeline, whose class names are the captions `a zero` to `a nine`."""
         for block in self.transformer.transformer_blocks[1:]:  # as the published checkpoints store them
             block.norm1.emb = copy.deepcopy(block.norm1.emb)
-        return DiTPipeline(
-            transformer=self.transformer,
-            vae=vae,
-            scheduler=sampler(),
-            id2label={index: f"a {word}" for index, word in enumerate(DIGIT_WORDS)},
-        )
+        names = {index: f"a {word}" for index, word in enumerate(DIGIT_WORDS)}
+        pipe = DiTPipeline(transformer=self.transformer, vae=vae, scheduler=sampler(), id2label=names)
+        pipe.register_to_config(id2label=names)  # the constructor does not, so saving would lose them
+        return pipe
