@@ -70,10 +70,10 @@ def tiny_vae(num_stages: int = 2, **config: Any) -> AutoencoderKL:
 
 
 def tiny_t5(width: int = 12) -> T5EncoderModel:
-    """One block."""
+    """One block; knows the tokens of either tokenizer."""
     torch.manual_seed(1)
     config = T5Config(
-        vocab_size=len(t5_tokenizer()), d_model=width, d_kv=4, d_ff=16, num_layers=1, num_heads=2
+        vocab_size=len(clip_tokenizer(77)), d_model=width, d_kv=4, d_ff=16, num_layers=1, num_heads=2
     )
     return T5EncoderModel(config).eval()
 
@@ -113,7 +113,8 @@ def tiny_bert(width: int = 12) -> tuple[BertModel, BertTokenizer]:
     return BertModel(config, add_pooling_layer=False).eval(), tokenizer
 
 
-def _denoiser(family: str, **changes: Any) -> Any:
+def random_denoiser(family: str, **changes: Any) -> Any:
+    """A tiny denoiser of a family of `families.py`."""
     torch.manual_seed(0)
     known = FAMILIES[family]
     return getattr(diffusers, known.cls)(**(known.full | known.tiny | changes)).eval()
@@ -145,7 +146,7 @@ def pixart_sigma() -> Any:
         tokenizer=t5_tokenizer(),
         text_encoder=tiny_t5(),
         vae=tiny_vae(),
-        transformer=_denoiser("pixart_sigma", in_channels=4, out_channels=8),
+        transformer=random_denoiser("pixart_sigma", in_channels=4, out_channels=8),
         scheduler=diffusers.DPMSolverMultistepScheduler(),
     )
 
@@ -158,7 +159,7 @@ def hunyuan() -> Any:
         tokenizer=tokenizer,
         text_encoder_2=tiny_t5(width=24),
         tokenizer_2=t5_tokenizer(),
-        transformer=_denoiser("hunyuan_dit", text_len=77, text_len_t5=256, num_layers=4),
+        transformer=random_denoiser("hunyuan_dit", text_len=77, text_len_t5=256, num_layers=4),
         scheduler=diffusers.DDPMScheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -173,7 +174,7 @@ def sdxl() -> Any:
         text_encoder_2=tiny_clip(CLIPTextModelWithProjection),
         tokenizer=clip_tokenizer(77),
         tokenizer_2=clip_tokenizer(77),
-        unet=_denoiser("sdxl", cross_attention_dim=24),
+        unet=random_denoiser("sdxl", cross_attention_dim=24),
         scheduler=diffusers.EulerDiscreteScheduler(),
         add_watermarker=False,
     )
@@ -184,7 +185,7 @@ def sd15() -> Any:
         vae=tiny_vae(),
         text_encoder=tiny_clip(),
         tokenizer=clip_tokenizer(77),
-        unet=_denoiser("sd15"),
+        unet=random_denoiser("sd15"),
         scheduler=diffusers.EulerAncestralDiscreteScheduler(steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
@@ -194,7 +195,7 @@ def sd15() -> Any:
 
 def dit() -> Any:
     """Stores one timestep embedder once per block, as published checkpoints do."""
-    transformer = _denoiser("dit", num_embeds_ada_norm=len(PROMPTS))
+    transformer = random_denoiser("dit", num_embeds_ada_norm=len(PROMPTS))
     first = transformer.transformer_blocks[0].norm1.emb
     for block in transformer.transformer_blocks[1:]:
         block.norm1.emb.load_state_dict(first.state_dict())

@@ -2,12 +2,12 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from qsd.errors import QsdError
+from qsd.errors import QsdError, first_line
 from qsd.labels.conditions import conditions_of, guidance_of
 from qsd.labels.settings import EvaluationSettings
 
@@ -51,6 +51,9 @@ class Generator:
             (rows, latents float32 [B, ...], images uint8 [B, 3, H, W]), both on the CPU. Latents are what
             the VAE decodes, in the scale of the denoiser, or the images from -1 to 1 of a pipeline without
             one. The image of a video is its middle frame, its latents are those of all frames.
+
+        Raises:
+            QsdError: the pipeline refuses the settings.
         """
         for start in range(0, self.settings.num_images, self.settings.batch_size):
             rows = slice(start, min(start + self.settings.batch_size, self.settings.num_images))
@@ -58,6 +61,7 @@ class Generator:
 
     @torch.inference_mode()
     def _draw(self, rows: slice, noise_seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents and images of a batch."""
         device = self.pipe.device
         conditions = {
             name: value[rows].to(device) if isinstance(value, torch.Tensor) else value[rows]
@@ -65,24 +69,23 @@ class Generator:
         }
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-            _unchecked(self.pipe),
+            _replaced(self.pipe, "safety_checker", None),
             _recorded(self.pipe) as decoded,
         ):
             torch.manual_seed(_seed(noise_seed, rows.start))
-            images = self.pipe(
-                **conditions,
-                **self._options,
-                generator=[
-                    torch.Generator().manual_seed(_seed(noise_seed, index))
-                    for index in range(rows.start, rows.stop)
-                ],
-                return_dict=False,
-            )[0]
-        images = images.float()
+            generators = [
+                torch.Generator().manual_seed(_seed(noise_seed, index))
+                for index in range(rows.start, rows.stop)
+            ]
+            try:
+                images = self.pipe(**conditions, **self._options, generator=generators, return_dict=False)[0]
+            except ValueError as error:  # what pipelines raise for a size or a scale that they do not take
+                raise QsdError(f"{type(self.pipe).__name__}: {first_line(error)}") from error
+        images = torch.from_numpy(images).movedim(-1, -3)
         latents = torch.cat(decoded).float() * _scaling_factor(self.pipe) if decoded else images * 2 - 1
         if images.ndim == 5:
             images = images[:, images.shape[1] // 2]
-        return latents.cpu(), (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        return latents.cpu(), (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _options(pipe: Any, settings: EvaluationSettings) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def _options(pipe: Any, settings: EvaluationSettings) -> dict[str, Any]:
             raise QsdError(f"{type(pipe).__name__}: has no choice of {name}; leave it out")
     fixed: dict[str, Any] = {
         "num_inference_steps": settings.steps,
-        "output_type": "pt",
+        "output_type": "np",  # in this form alone all pipelines return images from 0 to 1
         "use_resolution_binning": False,
         "clean_caption": False,
     }
@@ -129,18 +132,16 @@ def _recorded(pipe: Any) -> Iterator[list[torch.Tensor]]:
         yield latents
 
 
-def _unchecked(pipe: Any) -> contextlib.AbstractContextManager[None]:
-    """Keeps the pipeline's safety checker, if it has one, from replacing images."""
-    if not hasattr(pipe, "run_safety_checker"):
-        return contextlib.nullcontext()
-    return _replaced(pipe, "run_safety_checker", lambda image, *_: (image, None))
-
-
 @contextlib.contextmanager
-def _replaced(owner: Any, method: str, replacement: Callable[..., Any]) -> Iterator[None]:
-    """Overrides a method of one object meanwhile."""
-    setattr(owner, method, replacement)
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Gives an object another attribute meanwhile, behind the back of pipelines, which record assignments."""
+    attributes, absent = vars(owner), object()
+    before = attributes.get(name, absent)
+    attributes[name] = value
     try:
         yield
     finally:
-        delattr(owner, method)
+        if before is absent:
+            del attributes[name]
+        else:
+            attributes[name] = before
