@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from qsd.errors import QsdError
 from qsd.features import GraphFeatures
 from qsd.paths import find
-from qsd.store import Header, Store
+from qsd.store import SPLITS, Header, Store
 from qsd.target import Target
 
 
@@ -50,6 +50,8 @@ class StoreData:
         configs: int64 [R, L].
         targets: float32 [R, T], the target first, then the auxiliary ones.
         fold: int64 [R], the member that validates on a record; -1 for test records.
+        repeats: float32 [Z, R], the target of test records measured again under Z further noise seeds; NaN
+            where it was not. Nothing learns from them: they tell what no ranker can know.
         message: what was skipped, empty when nothing was.
     """
 
@@ -59,6 +61,7 @@ class StoreData:
     configs: Tensor
     targets: Tensor
     fold: Tensor
+    repeats: Tensor
     message: str
 
     def training_rows(self, member: int) -> Tensor:
@@ -90,7 +93,7 @@ def prepare(
 
     The store fixes which records are test. With ``folds`` 1 it also fixes which are validation; with more,
     training and validation records together are divided anew into ``folds`` parts, and each member of the
-    ensemble holds out one part.
+    ensemble holds out one part. All these records are of one noise seed, that of the store's first record.
 
     Args:
         store: where the records are.
@@ -105,7 +108,8 @@ def prepare(
             test.
     """
     evaluated = target.evaluate(store)
-    rows = np.flatnonzero(evaluated.valid)
+    is_first = store.records.noise_seed == store.records.noise_seed[0]
+    rows = np.flatnonzero(evaluated.valid & is_first)
     columns = [evaluated.values, *(other.evaluate(store).values for other in auxiliary)]
     split = store.records.split[rows]
     fold = np.where(split == 2, -1, np.where(split == 1, 0, 1))
@@ -125,8 +129,21 @@ def prepare(
         configs=torch.from_numpy(store.records.config[rows].astype(np.int64)),
         targets=torch.from_numpy(np.stack([column[rows] for column in columns], axis=1)).float(),
         fold=torch.from_numpy(fold),
+        repeats=torch.from_numpy(_repeats(store, evaluated.values, rows)).float(),
         message=evaluated.message,
     )
+
+
+def _repeats(store: Store, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Values of the test records among ``rows`` under every other noise seed, float64 [Z, len(rows)]."""
+    records = store.records
+    others = np.unique(records.noise_seed[records.noise_seed != records.noise_seed[0]])
+    repeats = np.full((len(others), len(rows)), np.nan)
+    for position, seed in enumerate(others):
+        measured = (records.noise_seed == seed) & (records.split == SPLITS.index("test"))
+        value_of = dict(zip(records.index[measured].tolist(), values[measured].tolist(), strict=True))
+        repeats[position] = [value_of.get(index, np.nan) for index in records.index[rows].tolist()]
+    return repeats
 
 
 def _check_sizes(store: Store, fold: np.ndarray, folds: int) -> None:

@@ -103,7 +103,7 @@ def open_study(storage: str, name: str, seed: int = 0) -> optuna.Study:
             study_name=name,
             direction="maximize",
             load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=20),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
         )
     except Exception as error:  # SQLAlchemy raises many kinds; all mean "cannot open"
         raise QsdError(

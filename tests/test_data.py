@@ -57,6 +57,40 @@ def test_targets_follow_their_configs(store):
     assert "records skipped" in data.message
 
 
+def _relabeled(store, seed, split, factor, count=None):
+    """The store and records of a split again under another noise seed, their labels times a factor."""
+    first = (store.records.noise_seed == 0) & (store.records.split == split)
+    again = store.records.select(np.flatnonzero(first)[:count])
+    again = dataclasses.replace(
+        again, noise_seed=np.full(len(again), seed, np.int64), labels=again.labels * factor
+    )
+    columns = {
+        field.name: np.concatenate([getattr(store.records, field.name), getattr(again, field.name)])
+        for field in dataclasses.fields(again)
+    }
+    return Store(store.path, store.header, type(again)(**columns))
+
+
+def test_repeats_under_other_noise_seeds_are_kept_apart(store):
+    plain = prepare(store, Target("-fid"), folds=3)
+    repeated = _relabeled(_relabeled(store, 1, 2, 2.0, count=7), 5, 2, 3.0)
+    data = prepare(repeated, Target("-fid"), folds=3)
+    for name in ("configs", "targets", "fold"):
+        assert torch.equal(getattr(data, name), getattr(plain, name))
+    assert plain.repeats.shape == (0, len(plain.fold))
+    test = data.test_rows()
+    torch.testing.assert_close(data.repeats[0, test[:7]], 2 * data.targets[test[:7], 0])
+    torch.testing.assert_close(data.repeats[1, test], 3 * data.targets[test, 0])
+    assert data.repeats[0, test[7:]].isnan().all()
+    assert data.repeats[:, data.known_rows()].isnan().all()
+
+
+def test_repeats_of_training_records_teach_nothing(store):
+    data = prepare(_relabeled(store, 1, 0, 2.0), Target("-fid"), folds=3)
+    assert torch.equal(data.targets, prepare(store, Target("-fid"), folds=3).targets)
+    assert data.repeats.isnan().all()
+
+
 def test_an_epoch_shows_every_member_its_own_records_once(store):
     module = StoreDataModule([str(store.path)], folds=4, batch_size=15)
     module.setup()

@@ -12,6 +12,7 @@ from qsd.features import GraphFeatures
 from qsd.quantizers.options import Option
 from qsd.ranker.checkpoint import load_ranker, save_ranker
 from qsd.ranker.ensemble import Ensemble, Member
+from qsd.ranker.evaluation import compare
 from qsd.ranker.metrics import spearman
 from qsd.ranker.network import GraphRanker, NetworkSettings
 from qsd.target import Target
@@ -111,8 +112,8 @@ def test_hop_embeddings_are_means_of_node_embeddings(graph, configs):
     torch.testing.assert_close(network(graph, configs).norms, norms)
 
 
-def test_without_graph_head_the_model_is_additive(graph, configs):
-    member = Member(dataclasses.replace(SMALL, graph_head=False), [graph], 1).eval()
+def test_without_graph_head_or_pairs_the_model_is_additive(header, graph, configs):
+    member = Member(dataclasses.replace(SMALL, graph_head=False), [header], [graph], 1).eval()
     member.contributions().copy_(torch.randn(graph.num_layers, 6))
     expected = member.contributions()[torch.arange(graph.num_layers), configs].sum(dim=1)
     torch.testing.assert_close(member(graph, configs).outputs[:, 0], expected)
@@ -121,7 +122,7 @@ def test_without_graph_head_the_model_is_additive(graph, configs):
 def test_training_starts_from_the_additive_part(tmp_path):
     store = synthetic_store(tmp_path / "a.h5", 60, 1)
     data = prepare(store, Target("-log(fid)"), folds=3)
-    member = Member(SMALL, [data.graph], 1).eval()
+    member = Member(SMALL, [data.header], [data.graph], 1).eval()
     inside = data.training_rows(1)
     member.fit_scales(0, data.targets[inside])
     offsets = member.fit_additive(0, data, 1)
@@ -132,11 +133,36 @@ def test_training_starts_from_the_additive_part(tmp_path):
     assert rank > 0.8
 
 
+def test_the_ceiling_stands_beside_the_ranker_on_the_same_records(tmp_path):
+    store = synthetic_store(tmp_path / "a.h5", 120, 1)
+    data = prepare(store, Target("-log(fid)"), folds=2)
+    members = Ensemble(Member(SMALL, [data.header], [data.graph], 1) for _ in range(2))
+    for index, member in enumerate(members):
+        member.fit_scales(0, data.targets[data.training_rows(index)])
+        member.fit_additive(0, data, index)
+    plain = compare(members, data, num_bootstrap=20)
+    test = data.test_rows()[:12]
+    repeats = torch.full((2, len(data.fold)), torch.nan)
+    repeats[0, test] = data.targets[test, 0].exp()  # the same order
+    repeats[1, test] = -data.targets[test, 0]  # the opposite one
+    report = compare(members, dataclasses.replace(data, repeats=repeats), num_bootstrap=20)
+    assert {name: report[name] for name in plain} == plain
+    ceiling, ranker = list(report)[len(plain) :]
+    assert "12 records" in ceiling
+    assert report[ceiling]["spearman"]["value"] == pytest.approx(0)
+    assert report[ranker]["spearman"]["value"] == pytest.approx(
+        spearman(
+            data.targets[test, 0].numpy(),
+            members.score(data.graph, data.configs[test]).mean(dim=0).detach().numpy(),
+        )
+    )
+
+
 def test_a_useless_correction_is_not_believed(tmp_path):
     store = synthetic_store(tmp_path / "a.h5", 60, 1)
     data = prepare(store, Target("-log(fid)"), folds=2)
     torch.manual_seed(0)
-    members = Ensemble(_randomized(Member(SMALL, [data.graph], 1)) for _ in range(2))
+    members = Ensemble(_randomized(Member(SMALL, [data.header], [data.graph], 1)) for _ in range(2))
     for index, member in enumerate(members):
         member.fit_scales(0, data.targets[data.training_rows(index)])
         member.fit_additive(0, data, index)
@@ -147,13 +173,13 @@ def test_a_useless_correction_is_not_believed(tmp_path):
 def test_scales_come_from_training_records(tmp_path):
     store = synthetic_store(tmp_path / "a.h5", 60, 1)
     data = prepare(store, Target("-fid"), [Target("clip")], folds=3)
-    member = Member(SMALL, [data.graph], 2)
+    member = Member(SMALL, [data.header], [data.graph], 2)
     inside = data.targets[data.training_rows(1)]
     member.fit_scales(0, inside)
     torch.testing.assert_close(member.target_mean[0], inside.mean(dim=0))
     scaled = member.standardized(0, inside)
     torch.testing.assert_close(scaled.std(dim=0, correction=0), torch.ones(2))
-    assert member.relevance_high.item() == pytest.approx(scaled[:, 0].max().item())
+    assert member.target_high.item() == pytest.approx(scaled[:, 0].max().item())
     member.fit_hops(0, data, 1)
     norms = member.network(data.graph, data.configs[data.training_rows(1)]).norms
     torch.testing.assert_close(member.hop_mean[0], norms.mean(dim=1))
@@ -162,7 +188,7 @@ def test_scales_come_from_training_records(tmp_path):
 @pytest.fixture
 def saved(tmp_path, header, graph):
     torch.manual_seed(0)
-    members = Ensemble(_randomized(Member(SMALL, [graph], 1)) for _ in range(3))
+    members = Ensemble(_randomized(Member(SMALL, [header], [graph], 1)) for _ in range(3))
     for member in members:
         member.fit_scales(0, torch.randn(20, 1) * 30 - 60)
     save_ranker(tmp_path / "ranker", members.eval(), [header], "-fid", metrics={"a": 1})
@@ -244,7 +270,7 @@ def test_can_overfit_twenty_records(tmp_path):
     store = synthetic_store(tmp_path / "a.h5", 60, 1)
     data = prepare(store, Target("-log(fid)"))
     torch.manual_seed(0)
-    member = Member(SMALL, [data.graph], 1)
+    member = Member(SMALL, [data.header], [data.graph], 1)
     configs, targets = data.configs[:20], data.targets[:20]
     member.fit_scales(0, targets)
     optimizer = torch.optim.Adam(member.parameters(), lr=0.02)

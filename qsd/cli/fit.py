@@ -18,6 +18,7 @@ from qsd.configs import write_json
 from qsd.data import StoreDataModule
 from qsd.errors import QsdError
 from qsd.paths import find
+from qsd.ranker.baselines import BASELINES
 from qsd.ranker.checkpoint import is_ranker, load_ranker, save_ranker
 from qsd.ranker.evaluation import Report, compare
 from qsd.ranker.metrics import LARGER_IS_BETTER
@@ -162,15 +163,20 @@ def _table(report: Report, title: str) -> Table:
     table.add_column("")
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
+    rivals = ("ranker", *BASELINES)
     best = {
-        name: (max if LARGER_IS_BETTER[name] else min)(row[name]["value"] for row in report.values())
+        name: (max if LARGER_IS_BETTER[name] else min)(report[rival][name]["value"] for rival in rivals)
         for name in names
     }
     for predictor, row in report.items():
+        if len(table.rows) == len(rivals):
+            table.add_section()  # the rows that follow are measured on fewer records
         cells = []
         for name in names:
             value = row[name]
             text = f"{value['value']:.3f} [dim]({value['low']:.3f} to {value['high']:.3f})[/dim]"
-            cells.append(f"[bold]{text}[/bold]" if value["value"] == best[name] else text)
+            cells.append(
+                f"[bold]{text}[/bold]" if predictor in rivals and value["value"] == best[name] else text
+            )
         table.add_row(predictor, *cells)
     return table

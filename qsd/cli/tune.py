@@ -28,7 +28,7 @@ def run(args: Sequence[str]) -> None:
 def run_tune(
     *,
     config: str,
-    space: str = "tune-pixart.yaml",
+    space: str = "tune.yaml",
     trials: int = 50,
     storage: str = "sqlite:///study.db",
     study: str = "qsd",

@@ -7,52 +7,78 @@ from torch import Tensor, nn
 
 from qsd.data import StoreData
 from qsd.features import GraphFeatures
-from qsd.ranker.additive import fit_additive_model
+from qsd.ranker.additive import fit_additive_model, num_pair_features
+from qsd.ranker.link import bend, unbend
 from qsd.ranker.metrics import ndcg_at_10, spearman
 from qsd.ranker.network import GraphRanker, NetworkSettings, Prediction
+from qsd.store import Header
 
 
 class Member(nn.Module):
     """A network and the scales of its training records, so that it predicts in the target's own units.
 
-    S stores, T targets, H hops.
+    S stores, T targets, H hops. Targets are standardized, and the first one is bent as well: it is on the
+    scale on which damage adds up (:mod:`qsd.ranker.link`).
+
+    Args:
+        settings: architecture of the network.
+        headers: of the stores.
+        graphs: their features.
+        num_targets: T.
 
     Attributes:
-        network: the graph network, which works on standardized targets.
+        network: the graph network, which works on bent targets.
         target_mean, target_std: float32 [S, T], over the member's training records.
-        relevance_low, relevance_high: float32 [S], 20 % quantile and maximum of the standardized target.
+        power: float32 [S], of the link that bends the first target.
+        target_low, target_high: float32 [S], range of the standardized first target.
+        relevance_low: float32 [S], its 20 % quantile.
         hop_mean, hop_std: float32 [S, H], of the hop norms over the member's training records.
         hop_weight: float32 [S, H], Spearman times NDCG of each hop's norm on the member's validation records,
             0 for a hop that ranks the wrong way round; the weights of hop scores (Qua²SeDiMo, AAAI-25).
         graph_share: float32 [S], 0 to 1, share of the network's correction that is added.
-        additive_0, additive_1, ...: float32 [L, O], standardized additive contributions, by store.
+        additive_0, additive_1, ...: float32 [L, O], additive contributions on the bent scale, by store.
+        pair_table_0, ...: float32 [L, O, P] and pair_weight_0, ...: float32 [P], pairs of the outer layers
+            (:class:`qsd.ranker.additive.AdditiveModel`).
     """
 
     target_mean: Tensor
     target_std: Tensor
+    power: Tensor
+    target_low: Tensor
+    target_high: Tensor
     relevance_low: Tensor
-    relevance_high: Tensor
     hop_mean: Tensor
     hop_std: Tensor
     hop_weight: Tensor
     graph_share: Tensor
 
-    def __init__(self, settings: NetworkSettings, graphs: Sequence[GraphFeatures], num_targets: int) -> None:
+    def __init__(
+        self,
+        settings: NetworkSettings,
+        headers: Sequence[Header],
+        graphs: Sequence[GraphFeatures],
+        num_targets: int,
+    ) -> None:
         super().__init__()
         self.network = GraphRanker(settings, graphs, num_targets)
         stores, hops = len(graphs), settings.depth + 1
         shapes: dict[str, tuple[int, ...]] = {
             "target_mean": (stores, num_targets),
             "target_std": (stores, num_targets),
+            "power": (stores,),
+            "target_low": (stores,),
+            "target_high": (stores,),
             "relevance_low": (stores,),
-            "relevance_high": (stores,),
             "hop_mean": (stores, hops),
             "hop_std": (stores, hops),
             "hop_weight": (stores, hops),
             "graph_share": (stores,),
         }
-        for store, graph in enumerate(graphs):
+        for store, (header, graph) in enumerate(zip(headers, graphs, strict=True)):
+            pairs = num_pair_features(header)
             shapes[f"additive_{store}"] = (graph.num_layers, graph.num_options)
+            shapes[f"pair_table_{store}"] = (graph.num_layers, graph.num_options, pairs)
+            shapes[f"pair_weight_{store}"] = (pairs,)
         for name, shape in shapes.items():
             self.register_buffer(
                 name, torch.ones(shape) if name.endswith(("std", "share")) else torch.zeros(shape)
@@ -67,7 +93,7 @@ class Member(nn.Module):
                 self.target_std[store, column] = present.std(correction=0).clamp_min(1e-12)
         first = self.standardized(store, targets)[:, 0]
         self.relevance_low[store] = first.quantile(0.2)
-        self.relevance_high[store] = first.max()
+        self.target_low[store], self.target_high[store] = first.min(), first.max()
 
     @torch.no_grad()
     def fit_hops(self, store: int, data: StoreData, member: int) -> None:
@@ -91,31 +117,39 @@ class Member(nn.Module):
         """Targets float [..., T] in standard deviations from the training mean."""
         return (targets - self.target_mean[store]) / self.target_std[store]
 
+    def bent(self, store: int, targets: Tensor) -> Tensor:
+        """Targets float [..., T] as the network learns them: standardized, the first one bent."""
+        first, *rest = self.standardized(store, targets).unbind(dim=-1)
+        return torch.stack([bend(first, self.power[store]), *rest], dim=-1)
+
     def fit_additive(self, store: int, data: StoreData, member: int) -> Tensor:
-        """Fits the additive part on the member's training records, after :meth:`fit_scales`.
+        """Fits the additive part and the link on the member's training records, after :meth:`fit_scales`.
 
         Returns:
-            float32 [R], standardized additive prediction of each record; of a training record by the model
-            without it, so that the network learns to correct errors as they are on unseen records.
+            float32 [R], bent additive prediction of each record; of a training record by the model without
+            it, so that the network learns to correct errors as they are on unseen records.
         """
         if not self.network.settings.additive:
             return torch.zeros(len(data.configs))
         inside = data.training_rows(member)
         wanted = self.standardized(store, data.targets[inside])[:, 0].double().cpu().numpy()
         model = fit_additive_model(data.header, data.configs[inside].numpy(), wanted)
+        self.power[store] = model.power
         self.contributions(store).copy_(torch.from_numpy(model.table))
+        self.get_buffer(f"pair_table_{store}").copy_(torch.from_numpy(model.pair_table))
+        self.get_buffer(f"pair_weight_{store}").copy_(torch.from_numpy(model.pair_weight))
         offsets = torch.from_numpy(model(data.configs.numpy()))
         offsets[inside] = torch.from_numpy(model.left_out)
         return offsets.float()
 
     def contributions(self, store: int = 0) -> Tensor:
-        """Standardized additive contributions, float32 [L, O]."""
+        """Additive contributions on the bent scale, whose slope is 1 at the training mean, float32 [L, O]."""
         return self.get_buffer(f"additive_{store}")
 
     def forward(
         self, graph: GraphFeatures, configs: Tensor, store: int = 0, offsets: Tensor | None = None
     ) -> Prediction:
-        """The standardized prediction: additive part plus the network's correction.
+        """The prediction of the bent target: additive part plus the network's correction.
 
         Args:
             graph: features of the denoiser.
@@ -125,14 +159,18 @@ class Member(nn.Module):
         """
         if offsets is None:
             layers = torch.arange(graph.num_layers, device=configs.device)
-            offsets = self.contributions(store)[layers, configs.long()].sum(dim=1)
+            configs = configs.long()
+            sums = self.get_buffer(f"pair_table_{store}")[layers, configs].sum(dim=1)
+            offsets = self.contributions(store)[layers, configs].sum(dim=1)
+            offsets = offsets + sums.square() @ self.get_buffer(f"pair_weight_{store}")
         corrected = self.network(graph, configs, store)
         first = offsets + self.graph_share[store] * corrected.outputs[:, 0]
         return Prediction(torch.cat([first[:, None], corrected.outputs[:, 1:]], dim=1), corrected.norms)
 
     def score(self, graph: GraphFeatures, configs: Tensor, store: int = 0) -> Tensor:
         """Predicted target of configs [B, L] in its own units, float [B]."""
-        outputs = self(graph, configs, store).outputs[:, 0]
+        bent = self(graph, configs, store).outputs[:, 0]
+        outputs = unbend(bent, self.power[store], self.target_low[store], self.target_high[store])
         return outputs * self.target_std[store, 0] + self.target_mean[store, 0]
 
 
@@ -160,7 +198,7 @@ class Ensemble(nn.ModuleList):
                 member.fit_hops(store, data, index)
                 rows = data.validation_rows(index)
                 configs = data.configs[rows].to(data.graph.kind.device)
-                wanted = member.standardized(store, data.targets[rows].to(configs.device))[:, 0]
+                wanted = member.bent(store, data.targets[rows].to(configs.device))[:, 0]
                 correction = member.network(data.graph, configs, store).outputs[:, 0]
                 member.graph_share[store] = 0.0
                 missing = wanted - member(data.graph, configs, store).outputs[:, 0]

@@ -17,6 +17,10 @@ def compare(members: Ensemble, data: StoreData, store: int = 0, num_bootstrap: i
 
     Baselines learn from the training and validation records together, as the ensemble does.
 
+    Where test records were measured again under further noise seeds, two rows more tell how well these
+    measurements rank the same records, and how well the ranker does there. Configs share their noise, so a
+    ranker can learn what is peculiar to the seed of its labels and rank better than another seed does.
+
     Args:
         members: trained, on the device of ``data.graph``.
         data: one store.
@@ -34,4 +38,15 @@ def compare(members: Ensemble, data: StoreData, store: int = 0, num_bootstrap: i
     for name, baseline in BASELINES.items():
         guess = baseline(data.header, configs[known], target[known], configs[test])
         report[name] = evaluate(target[test], guess, num_bootstrap)
+    repeats = data.repeats[:, test].double().numpy()
+    repeated = np.isfinite(repeats).all(axis=0) & bool(len(repeats))
+    count = int(repeated.sum())
+    if count > 2:
+        wanted = target[test][repeated]
+        report[f"another noise seed (ceiling), {count} records"] = evaluate(
+            wanted, repeats[:, repeated], num_bootstrap
+        )
+        report[f"ranker, the same {count} records"] = evaluate(
+            wanted, predicted.numpy()[repeated], num_bootstrap
+        )
     return report

@@ -65,7 +65,7 @@ def evaluate(
 
     Args:
         target: float [n], true values.
-        predicted: float [n].
+        predicted: float [n], or [Z, n] of several predictors whose metrics are averaged.
         num_bootstrap: resamples; the same for every predictor, given the seed.
         seed: of the resampling.
 
@@ -76,7 +76,11 @@ def evaluate(
     samples = [rng.integers(0, len(target), len(target)) for _ in range(num_bootstrap)]
     results = {}
     for name, metric in METRICS.items():
-        resampled = [metric(target[rows], predicted[rows]) for rows in samples]
+
+        def mean(rows: np.ndarray, metric: Callable[[np.ndarray, np.ndarray], float] = metric) -> float:
+            return float(np.mean([metric(target[rows], one[rows]) for one in np.atleast_2d(predicted)]))
+
+        resampled = [mean(rows) for rows in samples]
         low, high = np.quantile(resampled, [0.025, 0.975]) if resampled else (np.nan, np.nan)
-        results[name] = {"value": metric(target, predicted), "low": float(low), "high": float(high)}
+        results[name] = {"value": mean(np.arange(len(target))), "low": float(low), "high": float(high)}
     return results

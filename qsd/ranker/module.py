@@ -58,8 +58,10 @@ class RankerModule(lightning.LightningModule):
         if len(self.members):
             return
         num_targets = len(self.data.targets)
-        graphs = [data.graph for data in self.data.stores]
-        self.members = Ensemble(Member(self.settings, graphs, num_targets) for _ in range(self.data.folds))
+        headers, graphs = zip(*((data.header, data.graph) for data in self.data.stores), strict=True)
+        self.members = Ensemble(
+            Member(self.settings, headers, graphs, num_targets) for _ in range(self.data.folds)
+        )
 
     def on_fit_start(self) -> None:
         """Additive predictions are no part of a checkpoint, so a resumed run makes them again."""
@@ -85,7 +87,7 @@ class RankerModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         member = list(self.members)[batch.member]
         prediction = member(self._data(batch.store).graph, batch.configs[0], batch.store)
-        target = member.standardized(batch.store, batch.targets[0])[:, 0]
+        target = member.bent(batch.store, batch.targets[0])[:, 0]
         rank = spearman(target.cpu().numpy(), prediction.outputs[:, 0].cpu().numpy())
         self.log("val_spearman", rank, prog_bar=True, batch_size=1, add_dataloader_idx=False)
         self.log("val_mse", F.mse_loss(prediction.outputs[:, 0], target), batch_size=1)
@@ -121,7 +123,7 @@ class RankerModule(lightning.LightningModule):
         self, member: Member, data: StoreData, store: int, configs: Tensor, targets: Tensor, offsets: Tensor
     ) -> Tensor:
         prediction = member(data.graph, configs, store, offsets)
-        wanted = member.standardized(store, targets)
+        wanted = member.bent(store, targets)
         squared = torch.where(wanted.isfinite(), (prediction.outputs - wanted).nan_to_num() ** 2, 0.0).mean(
             dim=0
         )
@@ -129,7 +131,8 @@ class RankerModule(lightning.LightningModule):
         if len(squared) > 1:
             loss = loss + self.hparams["auxiliary_weight"] * squared[1:].mean()
         if self.hparams["ranking_loss"] != "none":
-            gains = relevance(wanted[:, 0], member.relevance_low[store], member.relevance_high[store])
+            standardized = member.standardized(store, targets)[:, 0]
+            gains = relevance(standardized, member.relevance_low[store], member.target_high[store])
             ranking = hop_loss(prediction.norms, wanted[:, 0], gains, self.hparams["ranking_loss"])
             loss = loss + self.hparams["ranking_weight"] * ranking
         return loss + self.hparams["table_penalty"] * member.network.table_penalty(store)
