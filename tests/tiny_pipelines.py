@@ -199,12 +199,15 @@ def dit() -> Any:
     first = transformer.transformer_blocks[0].norm1.emb
     for block in transformer.transformer_blocks[1:]:
         block.norm1.emb.load_state_dict(first.state_dict())
-    return diffusers.DiTPipeline(
+    names = dict(enumerate(PROMPTS))
+    pipe = diffusers.DiTPipeline(
         transformer=transformer,
         vae=tiny_vae(),
         scheduler=diffusers.DPMSolverMultistepScheduler(),
-        id2label=dict(enumerate(PROMPTS)),
+        id2label=names,
     )
+    pipe.register_to_config(id2label=names)  # or it would be saved without them
+    return pipe
 
 
 PAPER_PIPELINES: dict[str, Callable[[], Any]] = {

@@ -90,6 +90,7 @@ def export(
             with quiet():
                 component.save_pretrained(folder / key)
         if pipe and whole_pipeline:
+            _keep_class_names(pipe)
             pipe.save_config(folder)
         strip_paths(folder)
     if progress:
@@ -102,6 +103,16 @@ def _other_components(pipe: Any, name: str) -> dict[str, Any]:
     return {
         key: part for key, part in pipe.components.items() if key != name and hasattr(part, "save_pretrained")
     }
+
+
+def _keep_class_names(pipe: Any) -> None:
+    """``DiTPipeline`` takes names of classes from its configuration, but does not save them there."""
+    labels: dict[str, int] = getattr(pipe, "labels", None) or {}
+    names: dict[int, list[str]] = {}
+    for name, index in labels.items():
+        names.setdefault(index, []).append(name)
+    if names:
+        pipe.register_to_config(id2label={index: ", ".join(names[index]) for index in sorted(names)})
 
 
 def _write_denoiser(
