@@ -29,7 +29,7 @@ class HunyuanDiT:
     """Satisfies :class:`qsd.zoo.diffusion.Miniature`."""
 
     factor = 8  # the pipeline assumes it when it lays out positions
-    recipe = Recipe()
+    recipe = Recipe(cycles=((2500, 2e-3),), batch=64)
     autoencoder_of: str | None = None
 
     def __init__(self, device: torch.device) -> None:

@@ -23,7 +23,7 @@ class StableDiffusionXL:
     """Satisfies :class:`qsd.zoo.diffusion.Miniature`."""
 
     factor = 4
-    recipe = Recipe()
+    recipe = Recipe(cycles=((2000, 2e-3),))
     autoencoder_of: str | None = "digits-sd15"
 
     def __init__(self, device: torch.device) -> None:
