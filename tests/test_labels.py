@@ -11,7 +11,7 @@ from qsd.bank import FULL_PRECISION, Bank, build_bank
 from qsd.denoisers.pipeline import denoiser_of, load_pipeline
 from qsd.errors import QsdError
 from qsd.labels import EvaluationSettings, Job, Measurer, jobs_of_stream, label, open_or_create, verify
-from qsd.labels.evaluator import MAX_PSNR
+from qsd.labels.evaluator import LABELS, MAX_PSNR
 from qsd.labels.extractors import load_features
 from qsd.quantizers import DEFAULT_OPTIONS
 from qsd.sampling import sample_configs
@@ -153,3 +153,18 @@ def test_mistakes_in_the_settings_are_named(bank: Bank, change: dict, message: s
 def test_no_pipeline_of_that_name(tmp_path: Path) -> None:
     with pytest.raises(QsdError, match="cannot be opened as a diffusers pipeline"):
         load_pipeline(tmp_path)
+
+
+def test_without_real_images_only_paired_labels_are_measured(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qsd.labels.distribution.load_features", None)  # nothing may load an extractor
+    paired = dataclasses.replace(SETTINGS, reference=None, clip=None, features="inception-2048")
+    assert [name.name for name in LABELS if paired.yields(name.name)] == ["psnr", "latent_mse"]
+    measurer = Measurer(load_pipeline("checkpoints/digits-pixart-alpha"), bank, paired)
+    configs = np.stack([bank.uniform_config("uaq-3")])
+    row = verify(configs, [0, 1], measurer.run, num_images=24)[0]
+    assert set(row) == {"psnr", "latent_mse", "psnr_std", "num_images", "seeds"}
+    assert row["psnr_std"] > 0
+    with pytest.raises(QsdError, match="no real images to compare with"):
+        paired.load_reference()

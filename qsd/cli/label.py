@@ -31,7 +31,8 @@ def label(
         pipeline: diffusers folder, shipped pipeline, or hub id.
         bank: the denoiser's bank (`qsd bank`).
         store: HDF5 file to create or go on with.
-        evaluation: prompts, reference images, metrics, image count, steps, guidance, seed of the noise.
+        evaluation: prompts, reference images (none: paired labels alone), metrics, image count, steps,
+            guidance, seed of the noise.
         num_configs: how many configs of the random stream the store shall have in the end.
         config_seed: seed of the stream of random configs.
         split: label only configs of this split: train, validation or test.

@@ -29,7 +29,8 @@ def measure(
         pipeline: diffusers folder, shipped pipeline, or hub id.
         bank: the denoiser's bank (`qsd bank`).
         configs: config files (`best.json` of a search), or options such as uaq-4 for uniform configs.
-        evaluation: prompts, reference images, metrics, image count, steps, guidance.
+        evaluation: prompts, reference images (none: paired labels alone), metrics, image count, steps,
+            guidance.
         noise_seeds: one measurement per seed; the table shows mean and standard deviation. The store's labels
             use seed 0, so other seeds verify what was not searched on.
         workers: processes that measure side by side on the CPU, one thread each.
