@@ -1,16 +1,20 @@
 """How many labels a ranker needs: test metrics of the ranker and of the baselines by number of labels.
 
-    python benchmarks/label_efficiency.py [--config pixart.yaml] [--labels 25 50 100 200 400] [--seeds 5]
-        [--out runs/label_efficiency]
+    python benchmarks/label_efficiency.py [STORE ...] [--config pixart.yaml] [--labels 25 50 100 200 400]
+        [--seeds 5] [--out benchmarks/results]
 
-Every run draws its labels from the training and validation records (folds included) and is measured on all
-test records of the store. Means and standard deviations over seeds go to `table.md`, `results.json` and
-`plot.png`. Runs that are in `results.json` already are not repeated, so a stopped benchmark goes on.
+Stores are by default all in `datasets`. Each is measured at the label counts that it has, and at all that it
+has. A run draws its labels from the training and validation records (folds included) by its seed, trains with
+the settings of the config, and is measured on all test records of the store. Raw results go to
+`label_efficiency.json` after every run, and runs that are in it are not repeated, so a stopped benchmark goes
+on. `label_efficiency.md` has the means and standard deviations over seeds, `label_efficiency.png` a panel per
+store.
 """
 
 import argparse
 import json
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +23,34 @@ import matplotlib
 import numpy as np
 import yaml
 
+from qsd.cli.console import bar, console
 from qsd.configs import write_json
-from qsd.data import StoreDataModule
-from qsd.paths import find
+from qsd.data import StoreDataModule, prepare
+from qsd.files import atomic
+from qsd.paths import find, shipped_root
 from qsd.ranker.evaluation import compare
 from qsd.ranker.module import RankerModule
+from qsd.store import Store
+from qsd.target import Target
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
 SHOWN = ("spearman", "relative_top10_regret")
-FULL = 400  # fewer labels make shorter epochs, so fewer labels get more of them
-MOST_EPOCHS = 300
+Run = dict[str, Any]
+"""store, labels, seed, and report: predictor -> metric -> value on the test records."""
+Summary = dict[str, dict[int, dict[str, tuple[float, float]]]]
+"""Predictor -> number of labels -> metric -> (mean, standard deviation) over seeds."""
 
 
-def run_once(config: dict[str, Any], store: str, labels: int, seed: int) -> dict[str, dict[str, float]]:
-    """Trains once and measures; predictor -> metric -> value on the test records."""
+def run_once(config: dict[str, Any], store: Path, labels: int, seed: int) -> dict[str, dict[str, float]]:
+    """Trains once and measures; predictor -> metric -> value."""
     lightning.seed_everything(seed, verbose=False)
-    settings = {**config["data"], "stores": [store], "max_labels": labels, "seed": seed}
+    settings = {**config["data"], "stores": [str(store)], "max_labels": labels, "seed": seed}
     module, data = RankerModule(**config.get("model", {})), StoreDataModule(**settings)
-    epochs = config["trainer"]["max_epochs"]
+    kept = ("max_epochs", "accelerator", "gradient_clip_val")
     trainer = lightning.Trainer(
-        max_epochs=min(MOST_EPOCHS, round(epochs * max(1.0, FULL / labels))),
-        accelerator=config["trainer"].get("accelerator", "auto"),
-        gradient_clip_val=config["trainer"].get("gradient_clip_val"),
+        **{key: value for key, value in config["trainer"].items() if key in kept},
         limit_val_batches=0,
         logger=False,
         enable_checkpointing=False,
@@ -55,12 +63,26 @@ def run_once(config: dict[str, Any], store: str, labels: int, seed: int) -> dict
     return {
         predictor: {metric: entry["value"] for metric, entry in row.items()}
         for predictor, row in report.items()
+        if "records" not in predictor  # the ceiling is measured on fewer
     }
 
 
-def summarize(runs: list[dict[str, Any]]) -> dict[str, dict[int, dict[str, tuple[float, float]]]]:
-    """Predictor -> number of labels -> metric -> (mean, standard deviation) over seeds."""
-    summary: dict[str, dict[int, dict[str, tuple[float, float]]]] = {}
+def plan(config: dict[str, Any], stores: list[Path], labels: list[int], seeds: int) -> list[Run]:
+    """Runs to do, without their reports: every count that a store has, and all its labels."""
+    runs: list[Run] = []
+    for path in stores:
+        data = prepare(Store.open(path), Target(config["data"]["target"]), folds=config["data"]["folds"])
+        most = len(data.known_rows())
+        counts = sorted({*(count for count in labels if count < most), most})
+        runs += [
+            {"store": path.stem, "labels": count, "seed": seed} for seed in range(seeds) for count in counts
+        ]
+    return runs
+
+
+def summarize(runs: list[Run]) -> Summary:
+    """Means and standard deviations of one store's runs."""
+    summary: Summary = {}
     for labels in sorted({run["labels"] for run in runs}):
         reports = [run["report"] for run in runs if run["labels"] == labels]
         for predictor in reports[0]:
@@ -71,13 +93,13 @@ def summarize(runs: list[dict[str, Any]]) -> dict[str, dict[int, dict[str, tuple
     return summary
 
 
-def table(summary: dict[str, dict[int, dict[str, tuple[float, float]]]], store: str) -> str:
+def table(summary: Summary, store: str) -> str:
     """Markdown, one table per metric."""
     lines = []
     for metric in SHOWN:
         counts = list(next(iter(summary.values())))
         lines += [f"{store}: {metric.replace('_', ' ')} (mean ± s.d. over seeds) by number of labels", ""]
-        lines += [f"| | {' | '.join(map(str, counts))} |", f"|---|{'---|' * len(counts)}"]
+        lines += [f"| | {' | '.join(map(str, counts))} |", f"|---|{'---:|' * len(counts)}"]
         for predictor, row in summary.items():
             cells = [f"{row[count][metric][0]:.3f} ± {row[count][metric][1]:.3f}" for count in counts]
             lines.append(f"| {predictor} | {' | '.join(cells)} |")
@@ -85,16 +107,21 @@ def table(summary: dict[str, dict[int, dict[str, tuple[float, float]]]], store: 
     return "\n".join(lines)
 
 
-def plot(summary: dict[str, dict[int, dict[str, tuple[float, float]]]], title: str, path: Path) -> None:
-    """Metrics over the number of labels, with one standard deviation."""
-    figure, axes = pyplot.subplots(1, len(SHOWN), figsize=(5 * len(SHOWN), 4))
-    for axis, metric in zip(axes, SHOWN, strict=True):
+def plot(summaries: dict[str, Summary], path: Path) -> None:
+    """Spearman over the number of labels with one standard deviation, a panel per store."""
+    columns = min(3, len(summaries))
+    rows = -(-len(summaries) // columns)
+    figure, axes = pyplot.subplots(rows, columns, figsize=(5 * columns, 4 * rows), squeeze=False)
+    for axis in axes.flat[len(summaries) :]:
+        axis.set_visible(False)
+    for axis, (store, summary) in zip(axes.flat, summaries.items(), strict=False):
         for predictor, row in summary.items():
-            means, deviations = np.array([row[count][metric] for count in row]).T
+            means, deviations = np.array([row[count]["spearman"] for count in row]).T
             axis.errorbar(list(row), means, deviations, label=predictor, marker="o", capsize=2)
-        axis.set(xscale="log", xlabel="labels", ylabel=metric.replace("_", " "), title=title)
+        axis.set(xscale="log", xlabel="labels", ylabel="test Spearman", title=store)
         axis.set_xticks(list(row), list(map(str, row)))
-    axes[0].legend(fontsize=8)
+        axis.minorticks_off()
+    axes[0, 0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -104,32 +131,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("stores", nargs="*", help="by default all in datasets")
     parser.add_argument("--config", default="pixart.yaml")
     parser.add_argument("--labels", type=int, nargs="+", default=[25, 50, 100, 200, 400])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/label_efficiency"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
     config = yaml.safe_load(find(arguments.config).read_text())
-    for store in config["data"]["stores"]:
-        out = arguments.out / Path(store).stem
-        results = out / "results.json"
-        runs = json.loads(results.read_text())["runs"] if results.exists() else []
-        done = {(run["labels"], run["seed"]) for run in runs}
-        for labels in arguments.labels:
-            for seed in range(arguments.seeds):
-                if (labels, seed) not in done:
-                    report = run_once(config, store, labels, seed)
-                    runs.append({"labels": labels, "seed": seed, "report": report})
-                    write_json(results, {"store": store, "runs": runs})
-                    print(
-                        f"{store}: {labels} labels, seed {seed}: {report['ranker']['spearman']:.3f}",
-                        flush=True,
-                    )
-        summary = summarize(runs)
-        (out / "table.md").write_text(table(summary, Path(store).stem))
-        plot(summary, Path(store).stem, out / "plot.png")
-        print(table(summary, Path(store).stem))
+    found = [find(store) for store in arguments.stores]
+    stores = {path.stem: path for path in found or sorted((shipped_root() / "datasets").glob("*.h5"))}
+    raw = arguments.out / "label_efficiency.json"
+    settings = {name: config[name] for name in ("data", "model", "trainer")}
+    runs: list[Run] = json.loads(raw.read_text())["runs"] if raw.exists() else []
+    done = {(run["store"], run["labels"], run["seed"]) for run in runs}
+    wanted = plan(config, list(stores.values()), arguments.labels, arguments.seeds)
+    missing = [run for run in wanted if (run["store"], run["labels"], run["seed"]) not in done]
+    with bar("Label efficiency") as progress:
+        for position, run in enumerate(missing):
+            name = f"{run['store']}, {run['labels']} labels, seed {run['seed']}"
+            progress(position, len(missing), name)
+            run["report"] = run_once(config, stores[run["store"]], run["labels"], run["seed"])
+            runs.append(run)
+            write_json(raw, {"settings": settings, "runs": runs})
+    summaries = {
+        store: summarize([run for run in runs if run["store"] == store])
+        for store in sorted({run["store"] for run in runs})
+    }
+    text = "\n".join(table(summary, store) for store, summary in summaries.items())
+    with atomic(arguments.out / "label_efficiency.md") as temporary:
+        temporary.write_text(text)
+    plot(summaries, arguments.out / "label_efficiency.png")
+    console.print(text)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,7 @@ def prepare(
     if folds > 1:
         fold[known] = np.arange(len(known)) % folds
     _check_sizes(store, fold, folds)
+    _check_spread(store, target, columns[0][rows][fold >= 0])
     return StoreData(
         path=str(store.path),
         header=store.header,
@@ -158,6 +159,14 @@ def _check_sizes(store: Store, fold: np.ndarray, folds: int) -> None:
                 f"{store.path}: {count} usable {part} records of {len(fold)}, at least 2 are needed; "
                 f"label more with `qsd label --store {store.path}`"
             )
+
+
+def _check_spread(store: Store, target: Target, known: np.ndarray) -> None:
+    if np.ptp(known) <= 1e-12 * np.abs(known).max():
+        raise QsdError(
+            f"{store.path}: {target.text!r} is the same for all {len(known)} training and validation "
+            "records, so there is nothing to learn; choose another target or label more"
+        )
 
 
 class _Rows(Dataset[Batch]):

@@ -133,6 +133,14 @@ def test_too_few_records(tmp_path):
         prepare(tiny, Target("-fid"))
 
 
+def test_constant_training_labels(store):
+    labels = store.records.labels.copy()
+    labels[store.records.split != 2] = 5.0
+    constant = Store(store.path, store.header, dataclasses.replace(store.records, labels=labels))
+    with pytest.raises(QsdError, match="the same for all 80 training and validation records"):
+        prepare(constant, Target("-fid"))
+
+
 def test_bad_settings():
     with pytest.raises(QsdError, match="folds 0"):
         StoreDataModule(["a.h5"], folds=0)
