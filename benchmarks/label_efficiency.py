@@ -119,9 +119,9 @@ def plot(summaries: dict[str, Summary], path: Path) -> None:
             means, deviations = np.array([row[count]["spearman"] for count in row]).T
             axis.errorbar(list(row), means, deviations, label=predictor, marker="o", capsize=2)
         axis.set(xscale="log", xlabel="labels", ylabel="test Spearman", title=store)
-        axis.set_xticks(list(row), list(map(str, row)))
+        axis.set_xticks(list(row), list(map(str, row)), rotation=45)
         axis.minorticks_off()
-    axes[0, 0].legend(fontsize=8)
+    axes[0, 0].legend(fontsize=7, loc="lower right", bbox_to_anchor=(1, 0.1))
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
