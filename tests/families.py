@@ -1,6 +1,8 @@
 """Denoisers of many families: tiny ones with weights, full-size ones without."""
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -39,34 +41,20 @@ _FLUX_TINY = {
 }
 _UNET_TINY = {"block_out_channels": (8, 16), "norm_num_groups": 4, "sample_size": 8, "layers_per_block": 1}
 
-PAPER: dict[str, Family] = {
-    "pixart_alpha": Family(
-        "PixArtTransformer2DModel", {"sample_size": 64, "caption_channels": 4096}, _PIXART_TINY
-    ),
-    "pixart_sigma": Family(
-        "PixArtTransformer2DModel",
-        {
-            "sample_size": 128,
-            "caption_channels": 4096,
-            "use_additional_conditions": False,
-            "interpolation_scale": 2,
-        },
-        _PIXART_TINY,
-    ),
-    "hunyuan_dit": Family(
-        "HunyuanDiT2DModel",
-        {
-            "num_layers": 40,
-            "num_attention_heads": 16,
-            "attention_head_dim": 88,
-            "in_channels": 4,
-            "patch_size": 2,
-            "sample_size": 128,
-            "hidden_size": 1408,
-            "mlp_ratio": 4.3637,
-            "use_style_cond_and_image_meta_size": False,
-        },
-        _HEADS
+_PUBLISHED: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "benchmarks" / "full_size_configs.json").read_text(encoding="utf-8")
+)
+
+
+def _families(tiny: dict[str, dict[str, Any]]) -> dict[str, Family]:
+    return {name: Family(**_PUBLISHED[name], tiny=changes) for name, changes in tiny.items()}
+
+
+PAPER = _families(
+    {
+        "pixart_alpha": _PIXART_TINY,
+        "pixart_sigma": _PIXART_TINY,
+        "hunyuan_dit": _HEADS
         | {
             "num_layers": 6,
             "hidden_size": 16,
@@ -77,23 +65,7 @@ PAPER: dict[str, Family] = {
             "text_len": 7,
             "text_len_t5": 5,
         },
-    ),
-    "sdxl": Family(
-        "UNet2DConditionModel",
-        {
-            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            "block_out_channels": (320, 640, 1280),
-            "transformer_layers_per_block": (1, 2, 10),
-            "attention_head_dim": (5, 10, 20),
-            "cross_attention_dim": 2048,
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816,
-            "use_linear_projection": True,
-            "sample_size": 128,
-        },
-        _UNET_TINY
+        "sdxl": _UNET_TINY
         | {
             "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
             "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
@@ -103,41 +75,22 @@ PAPER: dict[str, Family] = {
             "addition_time_embed_dim": 4,
             "projection_class_embeddings_input_dim": 6 * 4 + 12,
         },
-    ),
-    "sd15": Family(
-        "UNet2DConditionModel",
-        {"cross_attention_dim": 768, "sample_size": 64},
-        _UNET_TINY
+        "sd15": _UNET_TINY
         | {
             "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
             "attention_head_dim": 2,
             "cross_attention_dim": 12,
         },
-    ),
-    "dit": Family(
-        "DiTTransformer2DModel",
-        {"out_channels": 8},
-        _HEADS | {"num_layers": 2, "sample_size": 8, "norm_num_groups": 4, "num_embeds_ada_norm": 10},
-    ),
-}
+        "dit": _HEADS | {"num_layers": 2, "sample_size": 8, "norm_num_groups": 4, "num_embeds_ada_norm": 10},
+    }
+)
 """The six families of the paper."""
 
-UNSEEN: dict[str, Family] = {
-    "flux": Family(
-        "FluxTransformer2DModel", {"guidance_embeds": True}, _FLUX_TINY | {"pooled_projection_dim": 6}
-    ),
-    "sd35": Family(
-        "SD3Transformer2DModel",
-        {
-            "num_layers": 24,
-            "num_attention_heads": 24,
-            "caption_projection_dim": 1536,
-            "dual_attention_layers": tuple(range(13)),
-            "qk_norm": "rms_norm",
-            "pos_embed_max_size": 384,
-        },
-        _HEADS
+UNSEEN = _families(
+    {
+        "flux": _FLUX_TINY | {"pooled_projection_dim": 6},
+        "sd35": _HEADS
         | {
             "num_layers": 2,
             "caption_projection_dim": 16,
@@ -149,11 +102,7 @@ UNSEEN: dict[str, Family] = {
             "in_channels": 4,
             "out_channels": 4,
         },
-    ),
-    "sana": Family(
-        "SanaTransformer2DModel",
-        {},
-        _HEADS
+        "sana": _HEADS
         | {
             "num_layers": 2,
             "num_cross_attention_heads": 2,
@@ -164,11 +113,7 @@ UNSEEN: dict[str, Family] = {
             "out_channels": 4,
             "sample_size": 8,
         },
-    ),
-    "lumina2": Family(
-        "Lumina2Transformer2DModel",
-        {"cap_feat_dim": 2304},
-        {
+        "lumina2": {
             "num_layers": 2,
             "num_refiner_layers": 1,
             "hidden_size": 24,
@@ -181,11 +126,7 @@ UNSEEN: dict[str, Family] = {
             "in_channels": 4,
             "sample_size": 8,
         },
-    ),
-    "auraflow": Family(
-        "AuraFlowTransformer2DModel",
-        {"pos_embed_max_size": 9216},
-        _HEADS
+        "auraflow": _HEADS
         | {
             "num_mmdit_layers": 1,
             "num_single_dit_layers": 2,
@@ -194,11 +135,7 @@ UNSEEN: dict[str, Family] = {
             "pos_embed_max_size": 64,
             "sample_size": 8,
         },
-    ),
-    "cogvideox": Family(
-        "CogVideoXTransformer3DModel",
-        {},
-        _HEADS
+        "cogvideox": _HEADS
         | {
             "num_layers": 2,
             "in_channels": 4,
@@ -210,11 +147,7 @@ UNSEEN: dict[str, Family] = {
             "sample_frames": 9,
             "max_text_seq_length": 8,
         },
-    ),
-    "wan": Family(
-        "WanTransformer3DModel",
-        {},
-        {
+        "wan": {
             "num_layers": 2,
             "num_attention_heads": 2,
             "attention_head_dim": 12,
@@ -225,11 +158,7 @@ UNSEEN: dict[str, Family] = {
             "ffn_dim": 32,
             "rope_max_seq_len": 32,
         },
-    ),
-    "z_image": Family(
-        "ZImageTransformer2DModel",
-        {},
-        {
+        "z_image": {
             "n_layers": 2,
             "n_refiner_layers": 1,
             "dim": 32,
@@ -240,11 +169,7 @@ UNSEEN: dict[str, Family] = {
             "axes_dims": [4, 6, 6],
             "axes_lens": [64, 32, 32],
         },
-    ),
-    "qwen_image": Family(
-        "QwenImageTransformer2DModel",
-        {},
-        {
+        "qwen_image": {
             "num_layers": 2,
             "attention_head_dim": 16,
             "num_attention_heads": 2,
@@ -253,17 +178,9 @@ UNSEEN: dict[str, Family] = {
             "out_channels": 1,
             "axes_dims_rope": (4, 6, 6),
         },
-    ),
-    "chroma": Family(
-        "ChromaTransformer2DModel",
-        {},
-        _FLUX_TINY
+        "chroma": _FLUX_TINY
         | {"approximator_num_channels": 8, "approximator_hidden_dim": 16, "approximator_layers": 1},
-    ),
-    "mochi": Family(
-        "MochiTransformer3DModel",
-        {},
-        _HEADS
+        "mochi": _HEADS
         | {
             "num_layers": 2,
             "pooled_projection_dim": 16,
@@ -272,11 +189,7 @@ UNSEEN: dict[str, Family] = {
             "time_embed_dim": 8,
             "max_sequence_length": 8,
         },
-    ),
-    "cogview4": Family(
-        "CogView4Transformer2DModel",
-        {},
-        {
+        "cogview4": {
             "num_layers": 2,
             "num_attention_heads": 2,
             "attention_head_dim": 16,
@@ -289,8 +202,8 @@ UNSEEN: dict[str, Family] = {
             "sample_size": 8,
             "rope_axes_dim": (8, 8),
         },
-    ),
-}
+    }
+)
 """Families that no rule was written for by hand, beyond a word or two in the tables of inputs and roles."""
 
 FAMILIES: dict[str, Family] = PAPER | UNSEEN
