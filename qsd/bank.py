@@ -26,6 +26,7 @@ FORMAT = "qsd-bank"
 VERSION = 1
 FULL_PRECISION = -1
 """In a config, the option index that leaves a layer as it is."""
+_MOST_KEPT_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,9 +219,9 @@ def layer_weight(denoiser: nn.Module, layer: WeightLayer) -> torch.Tensor:
 class Applier:
     """Points the layers of a denoiser at tensors of a bank, and back.
 
-    Dequantized tensors are kept and reused, so applying a config that shares options with an earlier one
-    costs nothing for them. Only layers whose option changed are touched. As a context manager it restores
-    full precision on leaving.
+    Dequantized tensors are kept, up to a GiB, and reused: applying a config of a small denoiser costs next to
+    nothing. Only layers whose option changed are touched. As a context manager it restores full precision on
+    leaving.
 
     Attributes:
         bank: where the tensors come from.
@@ -242,6 +243,7 @@ class Applier:
         self._full = {name: module_weight(denoiser, name).data for name in self._by_module}
         self._current = np.full(len(bank.layers), FULL_PRECISION, dtype=np.int8)
         self._dequantized: dict[tuple[int, int], torch.Tensor] = {}
+        self._kept_bytes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -275,7 +277,11 @@ class Applier:
         full = self._full[layer.module]
         if option == FULL_PRECISION:
             return full if layer.segment is None else full[:, layer.segment[0] : layer.segment[1]]
-        if (index, option) not in self._dequantized:
-            weight = self.bank.weights[index][option].dequantize(full.dtype)
-            self._dequantized[index, option] = weight.to(full.device)
-        return self._dequantized[index, option]
+        kept = self._dequantized.get((index, option))
+        if kept is not None:
+            return kept
+        weight = self.bank.weights[index][option].dequantize(full.dtype).to(full.device)
+        if self._kept_bytes + weight.nbytes <= _MOST_KEPT_BYTES:
+            self._dequantized[index, option] = weight
+            self._kept_bytes += weight.nbytes
+        return weight

@@ -28,6 +28,7 @@ LABELS = (
     Label("psnr", True, "mean PSNR in dB to the full-precision images, at most 100 each"),
     Label("latent_mse", False, "mean squared distance of the final latents to full precision"),
 )
+_PART = 100  # images that are compared at a time: large ones would fill the memory as floats
 MAX_PSNR = 100.0
 """Identical images have infinite PSNR; the mean needs a ceiling."""
 
@@ -111,8 +112,13 @@ def headline(labels: Mapping[str, Any]) -> str:
 
 def paired_labels(images: torch.Tensor, latents: torch.Tensor, full: Measurement) -> dict[str, float]:
     """PSNR (dB, mean over images, each capped) and latent MSE against full precision."""
-    psnr = peak_signal_noise_ratio(
-        images.float(), full.images.float(), data_range=255.0, dim=(1, 2, 3), reduction="none"
+    psnr = torch.cat(
+        [
+            peak_signal_noise_ratio(
+                some.float(), wanted.float(), data_range=255.0, dim=(1, 2, 3), reduction="none"
+            )
+            for some, wanted in zip(images.split(_PART), full.images.split(_PART), strict=True)
+        ]
     )
     return {
         "psnr": float(psnr.clamp(max=MAX_PSNR).mean()),
