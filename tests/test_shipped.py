@@ -1,0 +1,65 @@
+"""What ships fits together: every store is of its miniature, every YAML is parsed and does what it says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from qsd.cli.fit import run as fit
+from qsd.denoisers.pipeline import denoiser_of, identity, load_pipeline
+from qsd.labels import EvaluationSettings
+from qsd.paths import shipped_root
+from qsd.quantizers import DEFAULT_OPTIONS
+from qsd.store import Store
+from qsd.zoo.registry import MINIATURES, labeling_settings
+
+CONFIGS = shipped_root() / "lightning_configs"
+FIT_CONFIGS = sorted(file for file in CONFIGS.glob("*.yaml") if "model:" in file.read_text())
+LABEL_CONFIGS = sorted(CONFIGS.glob("label_*.yaml"))
+
+
+def test_there_is_a_fit_config_per_family_and_one_for_all() -> None:
+    trained = {
+        file.name: [Path(store).stem for store in yaml.safe_load(file.read_text())["data"]["stores"]]
+        for file in FIT_CONFIGS
+    }
+    assert trained["all.yaml"] == list(MINIATURES)
+    for name in MINIATURES:
+        assert [name] in trained.values()
+
+
+@pytest.mark.parametrize("file", FIT_CONFIGS, ids=lambda file: file.name)
+def test_every_fit_config_trains_on_its_stores(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the stores are found from anywhere
+    quick = ["--trainer.max_steps", "3", "--data.folds", "2", "--trainer.enable_progress_bar", "false"]
+    fit(["fit", "--config", str(file), "--out", "ranker", "--trainer.logger", "false", *quick])
+    reports = json.loads(Path("ranker/metrics.json").read_text())
+    stores = yaml.safe_load(file.read_text())["data"]["stores"]
+    assert [Path(path).name for path in reports] == [Path(path).name for path in stores]
+    assert all(np.isfinite(report["ranker"]["spearman"]["value"]) for report in reports.values())
+
+
+@pytest.mark.parametrize("file", LABEL_CONFIGS, ids=lambda file: file.name)
+def test_every_label_config_names_what_ships(file: Path) -> None:
+    content = yaml.safe_load(file.read_text())
+    settings = EvaluationSettings(**content["evaluation"])
+    classes = settings.load_classes()
+    assert classes is not None
+    assert len(settings.load_prompts()) == len(classes) == settings.num_images
+    assert Path(content["pipeline"]).name in MINIATURES
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_every_store_is_of_its_miniature_and_label_config(name: str) -> None:
+    store = Store.open(shipped_root() / "datasets" / f"{name}.h5")
+    denoiser = denoiser_of(load_pipeline(shipped_root() / "checkpoints" / name))
+    assert store.header.denoiser == identity(denoiser)
+    assert store.header.options == DEFAULT_OPTIONS
+    conditions = labeling_settings(name, 500).conditions()
+    assert {key: store.header.conditions.get(key) for key in conditions} == conditions
+    assert len(set(store.records.index.tolist())) >= 300
+    assert np.isfinite(store.values("fid")).all()
