@@ -111,7 +111,9 @@ def plot(summaries: dict[str, Summary], path: Path) -> None:
     """Spearman over the number of labels with one standard deviation, a panel per store."""
     columns = min(3, len(summaries))
     rows = -(-len(summaries) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(5 * columns, 4 * rows), squeeze=False)
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(4.5 * columns, 3.5 * rows + 0.4), squeeze=False, layout="constrained"
+    )
     for axis in axes.flat[len(summaries) :]:
         axis.set_visible(False)
     for axis, (store, summary) in zip(axes.flat, summaries.items(), strict=False):
@@ -121,8 +123,8 @@ def plot(summaries: dict[str, Summary], path: Path) -> None:
         axis.set(xscale="log", xlabel="labels", ylabel="test Spearman", title=store)
         axis.set_xticks(list(row), list(map(str, row)), rotation=45)
         axis.minorticks_off()
-    axes[0, 0].legend(fontsize=7, loc="lower right", bbox_to_anchor=(1, 0.1))
-    figure.tight_layout()
+    lines, names = axes[0, 0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
