@@ -68,6 +68,61 @@ def test_predictions_do_not_depend_on_batch_or_micro_batch(graph, configs, pooli
     torch.testing.assert_close(alone, together.outputs)
 
 
+def _on_disjoint_copies(network, graph, configs):
+    """Predictions of a network whose layers see one large graph: as PyG batches a list of Data objects."""
+    settings, count = network.settings, len(configs)
+    nodes = torch.arange(graph.num_nodes)
+    hidden = network.node_table(graph)[nodes, configs[:, graph.layer] * graph.is_weight].flatten(0, 1)
+    masks = {"all": graph.is_weight | True, "weights": graph.is_weight, "outputs": graph.is_output}
+    edges = graph.repeated_edges(count, settings.both_directions)
+    hops = [hidden.view(count, graph.num_nodes, -1)[:, graph.is_weight].mean(dim=1)]
+    for conv, norm in zip(network.convs, network.norms, strict=True):
+        update = torch.relu(norm(conv(hidden, edges)))
+        hidden = update + hidden if settings.residual else update
+        hops.append(hidden.view(count, graph.num_nodes, -1)[:, masks[settings.pooling]].mean(dim=1))
+    pooled = torch.stack(hops)
+    flat = network.pool_norm(pooled.transpose(0, 1).flatten(1))
+    return network.head(flat) + network.linear_head(flat), pooled.abs().sum(dim=-1)
+
+
+@pytest.mark.parametrize("pooling", ["all", "weights", "outputs"])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("conv", CONVS)
+def test_a_batch_is_a_union_of_disjoint_copies(graph, configs, conv, both, residual, pooling):
+    """Outputs and gradients are those of PyG's own layers on repeated edges."""
+    torch.manual_seed(0)
+    settings = dataclasses.replace(
+        SMALL, conv=conv, both_directions=both, residual=residual, pooling=pooling, norm="batch"
+    )
+    network = _randomized(GraphRanker(settings, [graph])).double()
+    graph = dataclasses.replace(graph, static=graph.static.double(), option=graph.option.double())
+    network.nodes_per_batch = 100 * graph.num_nodes  # batch norm sees them all at once
+    prediction = network(graph, configs)
+    expected = _on_disjoint_copies(network, graph, configs)
+    weights = torch.randn(len(configs), dtype=torch.float64)
+    gradients = []
+    for outputs, norms in ((prediction.outputs, prediction.norms), expected):
+        loss = (outputs[:, 0] * weights).sum() + (norms * weights).sum()
+        gradients.append(torch.autograd.grad(loss, list(network.parameters()), allow_unused=True))
+    torch.testing.assert_close((prediction.outputs, prediction.norms), expected)
+    for (name, _), ours, plain in zip(network.named_parameters(), *gradients, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_a_graph_whose_nodes_read_one_node_each(graph, configs):
+    """Attention has nothing to choose from."""
+    chain = torch.arange(graph.num_nodes)
+    graph = dataclasses.replace(graph, edge_index=torch.stack([chain[:-1], chain[1:]]), _repeated={})
+    network = _randomized(GraphRanker(SMALL, [graph])).eval()
+    prediction = network(graph, configs)
+    torch.testing.assert_close(
+        (prediction.outputs, prediction.norms), _on_disjoint_copies(network, graph, configs)
+    )
+    prediction.outputs.sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
 def test_node_order_does_not_matter(header, configs):
     """Renaming nodes within the topological order leaves predictions as they are."""
     graph = GraphFeatures.of(header)

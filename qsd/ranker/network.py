@@ -10,6 +10,7 @@ from torch_geometric.nn import GATv2Conv, GINConv, GraphConv, PNAConv, SAGEConv,
 from torch_geometric.utils import degree
 
 from qsd.features import KINDS, NODE_ROLES, OPTION_FEATURES, STATIC_FEATURES, GraphFeatures
+from qsd.ranker.propagation import linear_maps, propagate, rows_of
 
 ConvName = Literal["gatv2", "gin", "sage", "graphconv", "pna", "transformer"]
 
@@ -84,7 +85,7 @@ class GraphRanker(nn.Module):
         settings: NetworkSettings,
         graphs: Sequence[GraphFeatures],
         num_targets: int = 1,
-        nodes_per_batch: int = 4096,
+        nodes_per_batch: int = 20_000,
     ) -> None:
         super().__init__()
         self.settings = settings
@@ -122,9 +123,9 @@ class GraphRanker(nn.Module):
             configs: int8 or int64 [B, L].
             store: position of the denoiser among the ``graphs`` given at construction.
         """
-        table = self.node_table(graph, store)
+        tables = self._tables(graph, store)
         size = max(1, self.nodes_per_batch // graph.num_nodes)
-        hops = [self._pooled(graph, table, part) for part in configs.long().split(size)]
+        hops = [self._pooled(graph, tables, part) for part in configs.long().split(size)]
         pooled = torch.cat(hops, dim=1)  # [depth + 1, B, width]
         outputs = pooled.new_zeros(len(configs), self.num_targets)
         if self.settings.graph_head:
@@ -144,7 +145,8 @@ class GraphRanker(nn.Module):
 
     def embed(self, graph: GraphFeatures, configs: Tensor, store: int = 0) -> list[Tensor]:
         """Node embeddings after 0, 1, ..., depth layers, each float [B, N, width]."""
-        return self._embed(graph, self.node_table(graph, store), configs.long())
+        hops = self._embed(graph, self._tables(graph, store), configs.long())
+        return [hop.transpose(0, 1) for hop in hops]
 
     def table_penalty(self, store: int = 0) -> Tensor:
         """Sum of squares of the parameters that one store owns, scalar."""
@@ -152,27 +154,38 @@ class GraphRanker(nn.Module):
             return torch.zeros((), device=self.features.weight.device)
         return self.layer_tables[store].square().sum()
 
-    def _embed(self, graph: GraphFeatures, table: Tensor, configs: Tensor) -> list[Tensor]:
-        nodes = torch.arange(graph.num_nodes, device=configs.device)
-        options = configs[:, graph.layer] * graph.is_weight  # a combine node has no option: row 0, always
-        hidden = table[nodes, options]
+    def _tables(self, graph: GraphFeatures, store: int) -> list[Tensor]:
+        """Initial embeddings, and what the first layer maps them to, each float [N * O, width]."""
+        table = self.node_table(graph, store).flatten(0, 1)
+        return [table, *(mapped for conv in self.convs[:1] for mapped in linear_maps(conv, table))]
+
+    def _embed(self, graph: GraphFeatures, tables: list[Tensor], configs: Tensor) -> list[Tensor]:
+        """Node embeddings after 0, 1, ..., depth layers, each float [N, b, width]."""
+        options = configs.T[graph.layer] * graph.is_weight.unsqueeze(1)  # a combine node has row 0, always
+        rows = torch.arange(graph.num_nodes, device=configs.device).unsqueeze(1) * graph.num_options + options
+        hidden, *mapped = (rows_of(table, rows.flatten()).view(*rows.shape, -1) for table in tables)
         hops = [hidden]
-        edges = graph.repeated_edges(len(configs), self.settings.both_directions)
+        edges = graph.repeated_edges(1, self.settings.both_directions)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            flat = hops[-1].flatten(0, 1)
-            update = torch.relu(norm(conv(flat, edges)))
-            hidden = update + flat if self.settings.residual else update
-            hops.append(hidden.view(len(configs), graph.num_nodes, -1))
+            update = propagate(conv, hops[-1], edges, mapped if len(hops) == 1 else ())
+            update = norm(update.flatten(0, 1)).relu_().view_as(update)
+            hops.append(update + hops[-1] if self.settings.residual else update)
         return hops
 
-    def _pooled(self, graph: GraphFeatures, table: Tensor, configs: Tensor) -> Tensor:
+    def _pooled(self, graph: GraphFeatures, tables: list[Tensor], configs: Tensor) -> Tensor:
         """Hop embeddings, float [depth + 1, b, width]."""
-        masks = {"all": None, "weights": graph.is_weight, "outputs": graph.is_output}
-        mask = masks[self.settings.pooling]
-        first, *later = self._embed(graph, table, configs)
-        pooled = [first[:, graph.is_weight].mean(dim=1)]
-        pooled += [(hop if mask is None else hop[:, mask]).mean(dim=1) for hop in later]
+        everywhere = torch.ones_like(graph.is_weight)
+        masks = {"all": everywhere, "weights": graph.is_weight, "outputs": graph.is_output}
+        first, *later = self._embed(graph, tables, configs)
+        pooled = [_mean(first, graph.is_weight)]
+        pooled += [_mean(hop, masks[self.settings.pooling]) for hop in later]
         return torch.stack(pooled)
+
+
+def _mean(hop: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the nodes of a mask, float [b, width]; a product, because a selection would copy."""
+    share = mask.to(hop.dtype) / mask.sum()
+    return (share @ hop.flatten(1)).view(hop.shape[1:])
 
 
 def _conv(settings: NetworkSettings, graphs: Sequence[GraphFeatures]) -> nn.Module:
@@ -182,11 +195,13 @@ def _conv(settings: NetworkSettings, graphs: Sequence[GraphFeatures]) -> nn.Modu
             # a residual already carries what a self-loop would, at a third of the edges less
             return GATv2Conv(width, width // heads, heads, add_self_loops=not settings.residual)
         case "gin":
-            return GINConv(nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)))
+            return GINConv(
+                nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)), node_dim=0
+            )
         case "sage":
-            return SAGEConv(width, width)
+            return SAGEConv(width, width, node_dim=0)
         case "graphconv":
-            return GraphConv(width, width, aggr="mean")
+            return GraphConv(width, width, aggr="mean", node_dim=0)
         case "pna":
             return PNAConv(
                 width,
