@@ -1,12 +1,13 @@
 """One training epoch on the full-size PixArt graph, against a plain PyG DataLoader of Data objects.
 
-    python benchmarks/fit.py [--records 500] [--batch-size 128] [--json FILE]
+    python benchmarks/fit.py [--records 500] [--json FILE]
 
 Both train the same network (the default GraphRanker) on the same random records with the same loss and
 optimizer, in turns in one run on one thread, in seconds of processor time, so that other programs disturb
 neither. The plain way is what a PyG tutorial writes: one Data object per record that holds node features and
-edges, a DataLoader that collates them, features embedded node by node. Exits with 1 unless ours is at least 2
-times faster and its data handling takes less than 1 % of the epoch.
+edges, a DataLoader that collates them, features embedded node by node. Both run at the batch size of the
+shipped configs (32) and at that of the Qua2SeDiMo reference (128). Exits with 1 unless ours is at least 2
+times faster at 128 and its data handling takes less than 1 % of the epoch.
 """
 
 import argparse
@@ -35,12 +36,15 @@ from qsd.store import Header
 
 LEAST_SPEEDUP = 2.0
 LARGEST_DATA_SHARE = 0.01
+BATCH_SIZES = 32, 128
+JUDGED = 128
 
 
 def full_size_header() -> Header:
     """PixArt-XL/2 traced on the meta device, with nominal sizes and errors of the six options."""
     with torch.device("meta"):
-        traced = trace(PixArtTransformer2DModel(sample_size=64, caption_channels=4096))
+        denoiser: Any = PixArtTransformer2DModel(sample_size=64, caption_channels=4096)
+    traced = trace(denoiser)
     weights = np.array([layer.num_weights for layer in traced.layers])
     bits = np.array([option.bits for option in DEFAULT_OPTIONS])
     return Header(
@@ -120,34 +124,32 @@ def step(optimizer: torch.optim.Optimizer, outputs: Tensor, norms: Tensor, wante
     optimizer.step()
 
 
-def measure(num_records: int, batch_size: int) -> dict[str, Any]:
-    """Times both ways."""
+def measure(num_records: int) -> dict[str, Any]:
+    """Times both ways at every batch size."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     header = full_size_header()
     graph = GraphFeatures.of(header)
     network = GraphRanker(NetworkSettings(), [graph])
     drawn = sample_configs(header.options, len(header.layers), num_records, 0)
-    configs, targets = torch.from_numpy(drawn.astype(np.int64)), torch.randn(num_records)
-    records = data_objects(graph, configs, targets)
-    warm_up = slice(0, batch_size)  # repeats edges
-    our_epoch(network, graph, configs[warm_up], targets[warm_up], batch_size)
-    plain_epoch(network, records[warm_up], batch_size)
-    ours, plain = [], []
-    for rows in torch.arange(num_records).split(2 * batch_size):  # in turns, so that other programs slow both
-        ours.append(our_epoch(network, graph, configs[rows], targets[rows], batch_size))
-        plain.append(plain_epoch(network, [records[row] for row in rows], batch_size))
-    seconds, data_seconds = np.sum(ours, axis=0).tolist()
-    plain_seconds = float(np.sum(plain))
+    configs, targets = torch.from_numpy(drawn), torch.randn(num_records)
+    records = data_objects(graph, configs.long(), targets)
+    seconds = {f"{way}-{size}": 0.0 for size in BATCH_SIZES for way in ("ours", "plain", "data")}
+    our_epoch(network, graph, configs[:32], targets[:32], 32)  # the first call of anything is slow
+    plain_epoch(network, records[:32], 32)
+    for rows in torch.arange(num_records).split(2 * max(BATCH_SIZES)):  # in turns: others slow all alike
+        for size in BATCH_SIZES:
+            ours, data = our_epoch(network, graph, configs[rows], targets[rows], size)
+            seconds[f"ours-{size}"] += ours
+            seconds[f"data-{size}"] += data
+            seconds[f"plain-{size}"] += plain_epoch(network, [records[row] for row in rows], size)
     return {
         "nodes": graph.num_nodes,
         "edges": int(graph.edge_index.shape[1]),
         "records": num_records,
-        "batch_size": batch_size,
         "seconds": seconds,
-        "plain_seconds": plain_seconds,
-        "speedup": plain_seconds / seconds,
-        "data_share": data_seconds / seconds,
+        "speedup": seconds[f"plain-{JUDGED}"] / seconds[f"ours-{JUDGED}"],
+        "data_share": seconds[f"data-{JUDGED}"] / seconds[f"ours-{JUDGED}"],
     }
 
 
@@ -156,17 +158,27 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--records", type=int, default=500)
-    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    result = measure(arguments.records, arguments.batch_size)
-    table = Table("", "result", title="one epoch on the full-size PixArt graph")
-    for name, value in result.items():
-        table.add_row(name, f"{value:.4g}")
-    Console().print(table)
+    result = measure(arguments.records)
+    seconds = result["seconds"]
+    title = f"one epoch of {result['records']} records, {result['nodes']} nodes, {result['edges']} edges"
+    table = Table("batch size", "ours, s", "of it data", "plain, s", "plain / ours", title=title)
+    for size in BATCH_SIZES:
+        ours, data, plain = (seconds[f"{way}-{size}"] for way in ("ours", "data", "plain"))
+        table.add_row(str(size), f"{ours:.2f}", f"{data / ours:.2%}", f"{plain:.2f}", f"{plain / ours:.2f}")
+    console = Console()
+    console.print(table)
+    fast = result["speedup"] >= LEAST_SPEEDUP
+    lean = result["data_share"] <= LARGEST_DATA_SHARE
+    console.print(
+        f"batch size {JUDGED}: {result['speedup']:.2f} times faster "
+        f"({'reaches' if fast else 'misses'} {LEAST_SPEEDUP}); "
+        f"data {result['data_share']:.2%} ({'within' if lean else 'above'} {LARGEST_DATA_SHARE:.0%})"
+    )
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-    return int(result["speedup"] < LEAST_SPEEDUP or result["data_share"] > LARGEST_DATA_SHARE)
+    return int(not (fast and lean))
 
 
 if __name__ == "__main__":
