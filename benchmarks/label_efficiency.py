@@ -1,6 +1,6 @@
 """How many labels a ranker needs: test metrics of the ranker and of the baselines by number of labels.
 
-    python benchmarks/label_efficiency.py [STORE ...] [--config pixart.yaml] [--labels 25 50 100 200 400]
+    python benchmarks/label_efficiency.py [STORE ...] [--config pixart.yaml] [--labels 25 50 100 200 250 400]
         [--seeds 5] [--out benchmarks/results]
 
 Stores are by default all in `datasets`. Each is measured at the label counts that it has, and at all that it
@@ -135,7 +135,7 @@ def main() -> None:
     )
     parser.add_argument("stores", nargs="*", help="by default all in datasets")
     parser.add_argument("--config", default="pixart.yaml")
-    parser.add_argument("--labels", type=int, nargs="+", default=[25, 50, 100, 200, 400])
+    parser.add_argument("--labels", type=int, nargs="+", default=[25, 50, 100, 200, 250, 400])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
