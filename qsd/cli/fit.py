@@ -148,6 +148,7 @@ def run(args: Sequence[str]) -> None:
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={
+                "default_root_dir": "runs",  # without a logger, checkpoints would go among the shipped ones
                 "callbacks": [
                     ModelCheckpoint(monitor="val_spearman", mode="max", save_last=True),
                     RichProgressBar(leave=False),
