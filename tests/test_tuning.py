@@ -66,9 +66,7 @@ def test_malformed_space(entry):
 
 
 def test_shipped_space_reads():
-    keys = {
-        dimension.key for dimension in read_space(shipped_root() / "lightning_configs" / "tune.yaml")
-    }
+    keys = {dimension.key for dimension in read_space(shipped_root() / "lightning_configs" / "tune.yaml")}
     assert "model.network.conv" in keys
 
 
