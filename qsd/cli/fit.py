@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.table import Table
 
@@ -149,10 +149,7 @@ def run(args: Sequence[str]) -> None:
             save_config_kwargs={"overwrite": True},
             trainer_defaults={
                 "default_root_dir": "runs",  # without a logger, checkpoints would go among the shipped ones
-                "callbacks": [
-                    ModelCheckpoint(monitor="val_spearman", mode="max", save_last=True),
-                    RichProgressBar(leave=False),
-                ],
+                "callbacks": [ModelCheckpoint(monitor="val_spearman", mode="max", save_last=True)],
             },
         )
 
