@@ -51,7 +51,15 @@ def facts_of(name: str) -> dict[str, Any]:
     store = Store.open(find(f"datasets/{name}.h5"))
     with tempfile.TemporaryDirectory() as folder:
         lightning_cli(
-            ["fit", "--config", CONFIGS[name], "--out", f"{folder}/ranker", "--trainer.logger", "false"]
+            [
+                "fit",
+                "--config",
+                str(find(CONFIGS[name])),
+                "--out",
+                f"{folder}/ranker",
+                "--trainer.logger",
+                "false",
+            ]
         )
         [report] = json.loads((Path(folder) / "ranker" / "metrics.json").read_text()).values()
     return {
