@@ -81,7 +81,6 @@ class GraphFeatures:
     is_output: Tensor
     edge_index: Tensor
     num_layers: int
-    _repeated: dict[tuple[int, bool], Tensor] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def num_nodes(self) -> int:
@@ -116,22 +115,12 @@ class GraphFeatures:
         moved: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
-        return dataclasses.replace(self, **moved, _repeated={})
+        return dataclasses.replace(self, **moved)
 
-    def repeated_edges(self, count: int, both_directions: bool) -> Tensor:
-        """Edges of ``count`` disjoint copies, int64 [2, count * E], twice that in both directions.
-
-        Made once per count and kept.
-        """
-        key = (count, both_directions)
-        if key not in self._repeated:
-            with torch.inference_mode(False):  # a tensor born in validation could not serve training
-                edges = self.edge_index
-                if both_directions:
-                    edges = torch.cat([edges, edges.flip(0)], dim=1)
-                offset = torch.arange(count, device=edges.device) * self.num_nodes
-                self._repeated[key] = (edges.unsqueeze(1) + offset.view(1, -1, 1)).flatten(1)
-        return self._repeated[key]
+    def edges(self, both_directions: bool) -> Tensor:
+        """Edges, int64 [2, E], or [2, 2 E] with every edge in both directions."""
+        forward = self.edge_index
+        return torch.cat([forward, forward.flip(0)], dim=1) if both_directions else forward
 
 
 def _role_index(role: str) -> int:

@@ -50,14 +50,10 @@ def test_unknown_role_is_other():
     assert {NODE_ROLES[role] for role in graph.role} == {"other"}
 
 
-def test_repeated_edges_are_disjoint_copies():
+def test_edges_in_both_directions():
     graph = GraphFeatures.of(synthetic_header(1))
-    edges = graph.repeated_edges(3, both_directions=False)
-    assert graph.repeated_edges(3, both_directions=False) is edges
-    copies = edges.view(2, 3, -1)
-    for copy in range(3):
-        torch.testing.assert_close(copies[:, copy], graph.edge_index + copy * graph.num_nodes)
-    both = graph.repeated_edges(1, both_directions=True)
+    assert graph.edges(both_directions=False) is graph.edge_index
+    both = graph.edges(both_directions=True)
     torch.testing.assert_close(both, torch.cat([graph.edge_index, graph.edge_index.flip(0)], dim=1))
 
 

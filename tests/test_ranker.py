@@ -74,7 +74,9 @@ def _on_disjoint_copies(network, graph, configs):
     nodes = torch.arange(graph.num_nodes)
     hidden = network.node_table(graph)[nodes, configs[:, graph.layer] * graph.is_weight].flatten(0, 1)
     masks = {"all": graph.is_weight | True, "weights": graph.is_weight, "outputs": graph.is_output}
-    edges = graph.repeated_edges(count, settings.both_directions)
+    edges = torch.cat(
+        [graph.edges(settings.both_directions) + copy * graph.num_nodes for copy in range(count)], dim=1
+    )
     hops = [hidden.view(count, graph.num_nodes, -1)[:, graph.is_weight].mean(dim=1)]
     for conv, norm in zip(network.convs, network.norms, strict=True):
         update = torch.relu(norm(conv(hidden, edges)))
@@ -113,7 +115,7 @@ def test_a_batch_is_a_union_of_disjoint_copies(graph, configs, conv, both, resid
 def test_a_graph_whose_nodes_read_one_node_each(graph, configs):
     """Attention has nothing to choose from."""
     chain = torch.arange(graph.num_nodes)
-    graph = dataclasses.replace(graph, edge_index=torch.stack([chain[:-1], chain[1:]]), _repeated={})
+    graph = dataclasses.replace(graph, edge_index=torch.stack([chain[:-1], chain[1:]]))
     network = _randomized(GraphRanker(SMALL, [graph])).eval()
     prediction = network(graph, configs)
     torch.testing.assert_close(
@@ -135,7 +137,6 @@ def test_node_order_does_not_matter(header, configs):
             for name in ("kind", "role", "static", "option", "layer", "is_weight", "is_output")
         },
         edge_index=place[graph.edge_index],
-        _repeated={},
     )
     network = _randomized(GraphRanker(SMALL, [graph])).eval()
     torch.testing.assert_close(network(shuffled, configs).outputs, network(graph, configs).outputs)

@@ -20,6 +20,7 @@ from transformers import (
 
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.errors import QsdError
+from qsd.labels.distribution import frechet_metric
 from qsd.zoo import (
     autoencoder,
     captions,
@@ -271,10 +272,14 @@ def test_moving_average_follows_a_constant() -> None:
     assert torch.allclose(module.weight, torch.ones(2, 2))
 
 
-def test_distance_of_a_set_to_itself_is_nothing() -> None:
+def test_distance_from_ready_features() -> None:
     some = torch.randn(400, 64, generator=torch.Generator().manual_seed(0))
-    assert quality._frechet_distance(some, some) == pytest.approx(0, abs=1e-3)
-    assert quality._frechet_distance(some, some + 1) == pytest.approx(64, rel=1e-3)  # squared mean shift
+    metric = frechet_metric(some)
+    metric.update(some, real=False)
+    assert float(metric.compute()) == pytest.approx(0, abs=1e-3)
+    metric.reset()  # the real features stay
+    metric.update(some + 1, real=False)
+    assert float(metric.compute()) == pytest.approx(64, rel=1e-3)  # squared shift of the mean
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from qsd.cli.console import bar, console, print_json, run_function
+from qsd.cli.console import bar, console, messages, print_json, run_function
 from qsd.errors import QsdError
 from qsd.zoo import TRAINERS, write_data
 from qsd.zoo import measure as measure_miniature
@@ -39,7 +39,7 @@ def measure(name: str, folder: str | None = None, json: bool = False) -> None:
         folder: its folder; by default the shipped one.
         json: print JSON.
     """
-    with console.status(f"{name}: drawing 1,000 images"):
+    with messages.status(f"{name}: drawing 1,000 images"):
         facts = measure_miniature(name, folder)
     _tell(facts, json)
 

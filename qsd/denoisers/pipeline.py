@@ -71,6 +71,16 @@ def denoiser_of(pipe: DiffusionPipeline) -> nn.Module:
     return getattr(pipe, denoiser_name(pipe))
 
 
+def keep_class_names(pipe: Any) -> None:
+    """Makes a pipeline save its names of classes: ``DiTPipeline`` reads them from its configuration only."""
+    labels: dict[str, int] = getattr(pipe, "labels", None) or {}
+    names: dict[int, list[str]] = {}
+    for name, index in labels.items():
+        names.setdefault(index, []).append(name)
+    if names:
+        pipe.register_to_config(id2label={index: ", ".join(names[index]) for index in sorted(names)})
+
+
 def identity(denoiser: nn.Module) -> dict[str, Any]:
     """What makes a denoiser this one and no other.
 

@@ -13,7 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from qsd.bank import FULL_PRECISION, Bank
-from qsd.denoisers.pipeline import DENOISER_NAMES, check_same_denoiser, denoiser_name, identity
+from qsd.denoisers.pipeline import (
+    DENOISER_NAMES,
+    check_same_denoiser,
+    denoiser_name,
+    identity,
+    keep_class_names,
+)
 from qsd.errors import QsdError
 from qsd.export.folder import CONFIG_NAME, replacing, strip_paths, without_paths, write_json
 from qsd.export.layers import check_supported
@@ -90,7 +96,7 @@ def export(
             with quiet():
                 component.save_pretrained(folder / key)
         if pipe and whole_pipeline:
-            _keep_class_names(pipe)
+            keep_class_names(pipe)
             pipe.save_config(folder)
         strip_paths(folder)
     if progress:
@@ -103,16 +109,6 @@ def _other_components(pipe: Any, name: str) -> dict[str, Any]:
     return {
         key: part for key, part in pipe.components.items() if key != name and hasattr(part, "save_pretrained")
     }
-
-
-def _keep_class_names(pipe: Any) -> None:
-    """``DiTPipeline`` takes names of classes from its configuration, but does not save them there."""
-    labels: dict[str, int] = getattr(pipe, "labels", None) or {}
-    names: dict[int, list[str]] = {}
-    for name, index in labels.items():
-        names.setdefault(index, []).append(name)
-    if names:
-        pipe.register_to_config(id2label={index: ", ".join(names[index]) for index in sorted(names)})
 
 
 def _write_denoiser(

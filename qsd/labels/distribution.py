@@ -32,7 +32,7 @@ class Distribution:
                 f"{len(reference)} real ones; lower it"
             )
         real = torch.cat([self._features(batch)[0].cpu() for batch in reference.split(settings.batch_size)])
-        self._fid, self._kid = _metrics(real, settings)
+        self._fid, self._kid = frechet_metric(real), _kernel_metric(real, settings)
         self._hits = self._count = 0
 
     def reset(self) -> None:
@@ -59,21 +59,29 @@ class Distribution:
         return labels if self._classes is None else labels | {"agreement": self._hits / self._count}
 
 
-def _metrics(
-    real: torch.Tensor, settings: EvaluationSettings
-) -> tuple[FrechetInceptionDistance, KernelInceptionDistance]:
-    """FID and KID that take ready features [B, F], so that the extractor runs once for both."""
-    features = nn.Identity()
-    features.num_features = real.shape[1]  # type: ignore[assignment]
+def frechet_metric(real: torch.Tensor) -> FrechetInceptionDistance:
+    """FID to real images whose features [N, F] are ready; it is updated with ready features, too."""
+    metric = FrechetInceptionDistance(feature=_ready(real), reset_real_features=False)
+    metric.update(real, real=True)
+    return metric
+
+
+def _kernel_metric(real: torch.Tensor, settings: EvaluationSettings) -> KernelInceptionDistance:
+    """KID, likewise."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # KID keeps all features; that is intended
-        fid = FrechetInceptionDistance(feature=features, reset_real_features=False)
-        kid = KernelInceptionDistance(
-            feature=features,
+        metric = KernelInceptionDistance(
+            feature=_ready(real),
             subsets=settings.kid_subsets,
             subset_size=settings.kid_subset_size,
             reset_real_features=False,
         )
-    fid.update(real, real=True)
-    kid.update(real, real=True)
-    return fid, kid
+    metric.update(real, real=True)
+    return metric
+
+
+def _ready(features: torch.Tensor) -> nn.Module:
+    """An extractor for what is extracted already, so that one extraction serves several metrics."""
+    extractor = nn.Identity()
+    extractor.num_features = features.shape[1]  # type: ignore[assignment]
+    return extractor

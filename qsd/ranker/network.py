@@ -165,7 +165,7 @@ class GraphRanker(nn.Module):
         rows = torch.arange(graph.num_nodes, device=configs.device).unsqueeze(1) * graph.num_options + options
         hidden, *mapped = (rows_of(table, rows.flatten()).view(*rows.shape, -1) for table in tables)
         hops = [hidden]
-        edges = graph.repeated_edges(1, self.settings.both_directions)
+        edges = graph.edges(self.settings.both_directions)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             update = propagate(conv, hops[-1], edges, mapped if len(hops) == 1 else ())
             update = norm(update.flatten(0, 1)).relu_().view_as(update)
@@ -221,8 +221,5 @@ def _norm(settings: NetworkSettings) -> nn.Module:
 
 def _degree_histogram(graphs: Sequence[GraphFeatures], both_directions: bool) -> Tensor:
     """Nodes by in-degree over all graphs, int64 [largest degree + 1]; PNA scales by it."""
-    degrees = [
-        degree(graph.repeated_edges(1, both_directions)[1], graph.num_nodes, dtype=torch.long)
-        for graph in graphs
-    ]
+    degrees = [degree(graph.edges(both_directions)[1], graph.num_nodes, dtype=torch.long) for graph in graphs]
     return torch.bincount(torch.cat(degrees))

@@ -8,6 +8,7 @@ from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DMod
 from diffusers.pipelines.dit.pipeline_dit import DiTPipeline
 from torch import nn
 
+from qsd.denoisers.pipeline import keep_class_names
 from qsd.zoo.autoencoder import LATENT_CHANNELS, latent_size
 from qsd.zoo.captions import DIGIT_WORDS, parse
 from qsd.zoo.diffusion import Recipe, caption_table, sampler
@@ -52,5 +53,5 @@ class DiT:
             block.norm1.emb = copy.deepcopy(block.norm1.emb)
         names = {index: f"a {word}" for index, word in enumerate(DIGIT_WORDS)}
         pipe = DiTPipeline(transformer=self.transformer, vae=vae, scheduler=sampler(), id2label=names)
-        pipe.register_to_config(id2label=names)  # the constructor does not, so saving would lose them
+        keep_class_names(pipe)
         return pipe

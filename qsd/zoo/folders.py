@@ -6,9 +6,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from qsd.export.folder import strip_paths
 from qsd.zoo.digits import IMAGE_SIZE
-
-_MACHINE_KEYS = ("_name_or_path", "name_or_path")
 
 
 def write_folder(out: Path, save: Callable[[Path], None]) -> int:
@@ -22,8 +21,7 @@ def write_folder(out: Path, save: Callable[[Path], None]) -> int:
         folder = Path(temporary) / out.name
         folder.mkdir()
         save(folder)
-        for file in folder.rglob("*.json"):
-            _clean(file)
+        strip_paths(folder)
         for file in folder.rglob("*"):
             file.chmod(0o755 if file.is_dir() else 0o644)
         if out.exists():
@@ -49,12 +47,3 @@ def write_image_processor(folder: Path, image_processor_type: str) -> None:
         "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def _clean(file: Path) -> None:
-    """Drops the keys that say where the folder was made."""
-    content = json.loads(file.read_text())
-    if any(key in content for key in _MACHINE_KEYS):
-        for key in _MACHINE_KEYS:
-            content.pop(key, None)
-        file.write_text(json.dumps(content, indent=2) + "\n")

@@ -4,10 +4,9 @@ import time
 from typing import Any
 
 import torch
-from torch import nn
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from qsd.labels import EvaluationSettings, Evaluator
+from qsd.labels.distribution import frechet_metric
 from qsd.labels.extractors import load_features
 
 
@@ -40,14 +39,8 @@ def real_half_distance(settings: EvaluationSettings, splits: int = 5) -> float:
     total = 0.0
     for _ in range(splits):
         order = torch.randperm(len(features), generator=generator)
-        total += _frechet_distance(features[order[: len(order) // 2]], features[order[len(order) // 2 :]])
+        first, second = order.split([len(order) // 2, len(order) - len(order) // 2])
+        metric = frechet_metric(features[first])
+        metric.update(features[second], real=False)
+        total += float(metric.compute())
     return total / splits
-
-
-def _frechet_distance(first: torch.Tensor, second: torch.Tensor) -> float:
-    identity = nn.Identity()
-    identity.num_features = first.shape[1]  # type: ignore[assignment]
-    metric = FrechetInceptionDistance(feature=identity)
-    metric.update(first, real=True)
-    metric.update(second, real=False)
-    return float(metric.compute())
