@@ -13,8 +13,8 @@ from torch_geometric.utils import softmax
 
 
 def rows_of(table: Tensor, index: Tensor) -> Tensor:
-    """``table[index]`` of a matrix; on CPUs its gradient is far cheaper than an embedding's."""
-    return table.gather(0, _spread(index, table))
+    """``table[index]`` of a matrix; with many short rows its gradient is far cheaper than an embedding's."""
+    return table.gather(0, index.unsqueeze(1).expand(-1, table.shape[1]))
 
 
 def linear_maps(conv: nn.Module, table: Tensor) -> tuple[Tensor, ...]:
@@ -65,21 +65,21 @@ def _attend(conv: GATv2Conv, hidden: Tensor, edges: Tensor, mapped: Sequence[Ten
     chosen = contested.nonzero()[:, 0]
     if mapped:
         values, queries = (each.flatten(1) for each in mapped)
-        queries = rows_of(queries, chosen)
+        queries = queries.index_select(0, chosen)
     else:
         values = conv.lin_l(hidden).flatten(1)
-        queries = conv.lin_r(rows_of(hidden.flatten(1), chosen).view(-1, width)).view(-1, num_copies * width)
-    messages = rows_of(values, edges[0, scored])
-    scores = nn.functional.leaky_relu(messages + rows_of(queries, target), conv.negative_slope, inplace=True)
+        queries = conv.lin_r(hidden.index_select(0, chosen)).flatten(1)
+    messages = values.index_select(0, edges[0, scored])
+    scores = messages + queries.index_select(0, target)
+    scores = nn.functional.leaky_relu(scores, conv.negative_slope, inplace=True)
     scores = nn.functional.linear(scores.view(-1, width), conv.att.flatten() * heads)
     shares = softmax(scores.view(len(target), num_copies * conv.heads), target, num_nodes=num_nodes)
     weighted = messages * (shares.view(-1, conv.heads) @ heads).view_as(messages)
 
-    summed = torch.zeros_like(values)
-    summed.scatter_add_(0, _spread(edges[1, scored], weighted), weighted)
-    alone = rows_of(values, edges[0, ~scored])
-    summed.scatter_add_(0, _spread(edges[1, ~scored], alone), alone)
-    return summed.view_as(hidden) + conv.bias
+    summed = conv.bias.repeat(num_nodes, num_copies)
+    summed.index_add_(0, edges[1, scored], weighted)
+    summed.index_add_(0, edges[1, ~scored], values.index_select(0, edges[0, ~scored]))
+    return summed.view_as(hidden)
 
 
 def _flattened(conv: nn.Module, hidden: Tensor, edges: Tensor) -> Tensor:
@@ -87,7 +87,3 @@ def _flattened(conv: nn.Module, hidden: Tensor, edges: Tensor) -> Tensor:
     copies = torch.arange(num_copies, device=edges.device)
     repeated = (edges.unsqueeze(-1) * num_copies + copies).flatten(1)
     return conv(hidden.flatten(0, 1), repeated).view_as(hidden)
-
-
-def _spread(index: Tensor, matrix: Tensor) -> Tensor:
-    return index.unsqueeze(1).expand(-1, matrix.shape[1])
