@@ -168,20 +168,20 @@ def test_hop_embeddings_are_means_of_node_embeddings(graph, configs):
     torch.testing.assert_close(network(graph, configs).norms, norms)
 
 
-def test_without_graph_head_or_pairs_the_model_is_additive(header, graph, configs):
-    member = Member(dataclasses.replace(SMALL, graph_head=False), [header], [graph], 1).eval()
+def test_without_graph_head_and_interactions_the_model_is_additive(header, graph, configs):
+    member = Member(dataclasses.replace(SMALL, graph_head=False, closed_form="additive"), [graph], 1).eval()
     member.contributions().copy_(torch.randn(graph.num_layers, 6))
     expected = member.contributions()[torch.arange(graph.num_layers), configs].sum(dim=1)
     torch.testing.assert_close(member(graph, configs).outputs[:, 0], expected)
 
 
-def test_training_starts_from_the_additive_part(tmp_path):
+def test_training_starts_from_the_closed_form_part(tmp_path):
     store = synthetic_store(tmp_path / "a.h5", 60, 1)
     data = prepare(store, Target("-log(fid)"), folds=3)
-    member = Member(SMALL, [data.header], [data.graph], 1).eval()
+    member = Member(SMALL, [data.graph], 1).eval()
     inside = data.training_rows(1)
     member.fit_scales(0, data.targets[inside])
-    offsets = member.fit_additive(0, data, 1)
+    offsets = member.fit_closed_form(0, data, 1)
     outputs = member(data.graph, data.configs).outputs[:, 0]
     torch.testing.assert_close(outputs[data.test_rows()], offsets[data.test_rows()])
     assert (outputs[inside] != offsets[inside]).all()  # left out, each by itself
@@ -192,10 +192,10 @@ def test_training_starts_from_the_additive_part(tmp_path):
 def test_the_ceiling_stands_beside_the_ranker_on_the_same_records(tmp_path):
     store = synthetic_store(tmp_path / "a.h5", 120, 1)
     data = prepare(store, Target("-log(fid)"), folds=2)
-    members = Ensemble(Member(SMALL, [data.header], [data.graph], 1) for _ in range(2))
+    members = Ensemble(Member(SMALL, [data.graph], 1) for _ in range(2))
     for index, member in enumerate(members):
         member.fit_scales(0, data.targets[data.training_rows(index)])
-        member.fit_additive(0, data, index)
+        member.fit_closed_form(0, data, index)
     plain = compare(members, data, num_bootstrap=20)
     test = data.test_rows()[:12]
     repeats = torch.full((2, len(data.fold)), torch.nan)
@@ -218,10 +218,10 @@ def test_a_useless_correction_is_not_believed(tmp_path):
     store = synthetic_store(tmp_path / "a.h5", 60, 1)
     data = prepare(store, Target("-log(fid)"), folds=2)
     torch.manual_seed(0)
-    members = Ensemble(_randomized(Member(SMALL, [data.header], [data.graph], 1)) for _ in range(2))
+    members = Ensemble(_randomized(Member(SMALL, [data.graph], 1)) for _ in range(2))
     for index, member in enumerate(members):
         member.fit_scales(0, data.targets[data.training_rows(index)])
-        member.fit_additive(0, data, index)
+        member.fit_closed_form(0, data, index)
     members.calibrate([data])
     assert all(0 <= member.graph_share.item() < 0.3 for member in members)
 
@@ -229,7 +229,7 @@ def test_a_useless_correction_is_not_believed(tmp_path):
 def test_scales_come_from_training_records(tmp_path):
     store = synthetic_store(tmp_path / "a.h5", 60, 1)
     data = prepare(store, Target("-fid"), [Target("clip")], folds=3)
-    member = Member(SMALL, [data.header], [data.graph], 2)
+    member = Member(SMALL, [data.graph], 2)
     inside = data.targets[data.training_rows(1)]
     member.fit_scales(0, inside)
     torch.testing.assert_close(member.target_mean[0], inside.mean(dim=0))
@@ -244,7 +244,7 @@ def test_scales_come_from_training_records(tmp_path):
 @pytest.fixture
 def saved(tmp_path, header, graph):
     torch.manual_seed(0)
-    members = Ensemble(_randomized(Member(SMALL, [header], [graph], 1)) for _ in range(3))
+    members = Ensemble(_randomized(Member(SMALL, [graph], 1)) for _ in range(3))
     for member in members:
         member.fit_scales(0, torch.randn(20, 1) * 30 - 60)
     save_ranker(tmp_path / "ranker", members.eval(), [header], "-fid", metrics={"a": 1})
@@ -326,7 +326,7 @@ def test_can_overfit_twenty_records(tmp_path):
     store = synthetic_store(tmp_path / "a.h5", 60, 1)
     data = prepare(store, Target("-log(fid)"))
     torch.manual_seed(0)
-    member = Member(SMALL, [data.header], [data.graph], 1)
+    member = Member(SMALL, [data.graph], 1)
     configs, targets = data.configs[:20], data.targets[:20]
     member.fit_scales(0, targets)
     optimizer = torch.optim.Adam(member.parameters(), lr=0.02)

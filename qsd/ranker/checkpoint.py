@@ -24,7 +24,7 @@ from qsd.ranker.network import NetworkSettings
 from qsd.store import Header
 
 FORMAT = "qsd-ranker"
-VERSION = 2
+VERSION = 3
 FILE_NAME = "ranker.json"
 _BATCH_SIZE = 256
 
@@ -101,11 +101,12 @@ class Ranker:
     def contributions(self) -> np.ndarray | None:
         """Additive part of the prediction by layer and option, in the target's units, float64 [L, O].
 
-        The mean over members, exact to first order around the mean of the training records; pairs and the
-        network's correction come on top. None if the ranker was trained without the additive head.
+        The mean over members, exact to first order around the mean of the training records where the ranker
+        is additive; else what the best sum over layers makes of the same labels. None if the ranker has no
+        closed-form part.
         """
         first = next(iter(self.members))
-        if not first.network.settings.additive:
+        if first.network.settings.closed_form == "none":
             return None
         tables = [
             member.contributions(self.store) * member.target_std[self.store, 0] for member in self.members
@@ -204,7 +205,7 @@ def load_ranker(folder: str | Path, denoiser: Mapping[str, Any] | None = None) -
     settings = NetworkSettings(**document["network"])
     members = Ensemble()
     for index in range(document["num_members"]):
-        member = Member(settings, headers, graphs, 1 + len(document["auxiliary"]))
+        member = Member(settings, graphs, 1 + len(document["auxiliary"]))
         file = folder / _member_file(index)
         try:
             member.load_state_dict(load_file(file))

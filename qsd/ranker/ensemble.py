@@ -1,17 +1,17 @@
 """Members trained on different folds, and what they predict together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from qsd.data import StoreData
 from qsd.features import GraphFeatures
-from qsd.ranker.additive import fit_additive_model, num_pair_features
+from qsd.ranker.additive import fit_additive_model
+from qsd.ranker.interactions import fit_interaction_model, similarity
 from qsd.ranker.link import bend, unbend
 from qsd.ranker.metrics import ndcg_at_10, spearman
 from qsd.ranker.network import GraphRanker, NetworkSettings, Prediction
-from qsd.store import Header
 
 
 class Member(nn.Module):
@@ -22,8 +22,7 @@ class Member(nn.Module):
 
     Args:
         settings: architecture of the network.
-        headers: of the stores.
-        graphs: their features.
+        graphs: features of the stores' denoisers.
         num_targets: T.
 
     Attributes:
@@ -36,9 +35,10 @@ class Member(nn.Module):
         hop_weight: float32 [S, H], Spearman times NDCG of each hop's norm on the member's validation records,
             0 for a hop that ranks the wrong way round; the weights of hop scores (Qua²SeDiMo, AAAI-25).
         graph_share: float32 [S], 0 to 1, share of the network's correction that is added.
-        additive_0, additive_1, ...: float32 [L, O], additive contributions on the bent scale, by store.
-        pair_table_0, ...: float32 [L, O, P] and pair_weight_0, ...: float32 [P], pairs of the outer layers
+        additive_0, additive_1, ...: float32 [L, O], additive contributions on the bent scale, by store
             (:class:`qsd.ranker.additive.AdditiveModel`).
+        trend_0, ...: float32 [L, O], distance_0, ...: float32 [L, O, O], known_0, ...: int8 [n, L] and
+            weight_0, ...: float32 [n] (:class:`qsd.ranker.interactions.InteractionModel`).
     """
 
     target_mean: Tensor
@@ -55,7 +55,6 @@ class Member(nn.Module):
     def __init__(
         self,
         settings: NetworkSettings,
-        headers: Sequence[Header],
         graphs: Sequence[GraphFeatures],
         num_targets: int,
     ) -> None:
@@ -74,15 +73,18 @@ class Member(nn.Module):
             "hop_weight": (stores, hops),
             "graph_share": (stores,),
         }
-        for store, (header, graph) in enumerate(zip(headers, graphs, strict=True)):
-            pairs = num_pair_features(header)
-            shapes[f"additive_{store}"] = (graph.num_layers, graph.num_options)
-            shapes[f"pair_table_{store}"] = (graph.num_layers, graph.num_options, pairs)
-            shapes[f"pair_weight_{store}"] = (pairs,)
         for name, shape in shapes.items():
             self.register_buffer(
                 name, torch.ones(shape) if name.endswith(("std", "share")) else torch.zeros(shape)
             )
+        for store, graph in enumerate(graphs):
+            table = graph.num_layers, graph.num_options
+            self.register_buffer(f"additive_{store}", torch.zeros(table))
+            self.register_buffer(f"trend_{store}", torch.zeros(table))
+            self.register_buffer(f"distance_{store}", torch.zeros(*table, graph.num_options))
+            self.register_buffer(f"known_{store}", torch.zeros(0, graph.num_layers, dtype=torch.int8))
+            self.register_buffer(f"weight_{store}", torch.zeros(0))
+        self.register_load_state_dict_pre_hook(_make_room)
 
     def fit_scales(self, store: int, targets: Tensor) -> None:
         """Takes the scales of targets float [n, T] (NaN where missing), training records only."""
@@ -122,25 +124,43 @@ class Member(nn.Module):
         first, *rest = self.standardized(store, targets).unbind(dim=-1)
         return torch.stack([bend(first, self.power[store]), *rest], dim=-1)
 
-    def fit_additive(self, store: int, data: StoreData, member: int) -> Tensor:
-        """Fits the additive part and the link on the member's training records, after :meth:`fit_scales`.
+    def fit_closed_form(self, store: int, data: StoreData, member: int) -> Tensor:
+        """Fits the closed-form part and the link on the member's training records, after :meth:`fit_scales`.
 
         Returns:
-            float32 [R], bent additive prediction of each record; of a training record by the model without
+            float32 [R], its bent prediction of each record; of a training record by the same model without
             it, so that the network learns to correct errors as they are on unseen records.
         """
-        if not self.network.settings.additive:
+        kind = self.network.settings.closed_form
+        if kind == "none":
             return torch.zeros(len(data.configs))
         inside = data.training_rows(member)
+        configs = data.configs[inside].numpy()
         wanted = self.standardized(store, data.targets[inside])[:, 0].double().cpu().numpy()
-        model = fit_additive_model(data.header, data.configs[inside].numpy(), wanted)
-        self.power[store] = model.power
-        self.contributions(store).copy_(torch.from_numpy(model.table))
-        self.get_buffer(f"pair_table_{store}").copy_(torch.from_numpy(model.pair_table))
-        self.get_buffer(f"pair_weight_{store}").copy_(torch.from_numpy(model.pair_weight))
-        offsets = torch.from_numpy(model(data.configs.numpy()))
-        offsets[inside] = torch.from_numpy(model.left_out)
-        return offsets.float()
+        additive = fit_additive_model(data.header, configs, wanted)
+        self.contributions(store).copy_(torch.from_numpy(additive.table))
+        self.power[store] = additive.power
+        left_out = additive.left_out
+        if kind == "interactions":
+            model = fit_interaction_model(data.header, configs, wanted, additive)
+            self.power[store] = model.power
+            for name in ("trend", "distance", "known", "weight"):
+                old = self.get_buffer(f"{name}_{store}")
+                setattr(self, f"{name}_{store}", torch.from_numpy(getattr(model, name)).to(old))
+            left_out = model.left_out
+        offsets = self.closed_form(data.configs.to(self.power.device), store)
+        offsets[inside.to(offsets.device)] = torch.from_numpy(left_out).to(offsets)
+        return offsets
+
+    def closed_form(self, configs: Tensor, store: int = 0) -> Tensor:
+        """Bent prediction of the closed-form part for configs int64 [B, L], float32 [B]."""
+        layers = torch.arange(configs.shape[1], device=configs.device)
+        if self.network.settings.closed_form != "interactions":
+            return self.contributions(store)[layers, configs].sum(dim=1)
+        trend, distance, known, weight = (
+            self.get_buffer(f"{name}_{store}") for name in ("trend", "distance", "known", "weight")
+        )
+        return trend[layers, configs].sum(dim=1) + similarity(configs, known, distance) @ weight
 
     def contributions(self, store: int = 0) -> Tensor:
         """Additive contributions on the bent scale, whose slope is 1 at the training mean, float32 [L, O]."""
@@ -149,29 +169,36 @@ class Member(nn.Module):
     def forward(
         self, graph: GraphFeatures, configs: Tensor, store: int = 0, offsets: Tensor | None = None
     ) -> Prediction:
-        """The prediction of the bent target: additive part plus the network's correction.
+        """The prediction of the bent target: closed-form part plus the network's correction.
 
         Args:
             graph: features of the denoiser.
             configs: int64 [B, L].
             store: position of the denoiser.
-            offsets: float [B], in place of the additive part.
+            offsets: float [B], in place of the closed-form part.
         """
         if offsets is None:
-            layers = torch.arange(graph.num_layers, device=configs.device)
-            configs = configs.long()
-            sums = self.get_buffer(f"pair_table_{store}")[layers, configs].sum(dim=1)
-            offsets = self.contributions(store)[layers, configs].sum(dim=1)
-            offsets = offsets + sums.square() @ self.get_buffer(f"pair_weight_{store}")
+            offsets = self.closed_form(configs.long(), store)
         corrected = self.network(graph, configs, store)
         first = offsets + self.graph_share[store] * corrected.outputs[:, 0]
         return Prediction(torch.cat([first[:, None], corrected.outputs[:, 1:]], dim=1), corrected.norms)
 
     def score(self, graph: GraphFeatures, configs: Tensor, store: int = 0) -> Tensor:
         """Predicted target of configs [B, L] in its own units, float [B]."""
-        bent = self(graph, configs, store).outputs[:, 0]
+        if self.graph_share[store] > 0:
+            bent = self(graph, configs, store).outputs[:, 0]
+        else:
+            bent = self.closed_form(configs.long(), store)
         outputs = unbend(bent, self.power[store], self.target_low[store], self.target_high[store])
         return outputs * self.target_std[store, 0] + self.target_mean[store, 0]
+
+
+def _make_room(member: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
+    """Before a state is loaded: how many records the closed-form part remembers is known only from it."""
+    for name, buffer in member.named_buffers(recurse=False):
+        saved = state.get(prefix + name)
+        if name.startswith(("known", "weight")) and saved is not None:
+            setattr(member, name, buffer.new_zeros(saved.shape))
 
 
 class Ensemble(nn.ModuleList):
@@ -189,7 +216,7 @@ class Ensemble(nn.ModuleList):
         """Sets hop statistics and the share of the network's correction, after training.
 
         The share is that with the least squared error on the members' validation records, all of them
-        together: with few labels a correction is mostly noise, and the additive part is better alone.
+        together: with few labels a correction is mostly noise, and the closed-form part is better alone.
         """
         self.eval()
         for store, data in enumerate(stores):

@@ -58,13 +58,11 @@ class RankerModule(lightning.LightningModule):
         if len(self.members):
             return
         num_targets = len(self.data.targets)
-        headers, graphs = zip(*((data.header, data.graph) for data in self.data.stores), strict=True)
-        self.members = Ensemble(
-            Member(self.settings, headers, graphs, num_targets) for _ in range(self.data.folds)
-        )
+        graphs = [data.graph for data in self.data.stores]
+        self.members = Ensemble(Member(self.settings, graphs, num_targets) for _ in range(self.data.folds))
 
     def on_fit_start(self) -> None:
-        """Additive predictions are no part of a checkpoint, so a resumed run makes them again."""
+        """Offsets are no part of a checkpoint, so a resumed run makes them again."""
         self._fit_scales()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -138,13 +136,13 @@ class RankerModule(lightning.LightningModule):
         return loss + self.hparams["table_penalty"] * member.network.table_penalty(store)
 
     def _fit_scales(self) -> None:
-        """Scales and additive parts from each member's own training records."""
+        """Scales and closed-form parts from each member's own training records."""
         self._offsets = []
         for store, data in enumerate(self.data.stores):
             offsets = []
             for index, member in enumerate(self.members):
                 member.fit_scales(store, data.targets[data.training_rows(index)])
-                offsets.append(member.fit_additive(store, data, index))
+                offsets.append(member.fit_closed_form(store, data, index))
             self._offsets.append(torch.stack(offsets).to(self.device))
 
     def _data(self, store: int) -> StoreData:

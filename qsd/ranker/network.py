@@ -34,9 +34,10 @@ class NetworkSettings:
         both_directions: messages also flow against the data; the k-hop neighbourhood of a node is then
             undirected.
         layer_embedding: gives every weight layer of a known denoiser a learned vector per option.
-        additive: the prediction starts from contributions per layer, fitted in closed form
-            (:mod:`qsd.ranker.additive`); the network learns what they miss.
-        graph_head: whether the network predicts at all; without it the ranker is exactly additive.
+        closed_form: what the prediction starts from, fitted without gradient descent; the network learns what
+            it misses. "additive": contributions per layer (:mod:`qsd.ranker.additive`); "interactions": a
+            Gaussian process that starts from these (:mod:`qsd.ranker.interactions`).
+        graph_head: whether the network predicts at all; without it an "additive" ranker is exactly that.
     """
 
     conv: ConvName = "gatv2"
@@ -49,7 +50,7 @@ class NetworkSettings:
     pooling: Literal["all", "weights", "outputs"] = "all"
     both_directions: bool = False
     layer_embedding: bool = False
-    additive: bool = True
+    closed_form: Literal["none", "additive", "interactions"] = "interactions"
     graph_head: bool = True
 
 
@@ -110,7 +111,7 @@ class GraphRanker(nn.Module):
             self.dropout = nn.Dropout(settings.dropout)
             last = nn.Linear(width, num_targets)
             self.linear_head = nn.Linear(pooled, num_targets)
-            for linear in (last, self.linear_head):  # starts from the additive part alone
+            for linear in (last, self.linear_head):  # starts from the closed-form part alone
                 nn.init.zeros_(linear.weight)
                 nn.init.zeros_(linear.bias)
             self.head = nn.Sequential(nn.Linear(pooled, width), nn.SiLU(), last)
