@@ -126,7 +126,8 @@ def tune(
     """Runs trials until the study holds so many finished ones, counting those of other processes.
 
     A trial trains with the base configuration and its own values; its score is the mean Spearman correlation
-    of the members on their validation folds at the last epoch. Test records are never read.
+    of the members on their validation folds, once the share of the network's correction is set. Test records
+    are never read.
 
     Args:
         study: from :func:`open_study`.
@@ -193,6 +194,8 @@ def _run(trial: optuna.Trial, base: Mapping[str, Any], space: list[Dimension]) -
         num_sanity_val_steps=0,
     )
     runner.fit(module, datamodule=data)
+    module.members.calibrate(data.stores)  # as `fit` does at its end: a trial is judged by what would be saved
+    runner.validate(module, datamodule=data, verbose=False)
     return float(runner.callback_metrics[MONITOR])
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from qsd.data import StoreData
 from qsd.features import GraphFeatures
 from qsd.ranker.additive import fit_additive_model
-from qsd.ranker.interactions import fit_interaction_model, similarity
+from qsd.ranker.interactions import ProcessSettings, fit_interaction_model, similarity
 from qsd.ranker.link import bend, unbend
 from qsd.ranker.metrics import ndcg_at_10, spearman
 from qsd.ranker.network import GraphRanker, NetworkSettings, Prediction
@@ -124,8 +124,20 @@ class Member(nn.Module):
         first, *rest = self.standardized(store, targets).unbind(dim=-1)
         return torch.stack([bend(first, self.power[store]), *rest], dim=-1)
 
-    def fit_closed_form(self, store: int, data: StoreData, member: int) -> Tensor:
+    def fit_closed_form(
+        self,
+        store: int,
+        data: StoreData,
+        member: int,
+        process: ProcessSettings = ProcessSettings(),  # noqa: B008
+    ) -> Tensor:
         """Fits the closed-form part and the link on the member's training records, after :meth:`fit_scales`.
+
+        Args:
+            store: position of the store.
+            data: its records.
+            member: position of this member, which decides its training records.
+            process: what is expected of interactions.
 
         Returns:
             float32 [R], its bent prediction of each record; of a training record by the same model without
@@ -142,7 +154,7 @@ class Member(nn.Module):
         self.power[store] = additive.power
         left_out = additive.left_out
         if kind == "interactions":
-            model = fit_interaction_model(data.header, configs, wanted, additive)
+            model = fit_interaction_model(data.header, configs, wanted, additive, process)
             self.power[store] = model.power
             for name in ("trend", "distance", "known", "weight"):
                 old = self.get_buffer(f"{name}_{store}")

@@ -25,9 +25,22 @@ from qsd.store import Header
 
 _EXPECTED = {"error": 0.4, "size": 0.1, "interactions": 0.5, "noise": 0.1}  # variances
 _LOG_DEVIATION = 2.0  # of these
-_EXPECTED_SCALE = 0.5  # of all layers together
-_SMALLEST_SHARE = 1e-4  # of a layer
-_LOG_SCALE_DEVIATION = 1.0
+_SMALLEST_SHARE = 1e-4  # of a layer in the scales
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessSettings:
+    """What is expected of the process before it sees interactions.
+
+    Attributes:
+        expected_scale: sum of the scales of all layers; the smaller, the smoother.
+        scale_deviation: of the logarithm of a layer's scale around its expected share of that sum.
+        error_power: a distance is the sum of two relative errors to this power.
+    """
+
+    expected_scale: float = 0.5
+    scale_deviation: float = 1.0
+    error_power: float = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +83,11 @@ def similarity(configs: Tensor, known: Tensor, distance: Tensor) -> Tensor:
 
 
 def fit_interaction_model(
-    header: Header, configs: np.ndarray, target: np.ndarray, additive: AdditiveModel
+    header: Header,
+    configs: np.ndarray,
+    target: np.ndarray,
+    additive: AdditiveModel,
+    settings: ProcessSettings = ProcessSettings(),
 ) -> InteractionModel:
     """Fits on training records.
 
@@ -79,12 +96,13 @@ def fit_interaction_model(
         configs: int8 [n, L].
         target: float64 [n], standardized.
         additive: fitted to the same records.
+        settings: what is expected.
     """
     groups = {name: scaled(values, configs) for name, values in common_groups(header).items()}
     rows_of = {name: added_up(values, configs) for name, values in groups.items()}
     trends = np.stack([rows @ rows.T for rows in rows_of.values()])
     flat, count = trends.reshape(len(trends), -1), len(trends)
-    between = option_distances(header.relative_error)
+    between = option_distances(header.relative_error, settings.error_power)
     num_layers, num_options = header.relative_error.shape
     chosen = np.eye(num_options)[configs.astype(np.int64)].reshape(len(configs), -1)
     distances = between[np.arange(num_layers), configs.astype(np.int64)].reshape(len(configs), -1)
@@ -109,8 +127,8 @@ def fit_interaction_model(
     found = most_likely(
         covariance,
         target,
-        np.append(variances, _EXPECTED_SCALE * share),
-        np.repeat([_LOG_DEVIATION, _LOG_SCALE_DEVIATION], [count + 2, num_layers]),
+        np.append(variances, settings.expected_scale * share),
+        np.repeat([_LOG_DEVIATION, settings.scale_deviation], [count + 2, num_layers]),
     )
     trend = np.full(between.shape[:2], MEAN_VARIANCE * found.weights.sum() / num_layers)
     for variance, name in zip(found.values, groups, strict=False):
@@ -125,14 +143,15 @@ def fit_interaction_model(
     )
 
 
-def option_distances(relative_error: np.ndarray) -> np.ndarray:
+def option_distances(relative_error: np.ndarray, power: float = 2.0) -> np.ndarray:
     """Squared distances of the options of each layer, mean 1 over different options, float64 [L, O, O].
 
     Args:
         relative_error: float64 [L, O], norm of the error by the norm of the weights.
+        power: of the relative error.
     """
     different = 1.0 - np.eye(relative_error.shape[1])
-    squared = np.square(relative_error)
+    squared = relative_error**power
     distance = (squared[:, :, None] + squared[:, None]) * different
     mean = distance.sum(axis=(1, 2), keepdims=True) / max(different.sum(), 1.0)
     return distance / np.maximum(mean, 1e-300)

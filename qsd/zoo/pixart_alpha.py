@@ -4,12 +4,11 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import PixArtAlphaPipeline
-from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from torch import nn
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from qsd.zoo.autoencoder import LATENT_CHANNELS, latent_size
-from qsd.zoo.diffusion import NOISE_SCHEDULE, Recipe, caption_table
+from qsd.zoo.diffusion import Recipe, caption_table, sampler
 from qsd.zoo.tokenizers import t5_tokenizer
 
 _TEXT_WIDTH = 64
@@ -52,7 +51,7 @@ class PixArtAlpha:
             text_encoder=self.text_encoder,
             vae=vae,
             transformer=self.transformer,
-            scheduler=DPMSolverMultistepScheduler(**NOISE_SCHEDULE),
+            scheduler=sampler(),
         )
 
 
