@@ -1,10 +1,12 @@
 import csv
+from pathlib import Path
 
 import optuna
 import pytest
 import yaml
 from synthetic_store import synthetic_store
 
+from qsd.cli import main
 from qsd.cli.fit import run
 from qsd.errors import QsdError
 from qsd.paths import shipped_root
@@ -48,6 +50,23 @@ def test_a_study_resumes_and_its_best_yaml_fits(base, tmp_path, monkeypatch):
     assert {"history.png", "parallel.png"} <= {file.name for file in (tmp_path / "out").iterdir()}
     run(["fit", "--config", str(tmp_path / "out" / "best.yaml"), "--out", str(tmp_path / "ranker")])
     assert (tmp_path / "ranker" / "ranker.json").is_file()
+
+
+def test_the_command_line(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(base))
+    (tmp_path / "space.yaml").write_text("model.learning_rate: {float: [1.0e-3, 1.0e-2], log: true}\n")
+    words = "tune --config fit.yaml --space space.yaml --storage sqlite:///study.db --out tuned --trials"
+    assert main([*words.split(), "1"]) == 0
+    assert main([*words.split(), "2"]) == 0
+    said = capsys.readouterr()
+    assert "2 complete" in said.err
+    assert "lightning fit --config tuned/best.yaml" in said.out
+    assert yaml.safe_load(Path("tuned/best.yaml").read_text())["data"] == base["data"]
+    assert main(["tune", "--config", "none.yaml", "--trials", "1"]) == 2
+    with pytest.raises(SystemExit):
+        main(["tune", "--help"])
+    assert "Searches for better settings" in capsys.readouterr().out
 
 
 def test_with_values_leaves_the_base_alone():

@@ -1,13 +1,14 @@
 """What the verbs share: parsing from typed functions, progress bars with an ETA, and JSON for machines."""
 
 import contextlib
+import inspect
 import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser, auto_cli
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
@@ -35,12 +36,14 @@ def run_function(
         positional: required parameters are positional instead of options.
     """
     components: Any = function if callable(function) else dict(function)
-    auto_cli(
-        components,
-        args=[_option(word) for word in words[1:]],
-        prog=f"qsd {words[0]}",
-        as_positional=positional,
-    )
+    options, name = [_option(word) for word in words[1:]], f"qsd {words[0]}"
+    if callable(function) and "config" in inspect.signature(function).parameters:
+        # elsewhere --config is a file with values for the options; here the function wants it for itself
+        parser = ArgumentParser(prog=name)
+        parser.add_function_arguments(function)
+        function(**parser.parse_args(options).as_dict())
+    else:
+        auto_cli(components, args=options, prog=name, as_positional=positional)
 
 
 def _option(word: str) -> str:
