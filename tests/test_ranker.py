@@ -265,6 +265,29 @@ def test_a_saved_ranker_predicts_the_same(saved, header, graph, configs):
     ranker.check(header, "store.h5")
 
 
+def test_a_saved_ranker_remembers_its_training_records(tmp_path):
+    data = prepare(synthetic_store(tmp_path / "a.h5", 60, 1), Target("-log(fid)"), folds=2)
+    members = Ensemble(Member(SMALL, [data.graph], 1) for _ in range(2))
+    for index, member in enumerate(members):
+        member.fit_scales(0, data.targets[data.training_rows(index)])
+        member.fit_closed_form(0, data, index)
+        member.graph_share.zero_()
+    save_ranker(tmp_path / "ranker", members, [data.header], "-log(fid)")
+    ranker = load_ranker(tmp_path / "ranker")
+    test = data.test_rows()
+    mean, _ = ranker.predict(data.configs[test].numpy().astype(np.int8))
+    expected = torch.stack([member.score(data.graph, data.configs[test]) for member in members.eval()]).mean(
+        dim=0
+    )
+    np.testing.assert_allclose(mean, expected, rtol=1e-6)
+    assert spearman(data.targets[test, 0].numpy(), mean) > 0.8
+    counts = [len(member.get_buffer("known_0")) for member in ranker.members]
+    assert counts == [len(data.training_rows(index)) for index in range(2)]
+    with torch.no_grad():
+        whole = members[0](data.graph, data.configs[test]).outputs[:, 0]
+    torch.testing.assert_close(whole, members[0].closed_form(data.configs[test]))
+
+
 def test_saving_again_leaves_no_old_members(saved, header):
     folder, members = saved
     save_ranker(folder, Ensemble([members[0]]), [header], "-fid")
