@@ -7,6 +7,7 @@ from typing import Any, Literal
 import lightning
 import torch
 import torch.nn.functional as F  # noqa: N812
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from qsd.data import Batch, StoreData, StoreDataModule
@@ -142,6 +143,8 @@ class RankerModule(lightning.LightningModule):
 
     def _fit_scales(self) -> None:
         """Scales and closed-form parts from each member's own training records."""
+        if self.settings.closed_form != "none":
+            rank_zero_info(f"Fitting contributions and interactions of {len(self.members)} members.")
         self._offsets = []
         for store, data in enumerate(self.data.stores):
             offsets = []
