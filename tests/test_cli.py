@@ -80,7 +80,7 @@ def test_store_info_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert facts["splits"] == {"train": 28, "validation": 4, "test": 8}
     assert facts["labels"]["fid"]["min"] == pytest.approx(store.values("fid").min())
     assert main(["store", "info", str(store.path)]) == 0
-    assert "40 records of Synthetic" in " ".join(capsys.readouterr().out.split())
+    assert "40 configs of Synthetic" in " ".join(capsys.readouterr().out.split())
 
 
 def test_bank_verb_writes_what_the_library_builds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

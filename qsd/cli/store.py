@@ -26,7 +26,9 @@ def info(file: str, json: bool = False) -> None:
 
 def print_store(file: str, facts: dict[str, Any]) -> None:
     """Prints :func:`store_facts` for people."""
-    table = Table(title=f"{file}: {facts['records']} records of {facts['denoiser']['class']}")
+    repeats = facts["records"] - facts["configs"]
+    more = f", {repeats} more from other noise seeds" if repeats else ""
+    table = Table(title=f"{file}: {facts['configs']} configs of {facts['denoiser']['class']}{more}")
     for heading in ("label", "full precision", "min", "median", "max", "missing"):
         table.add_column(heading, justify="left" if heading == "label" else "right")
     for name, row in facts["labels"].items():
@@ -37,7 +39,11 @@ def print_store(file: str, facts: dict[str, Any]) -> None:
     console.print(table)
     console.print(f"{facts['layers']} weight layers, {facts['nodes']} nodes, {facts['edges']} edges")
     console.print(f"options: {', '.join(facts['options'])} (table {facts['options_hash']})")
-    console.print("splits: " + ", ".join(f"{name} {count}" for name, count in facts["splits"].items()))
+    console.print(
+        "records by split: " + ", ".join(f"{name} {count}" for name, count in facts["splits"].items())
+    )
+    median, minutes = facts["median_seconds"] or 0, facts["seconds"] / 60
+    console.print(f"labeling: {median:.1f} s a record (median), {minutes:.0f} min in all")
     console.print("conditions: " + ", ".join(f"{key}={value}" for key, value in facts["conditions"].items()))
 
 
@@ -53,12 +59,14 @@ def store_facts(store: Store) -> dict[str, Any]:
         "options": [str(option) for option in header.options],
         "options_hash": header.options_hash,
         "records": len(records),
+        "configs": len(np.unique(records.index)),
         "splits": {name: int((records.split == code).sum()) for code, name in enumerate(SPLITS)},
         "labels": {
             name: {"full_precision": full.get(name), **_summary(store.values(name))}
             for name in (*header.label_names, "avg_bits", "bytes")
         },
         "seconds": float(records.seconds.sum()),
+        "median_seconds": float(np.median(records.seconds)) if len(records) else None,
         "conditions": header.conditions,
         "provenance": header.provenance,
     }
