@@ -121,7 +121,9 @@ def plot(summaries: dict[str, Summary], path: Path) -> None:
             means, deviations = np.array([row[count]["spearman"] for count in row]).T
             axis.errorbar(list(row), means, deviations, label=predictor, marker="o", capsize=2)
         axis.set(xscale="log", xlabel="labels", ylabel="test Spearman", title=store)
-        axis.set_xticks(list(row), list(map(str, row)), rotation=45)
+        counts = list(row)
+        apart = [count for count, after in zip(counts, counts[1:], strict=False) if after > 1.1 * count]
+        axis.set_xticks([*apart, counts[-1]], list(map(str, [*apart, counts[-1]])), rotation=45)
         axis.minorticks_off()
     lines, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(lines, names, loc="outside lower center", ncols=3)
