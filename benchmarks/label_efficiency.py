@@ -12,6 +12,7 @@ store.
 """
 
 import argparse
+import itertools
 import json
 import logging
 import warnings
@@ -122,7 +123,7 @@ def plot(summaries: dict[str, Summary], path: Path) -> None:
             axis.errorbar(list(row), means, deviations, label=predictor, marker="o", capsize=2)
         axis.set(xscale="log", xlabel="labels", ylabel="test Spearman", title=store)
         counts = list(row)
-        apart = [count for count, after in zip(counts, counts[1:], strict=False) if after > 1.1 * count]
+        apart = [count for count, after in itertools.pairwise(counts) if after > 1.1 * count]
         axis.set_xticks([*apart, counts[-1]], list(map(str, [*apart, counts[-1]])), rotation=45)
         axis.minorticks_off()
     lines, names = axes[0, 0].get_legend_handles_labels()
