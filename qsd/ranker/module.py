@@ -143,10 +143,10 @@ class RankerModule(lightning.LightningModule):
 
     def _fit_scales(self) -> None:
         """Scales and closed-form parts from each member's own training records."""
-        if self.settings.closed_form != "none":
-            rank_zero_info(f"Fitting contributions and interactions of {len(self.members)} members.")
         self._offsets = []
         for store, data in enumerate(self.data.stores):
+            if self.settings.closed_form != "none":
+                rank_zero_info(f"{data.path}: contributions and interactions of {len(self.members)} members")
             offsets = []
             for index, member in enumerate(self.members):
                 member.fit_scales(store, data.targets[data.training_rows(index)])
