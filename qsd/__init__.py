@@ -16,7 +16,7 @@ After ``import qsd`` every diffusers class opens exported folders with its own `
 
 # Everything is loaded here: `qsd.search` and `qsd.export` are functions that share their names with packages,
 # and a package that were first imported later would take the name back.
-from qsd.api import build_bank, label, search
+from qsd.api import build_bank, label, probe, search
 from qsd.bank import Bank
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.errors import QsdError
@@ -41,5 +41,6 @@ __all__ = [
     "load_export",
     "load_pipeline",
     "load_ranker",
+    "probe",
     "search",
 ]

@@ -1,5 +1,6 @@
 """What a user calls: the stages of the road, wired to each other. Everything here is exported by ``qsd``."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,17 +78,40 @@ def label(
     Raises:
         QsdError: the store was begun under other conditions, or another process is labeling into it.
     """
-    facts = provenance(command)
-    measurer = None
-    if run is None or not Path(store).exists():
-        measurer = Measurer(pipe, bank, evaluator)
-        facts["full_precision"] = measurer.full_precision(evaluator.noise_seed).labels
-    opened = labels_module.open_or_create(store, bank, evaluator, config_seed=config_seed, provenance=facts)
+    opened = _opened(pipe, bank, store, evaluator, config_seed, command)
     jobs = labels_module.jobs_of_stream(opened, num_configs, evaluator.noise_seed, split=split)
-    if run is None:
-        assert measurer is not None
-        run = measurer.run
-    return labels_module.label(opened, jobs, run, progress)
+    return labels_module.label(opened, jobs, run or Measurer(pipe, bank, evaluator).run, progress)
+
+
+def probe(
+    pipe: DiffusionPipeline,
+    bank: Bank,
+    store: str | Path,
+    *,
+    evaluator: EvaluationSettings,
+    num_images: int = 32,
+    config_seed: int = 0,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> Store:
+    """Measures what each option of each layer does alone into a store; goes on where an earlier call stopped.
+
+    Args:
+        pipe: at full precision.
+        bank: the denoiser's bank.
+        store: HDF5 file to create or add to.
+        evaluator: as for :func:`label`.
+        num_images: images per option, at most those of a label.
+        config_seed: of the store's stream of random configs.
+        command: for the provenance.
+        progress: called after every layer.
+
+    Raises:
+        QsdError: the store was begun under other conditions, or another process is writing it.
+    """
+    opened = _opened(pipe, bank, store, evaluator, config_seed, command)
+    few = dataclasses.replace(evaluator, num_images=num_images)
+    return labels_module.probe(opened, pipe, bank, few, progress)
 
 
 def search(
@@ -138,3 +162,19 @@ def search(
         seed=seed,
         progress=progress,
     )
+
+
+def _opened(
+    pipe: DiffusionPipeline,
+    bank: Bank,
+    store: str | Path,
+    evaluator: EvaluationSettings,
+    config_seed: int,
+    command: str | None,
+) -> Store:
+    """The store, which knows full precision from its beginning."""
+    facts = provenance(command)
+    if not Path(store).exists():
+        measured = Measurer(pipe, bank, evaluator).full_precision(evaluator.noise_seed)
+        facts["full_precision"] = measured.labels
+    return labels_module.open_or_create(store, bank, evaluator, config_seed=config_seed, provenance=facts)

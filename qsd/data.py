@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from qsd.errors import QsdError
 from qsd.features import GraphFeatures
 from qsd.paths import find
-from qsd.store import SPLITS, Header, Store
+from qsd.store import SPLITS, Header, Responses, Store
 from qsd.target import Target
 
 
@@ -63,6 +63,12 @@ class StoreData:
     fold: Tensor
     repeats: Tensor
     message: str
+
+    @property
+    def responses(self) -> Responses | None:
+        """What each option does alone, if that is known of all layers."""
+        responses = self.header.responses
+        return responses if responses is not None and not len(responses.missing()) else None
 
     def training_rows(self, member: int) -> Tensor:
         """Positions of the records that a member may learn from, int64 [r]."""

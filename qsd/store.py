@@ -9,6 +9,7 @@ Layout of a store file (schema version 1)::
     /options/num_bytes       int64   [L, O]   exact bytes of every option of every layer
     /options/relative_error  float64 [L, O]   ||W - W_q|| / ||W||
     /options/num_weights     int64   [L]
+    /options/responses/*     float32 [L, O, d]  where `qsd probe` measured them (see :class:`Responses`)
     /records/index      int64   [R]     position in the seeded stream of random configs
     /records/config     int8    [R, L]  option index per layer, bank order
     /records/labels     float64 [R, M]  NaN where a label is missing
@@ -41,6 +42,7 @@ from qsd.sizes import average_bits, config_bytes
 FORMAT = "qsd-store"
 SCHEMA_VERSION = 1
 SPLITS = ("train", "validation", "test")
+_RESPONSES = "options/responses"
 _SPLIT_OF_INDEX = np.array([0] * 14 + [1] * 2 + [2] * 4, dtype=np.int8)
 
 
@@ -65,6 +67,27 @@ class Label:
 
 
 @dataclasses.dataclass(frozen=True)
+class Responses:
+    """What each option does to the drawn images while all other layers are at full precision.
+
+    Attributes:
+        spaces: by ``latents`` and ``features``, float32 [L, O, d]: coordinates of the change. Squared lengths
+            are its mean square (per latent element; per image, summed over features), angles are those
+            between changes. NaN for layers that are still to be measured.
+        num_images: images drawn for each.
+        noise_seed: of these images.
+    """
+
+    spaces: dict[str, np.ndarray]
+    num_images: int
+    noise_seed: int
+
+    def missing(self) -> np.ndarray:
+        """Positions of the layers that are still to be measured."""
+        return np.flatnonzero(np.isnan(next(iter(self.spaces.values()))).any(axis=(1, 2)))
+
+
+@dataclasses.dataclass(frozen=True)
 class Header:
     """All that the records of a store share. L layers, O options, M labels.
 
@@ -78,6 +101,7 @@ class Header:
         labels: what the columns of the label matrix mean.
         conditions: settings every record was measured under (images, steps, prompts, features, ...).
         provenance: versions, seed and command.
+        responses: what each option does alone, if it was measured.
     """
 
     denoiser: dict[str, Any]
@@ -89,6 +113,7 @@ class Header:
     labels: tuple[Label, ...]
     conditions: dict[str, Any]
     provenance: dict[str, Any]
+    responses: Responses | None = None
 
     @property
     def num_weights(self) -> np.ndarray:
@@ -243,6 +268,11 @@ class Store:
         )
         self._write()
 
+    def set_responses(self, responses: Responses) -> None:
+        """Writes what each option does alone, in place of what the store knew of it."""
+        self.header = dataclasses.replace(self.header, responses=responses)
+        self._write()
+
     def values(self, name: str) -> np.ndarray:
         """One quantity of all records, float64 [R]: a label, ``avg_bits`` or ``bytes``.
 
@@ -308,6 +338,22 @@ def _write_header(file: h5py.File, header: Header) -> None:
     file.create_dataset("options/num_bytes", data=header.num_bytes.astype(np.int64))
     file.create_dataset("options/relative_error", data=header.relative_error.astype(np.float64))
     file.create_dataset("options/num_weights", data=header.num_weights)
+    if header.responses is not None:
+        group = file.create_group(_RESPONSES)
+        group.attrs.update(num_images=header.responses.num_images, noise_seed=header.responses.noise_seed)
+        for name, values in header.responses.spaces.items():
+            group.create_dataset(name, data=values.astype(np.float32), compression="gzip")
+
+
+def _read_responses(file: h5py.File) -> Responses | None:
+    if _RESPONSES not in file:
+        return None
+    group = file[_RESPONSES]
+    return Responses(
+        {name: values[()] for name, values in group.items()},
+        int(group.attrs["num_images"]),
+        int(group.attrs["noise_seed"]),
+    )
 
 
 def _read_header(file: h5py.File) -> Header:
@@ -322,4 +368,5 @@ def _read_header(file: h5py.File) -> Header:
         labels=tuple(Label(**label) for label in meta["labels"]),
         conditions=meta["conditions"],
         provenance=meta["provenance"],
+        responses=_read_responses(file),
     )

@@ -1,5 +1,6 @@
 """A small store with a known truth: log-FID of damage that adds up and interacts within blocks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from qsd.denoisers.graph import Graph, Node
 from qsd.denoisers.layers import WeightLayer
 from qsd.quantizers.options import DEFAULT_OPTIONS
 from qsd.sampling import sample_configs
-from qsd.store import Header, Label, Records, Store, split_of_index
+from qsd.store import Header, Label, Records, Responses, Store, split_of_index
 
 _ROLES = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.out", "ff.in", "ff.out")
 
@@ -88,25 +89,38 @@ def synthetic_header(num_blocks: int = 3, seed: int = 0) -> Header:
 
 def synthetic_fid(header: Header, configs: np.ndarray, seed: int = 0) -> np.ndarray:
     """The truth, float64 [n]: 4 + damage per layer + the squared sum of signed shifts per block."""
+    latents, features = synthetic_responses(header, seed).spaces.values()
+    chosen = np.arange(len(header.layers)), configs.astype(np.int64)
+    own, shifts = latents[chosen].sum(axis=1), features[chosen].sum(axis=1)
+    return 4 + 40 * (own**2).sum(axis=1) + 2 * (shifts**2).sum(axis=1)
+
+
+def synthetic_responses(header: Header, seed: int = 0) -> Responses:
+    """What options do alone: in latents layers go their own ways, in features those of a block meet."""
     rng = np.random.default_rng([seed, 1])
     num_layers = len(header.layers)
     sensitivity = np.exp(rng.normal(0, 1.0, num_layers))
     direction = rng.normal(size=(num_layers, 3))
-    error = header.relative_error[np.arange(num_layers), configs.astype(np.int64)]
+    error = header.relative_error
+    own = np.einsum("lo,lm->lom", error * np.sqrt(sensitivity)[:, None], np.eye(num_layers))
     block = np.array([layer.block for layer in header.layers])
-    fid = 4 + 40 * (error**2 @ sensitivity)
-    for index in np.unique(block):
-        members = block == index
-        shift = (error[:, members] * sensitivity[members]) @ direction[members]
-        fid += 2 * (shift**2).sum(axis=1)
-    return fid
+    member = block[:, None] == np.unique(block)
+    shift = np.einsum("lo,lb,lx->lobx", error * sensitivity[:, None], member, direction)
+    return Responses({"latents": own, "features": shift.reshape(*error.shape, -1)}, 4, 0)
 
 
 def synthetic_store(
-    path: Path, num_records: int = 120, num_blocks: int = 3, seed: int = 0, noise: float = 0.02
+    path: Path,
+    num_records: int = 120,
+    num_blocks: int = 3,
+    seed: int = 0,
+    noise: float = 0.02,
+    probed: bool = False,
 ) -> Store:
     """Writes a store of labeled random configs; ``noise`` is the standard deviation of log-FID."""
     header = synthetic_header(num_blocks, seed)
+    if probed:
+        header = replace(header, responses=synthetic_responses(header, seed))
     configs = sample_configs(header.options, len(header.layers), num_records, seed)
     fid = synthetic_fid(header, configs, seed)
     fid *= np.exp(np.random.default_rng([seed, 2]).normal(0, noise, num_records))

@@ -168,15 +168,16 @@ def test_hop_embeddings_are_means_of_node_embeddings(graph, configs):
     torch.testing.assert_close(network(graph, configs).norms, norms)
 
 
-def test_without_graph_head_and_interactions_the_model_is_additive(header, graph, configs):
+def test_without_graph_head_and_responses_the_model_is_additive(header, graph, configs):
     member = Member(dataclasses.replace(SMALL, graph_head=False, closed_form="additive"), [graph], 1).eval()
     member.contributions().copy_(torch.randn(graph.num_layers, 6))
     expected = member.contributions()[torch.arange(graph.num_layers), configs].sum(dim=1)
     torch.testing.assert_close(member(graph, configs).outputs[:, 0], expected)
 
 
-def test_training_starts_from_the_closed_form_part(tmp_path):
-    store = synthetic_store(tmp_path / "a.h5", 60, 1)
+@pytest.mark.parametrize("probed", [False, True])
+def test_training_starts_from_the_closed_form_part(tmp_path, probed):
+    store = synthetic_store(tmp_path / "a.h5", 60, 1, probed=probed)
     data = prepare(store, Target("-log(fid)"), folds=3)
     member = Member(SMALL, [data.graph], 1).eval()
     inside = data.training_rows(1)
@@ -266,7 +267,7 @@ def test_a_saved_ranker_predicts_the_same(saved, header, graph, configs):
 
 
 def test_a_saved_ranker_remembers_its_training_records(tmp_path):
-    data = prepare(synthetic_store(tmp_path / "a.h5", 60, 1), Target("-log(fid)"), folds=2)
+    data = prepare(synthetic_store(tmp_path / "a.h5", 60, 1, probed=True), Target("-log(fid)"), folds=2)
     members = Ensemble(Member(SMALL, [data.graph], 1) for _ in range(2))
     for index, member in enumerate(members):
         member.fit_scales(0, data.targets[data.training_rows(index)])
@@ -281,7 +282,7 @@ def test_a_saved_ranker_remembers_its_training_records(tmp_path):
     )
     np.testing.assert_allclose(mean, expected, rtol=1e-6)
     assert spearman(data.targets[test, 0].numpy(), mean) > 0.8
-    counts = [len(member.get_buffer("known_0")) for member in ranker.members]
+    counts = [member.get_buffer("known_0").shape[1] for member in ranker.members]
     assert counts == [len(data.training_rows(index)) for index in range(2)]
     with torch.no_grad():
         whole = members[0](data.graph, data.configs[test]).outputs[:, 0]

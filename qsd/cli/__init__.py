@@ -20,6 +20,7 @@ VERBS = {
     "demo": _Verb("demo", "run the whole road on the shipped miniature, measure it and draw it"),
     "graph": _Verb("graph", "trace a denoiser and draw its graph"),
     "bank": _Verb("bank", "quantize every weight layer of a denoiser by every option"),
+    "probe": _Verb("probe", "measure what each option of each layer does alone, on a few images"),
     "label": _Verb("label", "measure random configs (FID, KID, CLIP, PSNR, ...) into a store"),
     "store": _Verb("store", "look into a store: `store info FILE`"),
     "fit": _Verb("fit", "train a ranker on a store (Lightning)"),

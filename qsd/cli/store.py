@@ -42,6 +42,9 @@ def print_store(file: str, facts: dict[str, Any]) -> None:
     console.print(
         "records by split: " + ", ".join(f"{name} {count}" for name, count in facts["splits"].items())
     )
+    if probed := facts["probed"]:
+        done = facts["layers"] - probed["missing"]
+        console.print(f"probed: {done} layers, {probed['images']} images an option")
     median, minutes = facts["median_seconds"] or 0, facts["seconds"] / 60
     console.print(f"labeling: {median:.1f} s a record (median), {minutes:.0f} min in all")
     console.print("conditions: " + ", ".join(f"{key}={value}" for key, value in facts["conditions"].items()))
@@ -51,6 +54,7 @@ def store_facts(store: Store) -> dict[str, Any]:
     """What ``store info`` says, as JSON values."""
     header, records = store.header, store.records
     full = header.provenance.get("full_precision", {})
+    responses = header.responses
     return {
         "denoiser": header.denoiser,
         "layers": len(header.layers),
@@ -64,6 +68,12 @@ def store_facts(store: Store) -> dict[str, Any]:
         "labels": {
             name: {"full_precision": full.get(name), **_summary(store.values(name))}
             for name in (*header.label_names, "avg_bits", "bytes")
+        },
+        "probed": responses
+        and {
+            "images": responses.num_images,
+            "missing": len(responses.missing()),
+            "spaces": {name: values.shape[-1] for name, values in responses.spaces.items()},
         },
         "seconds": float(records.seconds.sum()),
         "median_seconds": float(np.median(records.seconds)) if len(records) else None,

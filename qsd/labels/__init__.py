@@ -3,6 +3,7 @@
 from qsd.labels.evaluator import LABELS, Evaluator, Measurement, headline
 from qsd.labels.label import Run, jobs_of_stream, label, open_or_create
 from qsd.labels.measurer import Job, Measurer, MeasurerPool
+from qsd.labels.probe import probe
 from qsd.labels.settings import EvaluationSettings
 from qsd.labels.verify import verify
 
@@ -19,5 +20,6 @@ __all__ = [
     "jobs_of_stream",
     "label",
     "open_or_create",
+    "probe",
     "verify",
 ]

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from qsd.data import StoreData
 from qsd.features import GraphFeatures
 from qsd.ranker.additive import fit_additive_model
-from qsd.ranker.interactions import ProcessSettings, fit_interaction_model, similarity
 from qsd.ranker.link import bend, unbend
 from qsd.ranker.metrics import ndcg_at_10, spearman
 from qsd.ranker.network import GraphRanker, NetworkSettings, Prediction
+from qsd.ranker.responses import fit_response_model, predict
+
+_RESPONSES = ("change", "slope", "constant", "known", "weight")
 
 
 class Member(nn.Module):
@@ -37,8 +39,8 @@ class Member(nn.Module):
         graph_share: float32 [S], 0 to 1, share of the network's correction that is added.
         additive_0, additive_1, ...: float32 [L, O], additive contributions on the bent scale, by store
             (:class:`qsd.ranker.additive.AdditiveModel`).
-        trend_0, ...: float32 [L, O], distance_0, ...: float32 [L, O, O], known_0, ...: int8 [n, L] and
-            weight_0, ...: float32 [n] (:class:`qsd.ranker.interactions.InteractionModel`).
+        change_0, slope_0, constant_0, known_0, weight_0, ...: those of a
+            :class:`qsd.ranker.responses.ResponseModel` in float32, empty where there is none.
     """
 
     target_mean: Tensor
@@ -78,12 +80,9 @@ class Member(nn.Module):
                 name, torch.ones(shape) if name.endswith(("std", "share")) else torch.zeros(shape)
             )
         for store, graph in enumerate(graphs):
-            table = graph.num_layers, graph.num_options
-            self.register_buffer(f"additive_{store}", torch.zeros(table))
-            self.register_buffer(f"trend_{store}", torch.zeros(table))
-            self.register_buffer(f"distance_{store}", torch.zeros(*table, graph.num_options))
-            self.register_buffer(f"known_{store}", torch.zeros(0, graph.num_layers, dtype=torch.int8))
-            self.register_buffer(f"weight_{store}", torch.zeros(0))
+            self.register_buffer(f"additive_{store}", torch.zeros(graph.num_layers, graph.num_options))
+            for name in _RESPONSES:
+                self.register_buffer(f"{name}_{store}", torch.zeros(0))
         self.register_load_state_dict_pre_hook(_make_room)
 
     def fit_scales(self, store: int, targets: Tensor) -> None:
@@ -124,20 +123,13 @@ class Member(nn.Module):
         first, *rest = self.standardized(store, targets).unbind(dim=-1)
         return torch.stack([bend(first, self.power[store]), *rest], dim=-1)
 
-    def fit_closed_form(
-        self,
-        store: int,
-        data: StoreData,
-        member: int,
-        process: ProcessSettings = ProcessSettings(),  # noqa: B008
-    ) -> Tensor:
+    def fit_closed_form(self, store: int, data: StoreData, member: int) -> Tensor:
         """Fits the closed-form part and the link on the member's training records, after :meth:`fit_scales`.
 
         Args:
             store: position of the store.
             data: its records.
             member: position of this member, which decides its training records.
-            process: what is expected of interactions.
 
         Returns:
             float32 [R], its bent prediction of each record; of a training record by the same model without
@@ -151,28 +143,27 @@ class Member(nn.Module):
         wanted = self.standardized(store, data.targets[inside])[:, 0].double().cpu().numpy()
         additive = fit_additive_model(data.header, configs, wanted)
         self.contributions(store).copy_(torch.from_numpy(additive.table))
-        self.power[store] = additive.power
-        left_out = additive.left_out
-        if kind == "interactions":
-            model = fit_interaction_model(data.header, configs, wanted, additive, process)
-            self.power[store] = model.power
-            for name in ("trend", "distance", "known", "weight"):
-                old = self.get_buffer(f"{name}_{store}")
-                setattr(self, f"{name}_{store}", torch.from_numpy(getattr(model, name)).to(old))
-            left_out = model.left_out
+        power, left_out = additive.power, additive.left_out
+        if kind == "responses" and data.responses is not None:
+            model = fit_response_model(data.responses, configs, wanted)
+            for name, old in zip(_RESPONSES, self._responses(store), strict=True):
+                setattr(self, f"{name}_{store}", torch.as_tensor(getattr(model, name)).to(old))
+            power, left_out = model.power, model.left_out
+        self.power[store] = power
         offsets = self.closed_form(data.configs.to(self.power.device), store)
         offsets[inside.to(offsets.device)] = torch.from_numpy(left_out).to(offsets)
         return offsets
 
     def closed_form(self, configs: Tensor, store: int = 0) -> Tensor:
         """Bent prediction of the closed-form part for configs int64 [B, L], float32 [B]."""
+        responses = self._responses(store)
+        if responses[0].numel():
+            return predict(configs, *responses)
         layers = torch.arange(configs.shape[1], device=configs.device)
-        if self.network.settings.closed_form != "interactions":
-            return self.contributions(store)[layers, configs].sum(dim=1)
-        trend, distance, known, weight = (
-            self.get_buffer(f"{name}_{store}") for name in ("trend", "distance", "known", "weight")
-        )
-        return trend[layers, configs].sum(dim=1) + similarity(configs, known, distance) @ weight
+        return self.contributions(store)[layers, configs].sum(dim=1)
+
+    def _responses(self, store: int) -> tuple[Tensor, ...]:
+        return tuple(self.get_buffer(f"{name}_{store}") for name in _RESPONSES)
 
     def contributions(self, store: int = 0) -> Tensor:
         """Additive contributions on the bent scale, whose slope is 1 at the training mean, float32 [L, O]."""
@@ -206,10 +197,10 @@ class Member(nn.Module):
 
 
 def _make_room(member: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
-    """Before a state is loaded: how many records the closed-form part remembers is known only from it."""
+    """Before a state is loaded: only it knows whether there were responses, and how many records."""
     for name, buffer in member.named_buffers(recurse=False):
         saved = state.get(prefix + name)
-        if name.startswith(("known", "weight")) and saved is not None:
+        if name.startswith(_RESPONSES) and saved is not None:
             setattr(member, name, buffer.new_zeros(saved.shape))
 
 

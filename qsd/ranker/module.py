@@ -12,7 +12,6 @@ from torch import Tensor
 
 from qsd.data import Batch, StoreData, StoreDataModule
 from qsd.ranker.ensemble import Ensemble, Member
-from qsd.ranker.interactions import ProcessSettings
 from qsd.ranker.losses import hop_loss, relevance
 from qsd.ranker.metrics import METRICS, spearman
 from qsd.ranker.network import NetworkSettings
@@ -23,7 +22,6 @@ class RankerModule(lightning.LightningModule):
 
     Args:
         network: architecture of each member.
-        process: what is expected of interactions of layers.
         ranking_loss: on hop norms: spearman, lambdarank, hybrid (both), or none.
         ranking_weight: its weight; the MSE of the standardized target has weight 1.
         auxiliary_weight: weight of the mean MSE of the auxiliary targets.
@@ -37,7 +35,6 @@ class RankerModule(lightning.LightningModule):
     def __init__(
         self,
         network: NetworkSettings = NetworkSettings(),  # noqa: B008 (frozen)
-        process: ProcessSettings = ProcessSettings(),  # noqa: B008
         ranking_loss: Literal["spearman", "lambdarank", "hybrid", "none"] = "hybrid",
         ranking_weight: float = 0.1,
         auxiliary_weight: float = 0.3,
@@ -47,10 +44,8 @@ class RankerModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.settings = NetworkSettings(**network) if isinstance(network, dict) else network
-        self.process = ProcessSettings(**process) if isinstance(process, dict) else process
-        self.save_hyperparameters(ignore=["network", "process"])
-        plain = {"network": dataclasses.asdict(self.settings), "process": dataclasses.asdict(self.process)}
-        self.save_hyperparameters(plain)
+        self.save_hyperparameters(ignore=["network"])
+        self.save_hyperparameters({"network": dataclasses.asdict(self.settings)})
         self.members = Ensemble()
         self._offsets: list[Tensor] = []  # by store, float [K, R]
 
@@ -145,12 +140,14 @@ class RankerModule(lightning.LightningModule):
         """Scales and closed-form parts from each member's own training records."""
         self._offsets = []
         for store, data in enumerate(self.data.stores):
-            if self.settings.closed_form != "none":
-                rank_zero_info(f"{data.path}: contributions and interactions of {len(self.members)} members")
+            if self.settings.closed_form == "responses" and data.responses is None:
+                rank_zero_info(
+                    f"{data.path}: not probed (`qsd probe`), so errors are taken to add up, layer by layer"
+                )
             offsets = []
             for index, member in enumerate(self.members):
                 member.fit_scales(store, data.targets[data.training_rows(index)])
-                offsets.append(member.fit_closed_form(store, data, index, self.process))
+                offsets.append(member.fit_closed_form(store, data, index))
             self._offsets.append(torch.stack(offsets).to(self.device))
 
     def _data(self, store: int) -> StoreData:

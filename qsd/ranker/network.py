@@ -35,8 +35,9 @@ class NetworkSettings:
             undirected.
         layer_embedding: gives every weight layer of a known denoiser a learned vector per option.
         closed_form: what the prediction starts from, fitted without gradient descent; the network learns what
-            it misses. "additive": contributions per layer (:mod:`qsd.ranker.additive`); "interactions": a
-            Gaussian process that starts from these (:mod:`qsd.ranker.interactions`).
+            it misses. "additive": contributions per layer (:mod:`qsd.ranker.additive`); "responses": a
+            Gaussian process on what options do alone (:mod:`qsd.ranker.responses`) where the store was
+            probed, else contributions.
         graph_head: whether the network predicts at all; without it an "additive" ranker is exactly that.
     """
 
@@ -50,7 +51,7 @@ class NetworkSettings:
     pooling: Literal["all", "weights", "outputs"] = "all"
     both_directions: bool = False
     layer_embedding: bool = False
-    closed_form: Literal["none", "additive", "interactions"] = "interactions"
+    closed_form: Literal["none", "additive", "responses"] = "responses"
     graph_head: bool = True
 
 

@@ -1,0 +1,58 @@
+"""``qsd probe``."""
+
+from collections.abc import Sequence
+
+from qsd.api import probe as probe_options
+from qsd.bank import Bank
+from qsd.cli.console import bar, command_line, print_json, run_function
+from qsd.cli.store import print_store, store_facts
+from qsd.denoisers.pipeline import load_pipeline
+from qsd.labels import EvaluationSettings
+
+
+def probe(
+    pipeline: str,
+    bank: str,
+    store: str,
+    evaluation: EvaluationSettings,
+    num_images: int = 32,
+    config_seed: int = 0,
+    device: str = "cpu",
+    json: bool = False,
+) -> None:
+    """Measures on a few images what each option of each layer does alone, and adds it to a store.
+
+    A ranker of a probed store knows which errors add up and which cancel, and needs far fewer labels. Run
+    again it goes on where it was.
+
+    Args:
+        pipeline: diffusers folder, shipped pipeline, or hub id.
+        bank: the denoiser's bank (`qsd bank`).
+        store: HDF5 file to create or add to, begun under the same evaluation and config_seed.
+        evaluation: as for `qsd label`.
+        num_images: images per option; there are as many options as layers times options per layer.
+        config_seed: seed of the store's stream of random configs.
+        device: where to draw.
+        json: print what the store holds as JSON.
+    """
+    with bar("Probe") as progress:
+        probed = probe_options(
+            load_pipeline(pipeline, device=device),
+            Bank.load(bank),
+            store,
+            evaluator=evaluation,
+            num_images=num_images,
+            config_seed=config_seed,
+            command=command_line(),
+            progress=progress,
+        )
+    facts = store_facts(probed)
+    if json:
+        print_json(facts)
+    else:
+        print_store(store, facts)
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs the verb."""
+    run_function(probe, words)

@@ -1,0 +1,134 @@
+"""A Gaussian process over configs on what their options do alone: errors are vectors, they add or cancel.
+
+To first order a config changes the drawn images by the sum of the changes that its options make alone, and
+those are measured on a few images (:mod:`qsd.labels.probe`). How much damage such a change is, the labels
+tell. A prediction has two parts:
+
+    a slope times the logarithm of the length of the change, in latents and in features;
+    a process in which configs are alike that change the images alike, over spaces s:
+    covariance of configs a and b = variance * exp(-sum of scale[s] * |change[s, a] - change[s, b]|^2)
+
+(Rasmussen and Williams, "Gaussian processes for machine learning", 2006, sections 2.7 and 4.2). Seven
+hyper-parameters are all that is learned beside the weights of the records, whatever the number of layers.
+"""
+
+import dataclasses
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from qsd.ranker.evidence import MEAN_VARIANCE, Slopes, most_likely
+from qsd.store import Responses
+
+_SLOPE, _PROCESS, _NOISE = 0.4, 0.5, 0.1  # variances expected, of a target of variance 1
+_SCALE = 0.3  # of the mean squared distance of two configs
+_LOG_DEVIATION = 2.0  # of these
+_SHORTEST = 1e-30  # squared length of a change, so that it has a logarithm
+
+
+@dataclasses.dataclass(frozen=True)
+class ResponseModel:
+    """S spaces, L layers, O options, d coordinates, n training records.
+
+    Attributes:
+        change: float64 [S, L, O, d], by option, in units in which squared distances are exponents.
+        slope: float64 [S], by the logarithm of the squared length of a config's change.
+        constant: of the prediction.
+        known: float64 [S, n, d], changes of the training configs.
+        weight: float64 [n], of the similarities to them.
+        power: of the link that bends the standardized target.
+        left_out: float64 [n], bent prediction of each training record by the same model without that record.
+    """
+
+    change: np.ndarray
+    slope: np.ndarray
+    constant: float
+    known: np.ndarray
+    weight: np.ndarray
+    power: float
+    left_out: np.ndarray
+
+    def __call__(self, configs: np.ndarray) -> np.ndarray:
+        """Bent predictions, float64 [m], of configs int8 [m, L]."""
+        parts = (self.change, self.slope, np.array(self.constant), self.known, self.weight)
+        return predict(torch.from_numpy(configs), *map(torch.from_numpy, parts)).numpy()
+
+
+def predict(
+    configs: Tensor, change: Tensor, slope: Tensor, constant: Tensor, known: Tensor, weight: Tensor
+) -> Tensor:
+    """Bent predictions, float [m], of integer configs [m, L]; the rest as in :class:`ResponseModel`."""
+    changes = total_change(configs, change)
+    alike = torch.exp(-squared_distances(changes, known).sum(dim=0))
+    return constant + slope @ _log_length(changes) + alike @ weight
+
+
+def total_change(configs: Tensor, change: Tensor) -> Tensor:
+    """Sums over the layers of integer configs [m, L] of the changes [S, L, O, d], float [S, m, d]."""
+    chosen = F.one_hot(configs.long(), change.shape[2]).flatten(1).to(change.dtype)
+    return chosen @ change.flatten(1, 2)
+
+
+def squared_distances(one: Tensor, other: Tensor) -> Tensor:
+    """Of points [S, m, d] and [S, n, d], float [S, m, n]."""
+    lengths = one.square().sum(dim=-1)[..., :, None] + other.square().sum(dim=-1)[..., None, :]
+    return (lengths - 2 * one @ other.mT).clamp_min(0)
+
+
+def fit_response_model(responses: Responses, configs: np.ndarray, target: np.ndarray) -> ResponseModel:
+    """Fits on training records.
+
+    Args:
+        responses: measured for all layers.
+        configs: int8 [n, L].
+        target: float64 [n], standardized.
+    """
+    spaces = [torch.from_numpy(values.astype(np.float64)) for values in responses.spaces.values()]
+    widest = max(values.shape[-1] for values in spaces)
+    alone = torch.stack([F.pad(values, (0, widest - values.shape[-1])) for values in spaces])
+    changes = total_change(torch.from_numpy(configs), alone)
+    distances = squared_distances(changes, changes)
+    unit = distances.mean(dim=(1, 2)).clamp_min(_SHORTEST)
+    apart = (distances / unit[:, None, None]).numpy()
+    lengths = _log_length(changes).numpy()
+    centre, spread = lengths.mean(axis=1), np.maximum(lengths.std(axis=1), 1e-12)
+    standardized = (lengths - centre[:, None]) / spread[:, None]
+    trends = np.einsum("si,sj->sij", standardized, standardized)
+    count = len(spaces)
+
+    def covariance(logs: np.ndarray) -> tuple[np.ndarray, Slopes]:
+        slopes, (process, noise), scales = np.split(np.exp(logs), [count, count + 2])
+        alike = process * np.exp(-np.tensordot(scales, apart, 1))
+        matrix = np.tensordot(slopes, trends, 1) + alike + noise * np.eye(len(target))
+
+        def by_logs(by: np.ndarray) -> np.ndarray:
+            pulled = by * alike
+            by_slopes = slopes * np.tensordot(trends, by, 2)
+            return np.concatenate(
+                [by_slopes, [pulled.sum(), noise * np.trace(by)], -scales * np.tensordot(apart, pulled, 2)]
+            )
+
+        return matrix, by_logs
+
+    expected = np.array([_SLOPE] * count + [_PROCESS, _NOISE] + [_SCALE] * count)
+    found = most_likely(covariance, target, expected, np.full(len(expected), _LOG_DEVIATION))
+    slopes, (process, _), scales = np.split(found.values, [count, count + 2])
+    scaled = torch.from_numpy(np.sqrt(scales / unit.numpy()))[:, None, None]
+    slope = slopes * (standardized @ found.weights) / spread
+    shift = np.log(scaled.numpy().ravel() ** 2)  # lengths are taken in the new units
+    return ResponseModel(
+        change=(alone * scaled[..., None]).numpy(),
+        slope=slope,
+        constant=float(MEAN_VARIANCE * found.weights.sum() - slope @ (centre + shift)),
+        known=(changes * scaled).numpy(),
+        weight=process * found.weights,
+        power=found.power,
+        left_out=found.left_out,
+    )
+
+
+def _log_length(changes: Tensor) -> Tensor:
+    """Logarithm of the squared length of changes [S, m, d], float [S, m]."""
+    return changes.square().sum(dim=-1).clamp_min(_SHORTEST).log()

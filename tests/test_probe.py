@@ -1,0 +1,170 @@
+"""What options do alone, on a shipped miniature with few images: by definition, resuming, refusing."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from qsd.api import build_bank, label, probe
+from qsd.bank import FULL_PRECISION, Applier, Bank
+from qsd.cli import main
+from qsd.denoisers.pipeline import denoiser_of, load_pipeline
+from qsd.errors import QsdError
+from qsd.labels import EvaluationSettings
+from qsd.labels.extractors import load_features
+from qsd.labels.generate import Generator
+from qsd.labels.probe import _principal, _sketched
+from qsd.store import Store
+
+PIPELINE = "checkpoints/digits-dit"
+SETTINGS = EvaluationSettings(
+    prompts="datasets/digits/class_prompts.txt",
+    reference="datasets/digits/images.safetensors",
+    features="checkpoints/digits-classifier",
+    num_images=10,
+    steps=2,
+    guidance=1.0,
+    batch_size=4,
+    kid_subset_size=5,
+)
+IMAGES = 6
+
+
+@pytest.fixture(scope="module")
+def bank() -> Bank:
+    return build_bank(load_pipeline(PIPELINE), ["kmeans_a-3"])  # few enough to be kept without loss
+
+
+@pytest.fixture(scope="module")
+def probed(bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    path = tmp_path_factory.mktemp("probed") / "s.h5"
+    probe(load_pipeline(PIPELINE), bank, path, evaluator=SETTINGS, num_images=IMAGES)
+    return Store.open(path)
+
+
+def test_responses_are_changes_of_latents_and_features(probed: Store, bank: Bank) -> None:
+    pipe = load_pipeline(PIPELINE)
+    generator = Generator(pipe, dataclasses.replace(SETTINGS, num_images=IMAGES))
+    extract = load_features(SETTINGS.features)
+
+    def draw() -> dict[str, torch.Tensor]:
+        with torch.inference_mode():
+            parts = [(latents, extract(images)[0]) for _, latents, images in generator.batches(0)]
+        latents, features = map(torch.cat, zip(*parts, strict=True))
+        return {"latents": latents / latents.numel() ** 0.5, "features": features / len(features) ** 0.5}
+
+    full = draw()
+    chosen = [0, 3, len(bank.layers) - 1]
+    sketches: dict[str, list[np.ndarray]] = {name: [] for name in full}
+    for layer in chosen:
+        config = np.full(len(bank.layers), FULL_PRECISION, np.int8)
+        config[layer] = 0
+        with Applier(bank, denoiser_of(pipe)) as applier:
+            applier.apply(config)
+            drawn = draw()
+        for name, values in drawn.items():
+            change = (values - full[name]).flatten()
+            sketches[name].append(_sketched(change))
+            length = np.square(probed.header.responses.spaces[name][layer, 0]).sum()
+            assert length == pytest.approx(change.square().sum().item(), rel=0.5)
+    for name, rows in sketches.items():
+        stored = probed.header.responses.spaces[name][chosen, 0]
+        gram = np.array(rows) @ np.array(rows).T
+        np.testing.assert_allclose(stored @ stored.T, gram, rtol=1e-3, atol=1e-4 * gram.max())
+
+
+def test_probing_goes_on_where_it_was(probed: Store, bank: Bank, tmp_path: Path) -> None:
+    path = tmp_path / "s.h5"
+    pipe = load_pipeline(PIPELINE)
+
+    class StopError(Exception):
+        pass
+
+    def stop(done: int, total: int, message: str) -> None:
+        if done == 3:
+            raise StopError
+
+    with pytest.raises(StopError):
+        probe(pipe, bank, path, evaluator=SETTINGS, num_images=IMAGES, progress=stop)
+    assert len(Store.open(path).header.responses.missing()) == len(bank.layers) - 3
+    calls: list[tuple[int, int]] = []
+    probe(
+        pipe,
+        bank,
+        path,
+        evaluator=SETTINGS,
+        num_images=IMAGES,
+        progress=lambda done, total, _: calls.append((done, total)),
+    )
+    assert calls[-1] == (len(bank.layers) - 3, len(bank.layers) - 3)
+    again = Store.open(path).header.responses
+    assert not len(again.missing())
+    for name, values in probed.header.responses.spaces.items():
+        ours = again.spaces[name].reshape(len(bank.layers), -1)
+        theirs = values.reshape(len(bank.layers), -1)
+        np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-5)
+    probe(load_pipeline(PIPELINE), bank, path, evaluator=SETTINGS, num_images=IMAGES, progress=stop)
+
+
+def test_a_probed_store_is_labeled_like_any(bank: Bank, probed: Store) -> None:
+    pipe = load_pipeline(PIPELINE)
+    label(pipe, bank, probed.path, num_configs=1, evaluator=SETTINGS)
+    again = Store.open(probed.path)
+    assert len(again.records) == 1
+    assert again.header.provenance["full_precision"]["fid"] > 0
+    for name, values in again.header.responses.spaces.items():
+        np.testing.assert_array_equal(values, probed.header.responses.spaces[name])
+
+
+def test_other_images_are_refused(bank: Bank, tmp_path: Path) -> None:
+    path = tmp_path / "s.h5"
+    store = probe(load_pipeline(PIPELINE), bank, path, evaluator=SETTINGS, num_images=2)
+    with pytest.raises(QsdError, match="probed with 2 images of noise seed 0, not 3 of 0"):
+        probe(load_pipeline(PIPELINE), bank, path, evaluator=SETTINGS, num_images=3)
+    with pytest.raises(QsdError, match="begun with steps 2, not 3"):
+        probe(
+            load_pipeline(PIPELINE),
+            bank,
+            path,
+            evaluator=dataclasses.replace(SETTINGS, steps=3),
+            num_images=2,
+        )
+    assert set(store.header.responses.spaces) == {"latents", "features"}
+
+
+def test_the_verb(bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bank.save(tmp_path / "bank.safetensors")
+    evaluation = dataclasses.asdict(dataclasses.replace(SETTINGS, reference=None))
+    (tmp_path / "probe.yaml").write_text(yaml.safe_dump({"pipeline": PIPELINE, "evaluation": evaluation}))
+    words = ["--bank", str(tmp_path / "bank.safetensors"), "--store", str(tmp_path / "s.h5")]
+    assert main(["probe", "--config", str(tmp_path / "probe.yaml"), *words, "--num-images", "2"]) == 0
+    assert "probed: 47 layers, 2 images an option" in " ".join(capsys.readouterr().out.split())
+    spaces = Store.open(tmp_path / "s.h5").header.responses.spaces
+    assert list(spaces) == ["latents"]  # nothing to extract features for
+    assert main(["probe", "--config", str(tmp_path / "probe.yaml"), *words, "--num-images", "3"]) == 2
+    assert "probed with 2 images" in capsys.readouterr().err
+
+
+def test_sketches_keep_lengths_and_angles() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, noise = torch.randn(2, 50_000, generator=generator) / 50_000**0.5
+    other = 0.6 * one + 0.8 * noise
+    first, second = _sketched(one), _sketched(other)
+    assert first @ first == pytest.approx(1, abs=0.15)
+    assert first @ second == pytest.approx(0.6, abs=0.15)
+    np.testing.assert_allclose(_sketched(one + other), first + second, atol=1e-5)
+
+
+def test_principal_coordinates_are_the_best_of_their_number() -> None:
+    rng = np.random.default_rng(0)
+    spread = 0.9 ** np.arange(200)
+    values = (rng.normal(size=(300, 200)) * spread).astype(np.float32).reshape(100, 3, 200)
+    kept = _principal(values).reshape(300, -1)
+    flat = values.reshape(300, 200).astype(np.float64)
+    assert kept.shape == (300, 64)
+    left, lengths, _ = np.linalg.svd(flat, full_matrices=False)
+    best = (left[:, :64] * lengths[:64] ** 2) @ left[:, :64].T
+    np.testing.assert_allclose(kept @ kept.T, best, atol=1e-4)
