@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as SklearnRidge
-from synthetic_store import synthetic_fid, synthetic_header
+from synthetic_store import synthetic_fid, synthetic_header, synthetic_responses
 
-from qsd.ranker.baselines import BASELINES, Ridge, average_bits, error_rows, one_hot
+from qsd.ranker.baselines import BASELINES, Ridge, average_bits, error_rows, one_hot, probed_length
 from qsd.ranker.metrics import spearman
 from qsd.sampling import sample_configs
 
@@ -43,6 +43,16 @@ def test_sum_of_errors_and_bits(problem):
     assert BASELINES["sum of errors"](header, configs, target, config[None])[0] == pytest.approx(-error)
     size = sum(header.num_bytes[layer, option] for layer, option in enumerate(config))
     assert average_bits(header, config[None])[0] == pytest.approx(8 * size / header.num_weights.sum())
+
+
+def test_probed_length(problem):
+    header, configs, target = problem
+    responses = synthetic_responses(header)
+    lengths = probed_length(responses, configs)
+    values = responses.spaces["latents"]
+    total = sum(values[layer, option] for layer, option in enumerate(configs[3]))
+    assert lengths[3] == pytest.approx(-(total @ total))
+    assert spearman(target, lengths) > 0.3
 
 
 def test_error_rows_are_finite_for_exact_options(problem):

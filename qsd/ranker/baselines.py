@@ -1,4 +1,4 @@
-"""What a graph network has to beat: linear models on configs, and two rules that need no labels."""
+"""What a ranker has to beat: linear models on configs, and rules that need no labels."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from qsd.store import Header
+from qsd.store import Header, Responses
 
 _PENALTIES = np.logspace(-2, 4, 19)
 _NUM_FOLDS = 5
@@ -112,6 +112,16 @@ BASELINES: dict[str, Baseline] = {
     "sum of errors": _sum_of_errors,
     "average bits": _average_bits,
 }
+
+
+def probed_length(responses: Responses, queries: np.ndarray) -> np.ndarray:
+    """Minus the squared length of the sum of what options do alone to the latents, float64 [m].
+
+    The rule that needs a probed store and no labels: the mean square change of the latents, to first order.
+    """
+    latents = responses.spaces["latents"].astype(np.float64)
+    changes = latents[np.arange(queries.shape[1]), queries.astype(np.int64)].sum(axis=1)
+    return -np.square(changes).sum(axis=1)
 
 
 def _ridge_path(rows: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

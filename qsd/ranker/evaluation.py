@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from qsd.data import StoreData
-from qsd.ranker.baselines import BASELINES
+from qsd.ranker.baselines import BASELINES, probed_length
 from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.metrics import evaluate
 
@@ -38,6 +38,9 @@ def compare(members: Ensemble, data: StoreData, store: int = 0, num_bootstrap: i
     for name, baseline in BASELINES.items():
         guess = baseline(data.header, configs[known], target[known], configs[test])
         report[name] = evaluate(target[test], guess, num_bootstrap)
+    if data.responses is not None:
+        guess = probed_length(data.responses, configs[test])
+        report["length of the probed change"] = evaluate(target[test], guess, num_bootstrap)
     repeats = data.repeats[:, test].double().numpy()
     repeated = np.isfinite(repeats).all(axis=0) & bool(len(repeats))
     count = int(repeated.sum())
