@@ -111,7 +111,7 @@ def probe(
     """
     opened = _opened(pipe, bank, store, evaluator, config_seed, command)
     few = dataclasses.replace(evaluator, num_images=num_images)
-    return labels_module.probe(opened, pipe, bank, few, progress)
+    return labels_module.probe(opened, pipe, bank, few, provenance=provenance(command), progress=progress)
 
 
 def search(

@@ -268,9 +268,15 @@ class Store:
         )
         self._write()
 
-    def set_responses(self, responses: Responses) -> None:
-        """Writes what each option does alone, in place of what the store knew of it."""
-        self.header = dataclasses.replace(self.header, responses=responses)
+    def set_responses(self, responses: Responses, provenance: dict[str, Any]) -> None:
+        """Writes what each option does alone, in place of what the store knew of it.
+
+        Args:
+            responses: of all layers.
+            provenance: of the responses; the store's own gets it as ``probe``.
+        """
+        facts = self.header.provenance | {"probe": provenance}
+        self.header = dataclasses.replace(self.header, responses=responses, provenance=facts)
         self._write()
 
     def values(self, name: str) -> np.ndarray:

@@ -133,6 +133,7 @@ def test_other_images_are_refused(bank: Bank, tmp_path: Path) -> None:
             num_images=2,
         )
     assert set(store.header.responses.spaces) == {"latents", "features"}
+    assert "torch" in store.header.provenance["probe"]["versions"]
 
 
 def test_the_verb(bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,8 @@ def probe(
     pipe: Any,
     bank: Bank,
     settings: EvaluationSettings,
+    *,
+    provenance: dict[str, Any],
     progress: Progress | None = None,
 ) -> Store:
     """Measures what each option of each layer does alone and writes it into a store, layer by layer.
@@ -37,6 +39,7 @@ def probe(
         pipe: at full precision.
         bank: the denoiser's bank.
         settings: how to draw; ``num_images`` is the number of images per option.
+        provenance: versions and command.
         progress: called after every layer.
 
     Returns:
@@ -65,7 +68,7 @@ def probe(
             if done + 1 == len(missing):
                 spaces = {name: _principal(values) for name, values in responses.spaces.items()}
                 responses = Responses(spaces, responses.num_images, responses.noise_seed)
-            store.set_responses(responses)
+            store.set_responses(responses, provenance)
             if progress:
                 progress(done + 1, len(missing), bank.layers[layer].name)
     return store
