@@ -1,7 +1,7 @@
 """How many labels a ranker needs: test metrics of the ranker and of the baselines by number of labels.
 
     python benchmarks/label_efficiency.py [STORE ...] [--config pixart.yaml] [--labels 25 50 100 200 250 400]
-        [--seeds 5] [--out benchmarks/results]
+        [--seeds 5] [--network closed_form=additive graph_head=false] [--out benchmarks/results]
 
 Stores are by default all in `datasets`. Each is measured at the label counts that it has, and at all that it
 has. A run draws its labels from the training and validation records (folds included) by its seed, trains with
@@ -140,11 +140,17 @@ def main() -> None:
     parser.add_argument("--config", default="pixart.yaml")
     parser.add_argument("--labels", type=int, nargs="+", default=[25, 50, 100, 200, 250, 400])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--network", nargs="+", default=[], metavar="KEY=VALUE", help="settings in place of the config's"
+    )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     config = yaml.safe_load(find(arguments.config).read_text())
+    for setting in arguments.network:
+        key, value = setting.split("=")
+        config["model"]["network"][key] = yaml.safe_load(value)
     found = [find(store) for store in arguments.stores]
     stores = {path.stem: path for path in found or sorted((shipped_root() / "datasets").glob("*.h5"))}
     raw = arguments.out / "label_efficiency.json"

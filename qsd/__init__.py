@@ -6,7 +6,9 @@ A user's five minutes::
 
     pipe = qsd.load_pipeline("checkpoints/digits-pixart-alpha")  # any diffusers folder or hub id
     bank = qsd.build_bank(pipe)
-    store = qsd.label(pipe, bank, "digits.h5", num_configs=500, evaluator=qsd.EvaluationSettings(...))
+    settings = qsd.EvaluationSettings(...)
+    qsd.probe(pipe, bank, "digits.h5", evaluator=settings)
+    store = qsd.label(pipe, bank, "digits.h5", num_configs=100, evaluator=settings)
     ranker = qsd.load_ranker("runs/ranker")  # trained by `lightning fit`
     front = qsd.search(ranker, bank, max_bits=3.5)
     qsd.export(pipe, bank, front.best(), "out")
