@@ -144,3 +144,12 @@ def test_constant_training_labels(store):
 def test_bad_settings():
     with pytest.raises(QsdError, match="folds 0"):
         StoreDataModule(["a.h5"], folds=0)
+
+
+def test_responses_count_once_all_layers_are_measured(tmp_path):
+    store = synthetic_store(tmp_path / "a.h5", 60, 1, probed=True)
+    assert prepare(store, Target("-fid")).responses is store.header.responses
+    store.header.responses.spaces["latents"][3] = np.nan
+    assert store.header.responses.missing().tolist() == [3]
+    assert prepare(store, Target("-fid")).responses is None
+    assert prepare(synthetic_store(tmp_path / "b.h5", 60, 1), Target("-fid")).responses is None
