@@ -91,18 +91,10 @@ def scaled(values: np.ndarray, configs: np.ndarray) -> np.ndarray:
     return (values - rows.mean(axis=0) / configs.shape[1]) / size
 
 
-def common_groups(header: Header) -> dict[str, np.ndarray]:
-    """What all layers have in common, each float64 [L, O, 1]: relative error, and size by that of all."""
-    return {
-        "error": header.relative_error[..., None],
-        "size": header.num_bytes[..., None] / header.num_weights.sum(),
-    }
-
-
 def option_groups(header: Header) -> dict[str, np.ndarray]:
     """Features of options by group, each float64 [L, O, d]; a record's features are their sum over layers."""
-    groups = common_groups(header)
-    error = groups["error"]
+    error = header.relative_error[..., None]
+    groups = {"error": error, "size": header.num_bytes[..., None] / header.num_weights.sum()}
     roles = np.array([layer.role for layer in header.layers])
     blocks = np.array([layer.block for layer in header.layers])
     depth = np.array([layer.depth for layer in header.layers]) - 0.5
