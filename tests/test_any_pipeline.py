@@ -70,6 +70,9 @@ def test_from_folder_to_export(family: str, tmp_path: Path) -> None:
     assert (store.values("latent_mse") > 0).all()
     config = sample_configs(bank.options, len(bank.layers), 1, seed=9)[0]
     if family in RANKED:
+        probed = qsd.probe(pipe, bank, store.path, evaluator=settings, num_images=2)
+        assert not len(probed.header.responses.missing())
+        assert len(probed.records) == num_configs
         config = searched(bank, tmp_path)
     check_export(pipe, bank, config, settings, tmp_path / "export")
 
