@@ -145,7 +145,7 @@ class Member(nn.Module):
         self.contributions(store).copy_(torch.from_numpy(additive.table))
         power, left_out = additive.power, additive.left_out
         if kind == "responses" and data.responses is not None:
-            model = fit_response_model(data.responses, configs, wanted, self.network.settings.layer_deviation)
+            model = fit_response_model(data.responses, configs, wanted)
             for name, old in zip(_RESPONSES, self._responses(store), strict=True):
                 setattr(self, f"{name}_{store}", torch.as_tensor(getattr(model, name)).to(old))
             power, left_out = model.power, model.left_out

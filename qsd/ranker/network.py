@@ -38,8 +38,6 @@ class NetworkSettings:
             it misses. "additive": contributions per layer (:mod:`qsd.ranker.additive`); "responses": a
             Gaussian process on what options do alone (:mod:`qsd.ranker.responses`) where the store was
             probed, else contributions.
-        layer_deviation: for "responses", how far the factor of a layer may be from 1, as a standard deviation
-            of its logarithm; 0 leaves factors out.
         graph_head: whether the network predicts at all; without it an "additive" ranker is exactly that.
     """
 
@@ -54,7 +52,6 @@ class NetworkSettings:
     both_directions: bool = False
     layer_embedding: bool = False
     closed_form: Literal["none", "additive", "responses"] = "responses"
-    layer_deviation: float = 0.0
     graph_head: bool = True
 
 

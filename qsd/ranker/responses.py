@@ -9,8 +9,7 @@ tell. A prediction has two parts:
     covariance of configs a and b = variance * exp(-sum of scale[s] * |change[s, a] - change[s, b]|^2)
 
 (Rasmussen and Williams, "Gaussian processes for machine learning", 2006, sections 2.7 and 4.2). Seven
-hyper-parameters are all that is learned beside the weights of the records, whatever the number of layers,
-unless layers are given factors of their own.
+hyper-parameters are all that is learned beside the weights of the records, whatever the number of layers.
 """
 
 import dataclasses
@@ -78,80 +77,56 @@ def squared_distances(one: Tensor, other: Tensor) -> Tensor:
     return (lengths - 2 * one @ other.mT).clamp_min(0)
 
 
-def fit_response_model(
-    responses: Responses, configs: np.ndarray, target: np.ndarray, layer_deviation: float = 0.0
-) -> ResponseModel:
+def fit_response_model(responses: Responses, configs: np.ndarray, target: np.ndarray) -> ResponseModel:
     """Fits on training records.
 
     Args:
         responses: measured for all layers.
         configs: int8 [n, L].
         target: float64 [n], standardized.
-        layer_deviation: of the logarithm of a factor by which a layer's changes are multiplied, which the
-            labels tell, because large changes do not simply add up; 0 takes them as they were measured.
     """
     spaces = [torch.from_numpy(values.astype(np.float64)) for values in responses.spaces.values()]
     widest = max(values.shape[-1] for values in spaces)
     alone = torch.stack([F.pad(values, (0, widest - values.shape[-1])) for values in spaces])
     changes = total_change(torch.from_numpy(configs), alone)
-    unit = squared_distances(changes, changes).mean(dim=(1, 2)).clamp_min(_SHORTEST)
-    alone /= unit.sqrt()[:, None, None, None]
-    own = alone[:, torch.arange(configs.shape[1]), torch.from_numpy(configs).long()].numpy()  # [S, n, L, d]
-
-    def geometry(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        totals = torch.from_numpy(np.einsum("snld,l->snd", own, factors))
-        return totals.numpy(), squared_distances(totals, totals).numpy(), _log_length(totals).numpy()
-
-    measured = geometry(np.ones(configs.shape[1]))
-    centre = measured[2].mean(axis=1, keepdims=True)
-    spread = np.maximum(measured[2].std(axis=1, keepdims=True), 1e-12)
+    distances = squared_distances(changes, changes)
+    unit = distances.mean(dim=(1, 2)).clamp_min(_SHORTEST)
+    apart = (distances / unit[:, None, None]).numpy()
+    lengths = _log_length(changes).numpy()
+    centre, spread = lengths.mean(axis=1), np.maximum(lengths.std(axis=1), 1e-12)
+    standardized = (lengths - centre[:, None]) / spread[:, None]
+    trends = np.einsum("si,sj->sij", standardized, standardized)
     count = len(spaces)
 
     def covariance(logs: np.ndarray) -> tuple[np.ndarray, Slopes]:
-        slopes, (process, noise), scales, factors = _split(np.exp(logs), count)
-        totals, apart, lengths = geometry(factors) if len(factors) else measured
-        lengths = (lengths - centre) / spread
+        slopes, (process, noise), scales = np.split(np.exp(logs), [count, count + 2])
         alike = process * np.exp(-np.tensordot(scales, apart, 1))
-        matrix = (slopes * lengths.T) @ lengths + alike + noise * np.eye(len(target))
+        matrix = np.tensordot(slopes, trends, 1) + alike + noise * np.eye(len(target))
 
         def by_logs(by: np.ndarray) -> np.ndarray:
-            pulled, by_lengths = by * alike, lengths @ by
-            parts = [
-                slopes * (lengths * by_lengths).sum(axis=1),
-                [pulled.sum(), noise * np.trace(by)],
-                -scales * np.tensordot(apart, pulled, 2),
-            ]
-            if len(factors):
-                squared = np.maximum((totals**2).sum(axis=2), _SHORTEST)
-                longer = slopes[:, None] * by_lengths / spread / squared
-                nearer = scales[:, None, None] * (pulled @ totals - pulled.sum(axis=1)[:, None] * totals)
-                parts.append(factors * np.einsum("snd,snld->l", longer[..., None] * totals + nearer, own) * 4)
-            return np.concatenate(parts)
+            pulled = by * alike
+            by_slopes = slopes * np.tensordot(trends, by, 2)
+            return np.concatenate(
+                [by_slopes, [pulled.sum(), noise * np.trace(by)], -scales * np.tensordot(apart, pulled, 2)]
+            )
 
         return matrix, by_logs
 
-    num_factors = configs.shape[1] if layer_deviation > 0 else 0
-    expected = [_SLOPE] * count + [_PROCESS, _NOISE] + [_SCALE] * count + [1.0] * num_factors
-    deviation = np.repeat([_LOG_DEVIATION, layer_deviation], [2 * count + 2, num_factors])
-    found = most_likely(covariance, target, np.array(expected), deviation)
-    slopes, (process, _), scales, factors = _split(found.values, count)
-    totals, _, lengths = geometry(factors) if len(factors) else measured
-    slope = slopes / spread[:, 0] ** 2 * ((lengths - centre) @ found.weights)
-    factors = factors if len(factors) else np.ones(configs.shape[1])
+    expected = np.array([_SLOPE] * count + [_PROCESS, _NOISE] + [_SCALE] * count)
+    found = most_likely(covariance, target, expected, np.full(len(expected), _LOG_DEVIATION))
+    slopes, (process, _), scales = np.split(found.values, [count, count + 2])
+    scaled = torch.from_numpy(np.sqrt(scales / unit.numpy()))[:, None, None]
+    slope = slopes * (standardized @ found.weights) / spread
+    shift = np.log(scaled.numpy().ravel() ** 2)  # lengths are taken in the new units
     return ResponseModel(
-        change=alone.numpy() * np.sqrt(scales)[:, None, None, None] * factors[:, None, None],
+        change=(alone * scaled[..., None]).numpy(),
         slope=slope,
-        constant=float(MEAN_VARIANCE * found.weights.sum() - slope @ (centre[:, 0] + np.log(scales))),
-        known=totals * np.sqrt(scales)[:, None, None],
+        constant=float(MEAN_VARIANCE * found.weights.sum() - slope @ (centre + shift)),
+        known=(changes * scaled).numpy(),
         weight=process * found.weights,
         power=found.power,
         left_out=found.left_out,
     )
-
-
-def _split(values: np.ndarray, spaces: int) -> list[np.ndarray]:
-    """Hyper-parameters: slopes by space, (process, noise), scales by space, factors by layer if any."""
-    return np.split(values, [spaces, spaces + 2, 2 * spaces + 2])
 
 
 def _log_length(changes: Tensor) -> Tensor:
