@@ -148,7 +148,7 @@ def _label_some_more(settings: DemoSettings, bank: Bank, out: Path, progress: Pr
         config_seed=Store.open(path).header.conditions["config_seed"],
         provenance={},
     )
-    wanted = len(store.records) + settings.extra_labels
+    wanted = len(np.unique(store.records.index)) + settings.extra_labels  # some configs have several records
     jobs = jobs_of_stream(store, wanted, settings.evaluation.noise_seed)
     with _pool(settings, settings.evaluation, out) as pool:
         return label(store, jobs, pool.run, progress)

@@ -10,7 +10,9 @@ from diffusers import DiffusionPipeline
 from qsd.cli import main
 from qsd.labels import EvaluationSettings
 from qsd.labels.generate import Generator
+from qsd.paths import find
 from qsd.search import Front
+from qsd.store import Store
 
 SHORT_FIT = """
 trainer: {max_epochs: 2}
@@ -49,6 +51,8 @@ def test_demo_runs_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert file.stat().st_size == exported["bytes"]
     for name in ("pareto.png", "grid.png", "bank.safetensors", "store.h5", "ranker/metrics.json"):
         assert (tmp_path / "demo" / name).stat().st_size > 0
+    shipped = Store.open(find("datasets/digits-pixart-alpha.h5"))
+    assert len(Store.open(tmp_path / "demo" / "store.h5").records) == len(shipped.records) + 1
     front = Front.load(tmp_path / "demo" / "front-3.50-bits.json")
     assert front.avg_bits.max() <= 3.5
     assert str(tmp_path) not in (tmp_path / "demo" / "summary.json").read_text().replace(exported["path"], "")

@@ -18,7 +18,6 @@ from qsd.configs import write_json
 from qsd.data import StoreDataModule
 from qsd.errors import QsdError
 from qsd.paths import find
-from qsd.ranker.baselines import BASELINES
 from qsd.ranker.checkpoint import is_ranker, load_ranker, save_ranker
 from qsd.ranker.evaluation import Report, compare
 from qsd.ranker.metrics import LARGER_IS_BETTER
@@ -161,7 +160,7 @@ def _table(report: Report, title: str) -> Table:
     table.add_column("")
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
-    rivals = ("ranker", *BASELINES)
+    rivals = [predictor for predictor in report if "records" not in predictor]
     best = {
         name: (max if LARGER_IS_BETTER[name] else min)(report[rival][name]["value"] for rival in rivals)
         for name in names
