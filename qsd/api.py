@@ -1,7 +1,8 @@
 """What a user calls: the stages of the road, wired to each other. Everything here is exported by ``qsd``."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
@@ -78,9 +79,12 @@ def label(
     Raises:
         QsdError: the store was begun under other conditions, or another process is labeling into it.
     """
-    opened = _opened(pipe, bank, store, evaluator, config_seed, command)
+    measurer = functools.cache(
+        lambda: Measurer(pipe, bank, evaluator)
+    )  # if there is something to measure
+    opened = _opened(measurer, bank, store, evaluator, config_seed, command)
     jobs = labels_module.jobs_of_stream(opened, num_configs, evaluator.noise_seed, split=split)
-    return labels_module.label(opened, jobs, run or Measurer(pipe, bank, evaluator).run, progress)
+    return labels_module.label(opened, jobs, run or measurer().run, progress)
 
 
 def probe(
@@ -109,7 +113,7 @@ def probe(
     Raises:
         QsdError: the store was begun under other conditions, or another process is writing it.
     """
-    opened = _opened(pipe, bank, store, evaluator, config_seed, command)
+    opened = _opened(lambda: Measurer(pipe, bank, evaluator), bank, store, evaluator, config_seed, command)
     few = dataclasses.replace(evaluator, num_images=num_images)
     return labels_module.probe(opened, pipe, bank, few, provenance=provenance(command), progress=progress)
 
@@ -165,7 +169,7 @@ def search(
 
 
 def _opened(
-    pipe: DiffusionPipeline,
+    measurer: Callable[[], Measurer],
     bank: Bank,
     store: str | Path,
     evaluator: EvaluationSettings,
@@ -175,6 +179,5 @@ def _opened(
     """The store, which knows full precision from its beginning."""
     facts = provenance(command)
     if not Path(store).exists():
-        measured = Measurer(pipe, bank, evaluator).full_precision(evaluator.noise_seed)
-        facts["full_precision"] = measured.labels
+        facts["full_precision"] = measurer().full_precision(evaluator.noise_seed).labels
     return labels_module.open_or_create(store, bank, evaluator, config_seed=config_seed, provenance=facts)
