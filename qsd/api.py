@@ -79,9 +79,7 @@ def label(
     Raises:
         QsdError: the store was begun under other conditions, or another process is labeling into it.
     """
-    measurer = functools.cache(
-        lambda: Measurer(pipe, bank, evaluator)
-    )  # if there is something to measure
+    measurer = functools.cache(lambda: Measurer(pipe, bank, evaluator))  # if there is something to measure
     opened = _opened(measurer, bank, store, evaluator, config_seed, command)
     jobs = labels_module.jobs_of_stream(opened, num_configs, evaluator.noise_seed, split=split)
     return labels_module.label(opened, jobs, run or measurer().run, progress)
