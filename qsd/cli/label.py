@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from qsd.api import label as label_configs
 from qsd.bank import Bank
-from qsd.cli.console import bar, command_line, print_json, run_function
-from qsd.cli.store import print_store, store_facts
+from qsd.cli.console import bar, command_line, run_function
+from qsd.cli.store import show
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.labels import EvaluationSettings, MeasurerPool
 
@@ -56,11 +56,7 @@ def label(
             command=command_line(),
             progress=progress,
         )
-    facts = store_facts(labeled)
-    if json:
-        print_json(facts)
-    else:
-        print_store(store, facts)
+    show(labeled, json)
 
 
 def run(words: Sequence[str]) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from qsd.api import probe as probe_options
 from qsd.bank import Bank
-from qsd.cli.console import bar, command_line, print_json, run_function
-from qsd.cli.store import print_store, store_facts
+from qsd.cli.console import bar, command_line, run_function
+from qsd.cli.store import show
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.labels import EvaluationSettings
 
@@ -46,11 +46,7 @@ def probe(
             command=command_line(),
             progress=progress,
         )
-    facts = store_facts(probed)
-    if json:
-        print_json(facts)
-    else:
-        print_store(store, facts)
+    show(probed, json)
 
 
 def run(words: Sequence[str]) -> None:

@@ -17,18 +17,18 @@ def info(file: str, json: bool = False) -> None:
         file: the store.
         json: print JSON.
     """
-    facts = store_facts(Store.open(file))
+    show(Store.open(file), json)
+
+
+def show(store: Store, json: bool) -> None:
+    """Prints :func:`store_facts`, for people or as JSON."""
+    facts = store_facts(store)
     if json:
         print_json(facts)
-    else:
-        print_store(file, facts)
-
-
-def print_store(file: str, facts: dict[str, Any]) -> None:
-    """Prints :func:`store_facts` for people."""
+        return
     repeats = facts["records"] - facts["configs"]
     more = f", {repeats} more from other noise seeds" if repeats else ""
-    table = Table(title=f"{file}: {facts['configs']} configs of {facts['denoiser']['class']}{more}")
+    table = Table(title=f"{store.path}: {facts['configs']} configs of {facts['denoiser']['class']}{more}")
     for heading in ("label", "full precision", "min", "median", "max", "missing"):
         table.add_column(heading, justify="left" if heading == "label" else "right")
     for name, row in facts["labels"].items():
