@@ -272,7 +272,7 @@ class Store:
         """Writes what each option does alone, in place of what the store knew of it.
 
         Args:
-            responses: of all layers.
+            responses: of the layers measured so far.
             provenance: of the responses; the store's own gets it as ``probe``.
         """
         facts = self.header.provenance | {"probe": provenance}
