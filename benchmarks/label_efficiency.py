@@ -37,7 +37,7 @@ from qsd.target import Target
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-SHOWN = ("spearman", "relative_top10_regret")
+SHOWN = ("spearman", "top10_regret", "best_of_10_regret")
 Run = dict[str, Any]
 """store, labels, seed, and report: predictor -> metric -> value on the test records."""
 Summary = dict[str, dict[int, dict[str, tuple[float, float]]]]

@@ -91,8 +91,9 @@ def probe(
     store: str | Path,
     *,
     evaluator: EvaluationSettings,
-    num_images: int = 32,
+    num_images: int = 64,
     config_seed: int = 0,
+    restart: bool = False,
     command: str | None = None,
     progress: Progress | None = None,
 ) -> Store:
@@ -105,6 +106,7 @@ def probe(
         evaluator: as for :func:`label`.
         num_images: images per option, at most those of a label.
         config_seed: of the store's stream of random configs.
+        restart: measures all layers anew, with other images for example; what the store knew is lost.
         command: for the provenance.
         progress: called after every layer.
 
@@ -113,7 +115,9 @@ def probe(
     """
     opened = _opened(lambda: Measurer(pipe, bank, evaluator), bank, store, evaluator, config_seed, command)
     few = dataclasses.replace(evaluator, num_images=num_images)
-    return labels_module.probe(opened, pipe, bank, few, provenance=provenance(command), progress=progress)
+    return labels_module.probe(
+        opened, pipe, bank, few, provenance=provenance(command), restart=restart, progress=progress
+    )
 
 
 def search(

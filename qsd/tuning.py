@@ -125,9 +125,9 @@ def tune(
 ) -> None:
     """Runs trials until the study holds so many finished ones, counting those of other processes.
 
-    A trial trains with the base configuration and its own values; its score is the mean Spearman correlation
-    of the members on their validation folds, once the share of the network's correction is set. Test records
-    are never read.
+    A trial trains with the base configuration and its own values; its score is the Spearman correlation over
+    all training and validation records, each predicted by the member that held it out, once the share of the
+    network's correction is set. Test records are never read.
 
     Args:
         study: from :func:`open_study`.

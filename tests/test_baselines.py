@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as SklearnRidge
@@ -49,10 +51,13 @@ def test_probed_length(problem):
     header, configs, target = problem
     responses = synthetic_responses(header)
     lengths = probed_length(responses, configs)
-    values = responses.spaces["latents"]
-    total = sum(values[layer, option] for layer, option in enumerate(configs[3]))
-    assert lengths[3] == pytest.approx(-(total @ total))
     assert spearman(target, lengths) > 0.3
+    latents = {"latents": responses.spaces["latents"]}
+    only = probed_length(dataclasses.replace(responses, spaces=latents), configs)
+    for space, found in (("features", lengths), ("latents", only)):
+        values = responses.spaces[space]
+        total = sum(values[layer, option] for layer, option in enumerate(configs[3]))
+        assert found[3] == pytest.approx(-(total @ total))
 
 
 def test_error_rows_are_finite_for_exact_options(problem):

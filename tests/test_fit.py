@@ -1,6 +1,7 @@
 import csv
 import json
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -8,9 +9,13 @@ import yaml
 from synthetic_store import synthetic_store
 
 from qsd.cli.fit import run
+from qsd.data import StoreDataModule
 from qsd.errors import QsdError
 from qsd.paths import find, shipped_root
 from qsd.ranker.checkpoint import load_ranker
+from qsd.ranker.metrics import spearman
+from qsd.ranker.module import RankerModule
+from qsd.ranker.network import NetworkSettings
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +54,7 @@ def test_fit_writes_metrics_and_a_ranker(place):
         "average bits",
     ]
     for row in report.values():
-        assert set(row) == {"spearman", "kendall", "ndcg@10", "top10_regret", "relative_top10_regret"}
+        assert set(row) == {"spearman", "kendall", "ndcg@10", "top10_regret", "best_of_10_regret"}
     ranker = load_ranker(place / "ranker")
     assert ranker.metrics == {str(place / "a.h5"): report}
     mean, spread = ranker.predict(np.zeros((3, len(ranker.header.layers)), np.int8))
@@ -99,6 +104,25 @@ def test_test_prints_the_table(place, capsys, source):
 @pytest.mark.parametrize("verb", ["validate", "predict"])
 def test_other_verbs(place, verb):
     run([verb, "--config", str(place / "config.yaml"), "--ckpt_path", _checkpoint(place)])
+
+
+def test_validation_ranks_all_records_by_the_members_that_held_them_out(tmp_path):
+    store = synthetic_store(tmp_path / "a.h5", 60, 1)
+    data = StoreDataModule([str(store.path)], target="-log(fid)", folds=3)
+    module = RankerModule(NetworkSettings(width=8, depth=1, heads=2))
+    trainer = lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.fit(module, datamodule=data)
+    (metrics,) = trainer.validate(module, datamodule=data)
+    module.eval()
+    records = data.stores[0]
+    predicted = torch.full((len(records.fold),), torch.nan)
+    with torch.no_grad():
+        for index, member in enumerate(module.members):
+            rows = records.validation_rows(index)
+            predicted[rows] = member.score(records.graph, records.configs[rows])
+    known = records.known_rows()
+    rank = spearman(records.targets[known, 0].numpy(), predicted[known].numpy())
+    assert metrics["val_spearman"] == pytest.approx(rank, abs=1e-6)
 
 
 def test_two_stores_at_once(place):

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import ndcg_score
 
-from qsd.ranker.metrics import evaluate, kendall, ndcg_at_10, relative_top10_regret, spearman, top10_regret
+from qsd.ranker.metrics import best_of_10_regret, evaluate, kendall, ndcg_at_10, spearman, top10_regret
 
 
 @pytest.fixture
@@ -33,9 +33,14 @@ def test_ndcg_agrees_with_sklearn(pair):
 def test_regret_by_hand():
     target = np.arange(20.0)
     predicted = np.where(target >= 17, -1.0, target)  # the three best are predicted worst
-    assert top10_regret(target, predicted) == 3
-    assert relative_top10_regret(target, predicted) == pytest.approx(3 / 19)
-    assert top10_regret(target, target) == 0
+    assert best_of_10_regret(target, predicted) == 3  # 16 instead of 19
+    assert top10_regret(target, predicted) == 3  # 7 to 16 instead of 10 to 19
+    assert top10_regret(target, target) == best_of_10_regret(target, target) == 0
+
+
+def test_regret_of_few_records():
+    target = np.array([1.0, 3.0])
+    assert top10_regret(target, -target) == best_of_10_regret(target, -target) == 0
 
 
 def test_perfect_and_intervals(pair):

@@ -16,7 +16,7 @@ from qsd.errors import QsdError
 from qsd.labels import EvaluationSettings
 from qsd.labels.extractors import load_features
 from qsd.labels.generate import Generator
-from qsd.labels.probe import _principal, _sketched
+from qsd.labels.probe import _balanced, _principal, _sketched
 from qsd.store import Store
 
 PIPELINE = "checkpoints/digits-dit"
@@ -46,34 +46,42 @@ def probed(bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def test_responses_are_changes_of_latents_and_features(probed: Store, bank: Bank) -> None:
+    """Every inner product of two changes is that of drawings, image by image, however they are stored."""
     pipe = load_pipeline(PIPELINE)
     generator = Generator(pipe, dataclasses.replace(SETTINGS, num_images=IMAGES))
     extract = load_features(SETTINGS.features)
 
-    def draw() -> dict[str, torch.Tensor]:
+    def draw() -> dict[str, np.ndarray]:
         with torch.inference_mode():
-            parts = [(latents, extract(images)[0]) for _, latents, images in generator.batches(0)]
+            parts = [(latents.flatten(1), extract(images)[0]) for _, latents, images in generator.batches(0)]
         latents, features = map(torch.cat, zip(*parts, strict=True))
-        return {"latents": latents / latents.numel() ** 0.5, "features": features / len(features) ** 0.5}
+        return {"latents": latents.numpy() / latents.shape[1] ** 0.5, "features": features.numpy()}
 
     full = draw()
-    chosen = [0, 3, len(bank.layers) - 1]
-    sketches: dict[str, list[np.ndarray]] = {name: [] for name in full}
-    for layer in chosen:
-        config = np.full(len(bank.layers), FULL_PRECISION, np.int8)
-        config[layer] = 0
-        with Applier(bank, denoiser_of(pipe)) as applier:
-            applier.apply(config)
-            drawn = draw()
-        for name, values in drawn.items():
-            change = (values - full[name]).flatten()
-            sketches[name].append(_sketched(change))
-            length = np.square(probed.header.responses.spaces[name][layer, 0]).sum()
-            assert length == pytest.approx(change.square().sum().item(), rel=0.5)
-    for name, rows in sketches.items():
-        stored = probed.header.responses.spaces[name][chosen, 0]
-        gram = np.array(rows) @ np.array(rows).T
-        np.testing.assert_allclose(stored @ stored.T, gram, rtol=1e-3, atol=1e-4 * gram.max())
+    layers, options = len(bank.layers), len(bank.options)
+    changes: dict[str, list[np.ndarray]] = {name: [] for name in full}
+    for layer in range(layers):
+        for option in range(options):
+            config = np.full(layers, FULL_PRECISION, np.int8)
+            config[layer] = option
+            with Applier(bank, denoiser_of(pipe)) as applier:
+                applier.apply(config)
+                drawn = draw()
+            for name, values in drawn.items():
+                changes[name].append(values - full[name])
+    expected = {}
+    for name, rows in changes.items():
+        by_image = np.square(np.array(rows)).sum(axis=2).mean(axis=0)
+        balanced = np.array(rows) * np.sqrt(by_image.mean() / by_image)[:, None]
+        expected[name] = balanced.reshape(layers * options, -1) / IMAGES**0.5
+        if name == "features":
+            expected["mean_features"] = balanced.mean(axis=1)
+    spaces = probed.header.responses.spaces
+    assert set(spaces) == set(expected)
+    for name, rows in expected.items():
+        stored = spaces[name].reshape(layers * options, -1)
+        gram = rows @ rows.T
+        np.testing.assert_allclose(stored @ stored.T, gram, atol=2e-3 * gram.max())
 
 
 def test_probing_goes_on_where_it_was(probed: Store, bank: Bank, tmp_path: Path) -> None:
@@ -124,6 +132,9 @@ def test_other_images_are_refused(bank: Bank, tmp_path: Path) -> None:
     store = probe(load_pipeline(PIPELINE), bank, path, evaluator=SETTINGS, num_images=2)
     with pytest.raises(QsdError, match="probed with 2 images of noise seed 0, not 3 of 0"):
         probe(load_pipeline(PIPELINE), bank, path, evaluator=SETTINGS, num_images=3)
+    again = probe(load_pipeline(PIPELINE), bank, path, evaluator=SETTINGS, num_images=3, restart=True)
+    assert again.header.responses.num_images == 3
+    assert not len(again.header.responses.missing())
     with pytest.raises(QsdError, match="begun with steps 2, not 3"):
         probe(
             load_pipeline(PIPELINE),
@@ -132,7 +143,7 @@ def test_other_images_are_refused(bank: Bank, tmp_path: Path) -> None:
             evaluator=dataclasses.replace(SETTINGS, steps=3),
             num_images=2,
         )
-    assert set(store.header.responses.spaces) == {"latents", "features"}
+    assert set(store.header.responses.spaces) == {"latents", "features", "mean_features"}
     assert "torch" in store.header.provenance["probe"]["versions"]
 
 
@@ -151,21 +162,46 @@ def test_the_verb(bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_sketches_keep_lengths_and_angles() -> None:
     generator = torch.Generator().manual_seed(0)
-    one, noise = torch.randn(2, 50_000, generator=generator) / 50_000**0.5
+    one, noise = torch.randn(2, 4, 20_000, generator=generator) / 20_000**0.5
     other = 0.6 * one + 0.8 * noise
     first, second = _sketched(one), _sketched(other)
-    assert first @ first == pytest.approx(1, abs=0.15)
-    assert first @ second == pytest.approx(0.6, abs=0.15)
+    assert first.shape == (4, 2048)
+    np.testing.assert_allclose(np.square(first).sum(axis=1), 1, atol=0.15)
+    np.testing.assert_allclose((first * second).sum(axis=1), 0.6, atol=0.15)
     np.testing.assert_allclose(_sketched(one + other), first + second, atol=1e-5)
+    alike = _sketched(one[:1].expand(4, -1))
+    np.testing.assert_allclose(alike, alike[:1].repeat(4, axis=0))
+
+
+def test_few_numbers_are_kept_as_they_are() -> None:
+    values = torch.randn(128, 64, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_array_equal(_sketched(values), values.numpy())
+
+
+def test_touchy_images_count_no_more_than_others() -> None:
+    rng = np.random.default_rng(0)
+    changes = rng.normal(size=(20, 3, 5, 8))
+    touchy = changes * np.array([1, 30, 1, 0.1, 0])[:, None]
+    lengths = np.square(_balanced(touchy)).sum(axis=3).mean(axis=(0, 1))
+    np.testing.assert_allclose(lengths[:4], lengths[0])
+    assert lengths[4] == 0
+    assert lengths[0] == pytest.approx(np.square(touchy).sum(axis=3).mean(axis=(0, 1)).mean())
 
 
 def test_principal_coordinates_are_the_best_of_their_number() -> None:
     rng = np.random.default_rng(0)
-    spread = 0.9 ** np.arange(200)
-    values = (rng.normal(size=(300, 200)) * spread).astype(np.float32).reshape(100, 3, 200)
-    kept = _principal(values).reshape(300, -1)
-    flat = values.reshape(300, 200).astype(np.float64)
-    assert kept.shape == (300, 64)
+    spread = 0.98 ** np.arange(400)
+    values = (rng.normal(size=(500, 400)) * spread).reshape(100, 5, 400)
+    kept = _principal(values).reshape(500, -1)
+    flat = values.reshape(500, 400)
+    assert kept.shape == (500, 256)
     left, lengths, _ = np.linalg.svd(flat, full_matrices=False)
-    best = (left[:, :64] * lengths[:64] ** 2) @ left[:, :64].T
+    best = (left[:, :256] * lengths[:256] ** 2) @ left[:, :256].T
     np.testing.assert_allclose(kept @ kept.T, best, atol=1e-4)
+
+
+def test_no_more_coordinates_than_there_are_directions() -> None:
+    values = np.zeros((10, 3, 400))
+    values[..., :7] = np.random.default_rng(0).normal(size=(10, 3, 7))
+    assert _principal(values).shape == (10, 3, 7)
+    assert _principal(np.zeros_like(values)).shape == (10, 3, 1)

@@ -15,8 +15,9 @@ def probe(
     bank: str,
     store: str,
     evaluation: EvaluationSettings,
-    num_images: int = 32,
+    num_images: int = 64,
     config_seed: int = 0,
+    restart: bool = False,
     device: str = "cpu",
     json: bool = False,
 ) -> None:
@@ -32,6 +33,7 @@ def probe(
         evaluation: as for `qsd label`.
         num_images: images per option; there are as many options as layers times options per layer.
         config_seed: seed of the store's stream of random configs.
+        restart: measure all layers anew, with other images for example; what the store knew is lost.
         device: where to draw.
         json: print what the store holds as JSON.
     """
@@ -43,6 +45,7 @@ def probe(
             evaluator=evaluation,
             num_images=num_images,
             config_seed=config_seed,
+            restart=restart,
             command=command_line(),
             progress=progress,
         )

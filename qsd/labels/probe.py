@@ -5,6 +5,7 @@ is seen on a few: prompt and noise are those of the full-precision image, so the
 doing. To first order the change of a config is the sum of the changes of its options.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from qsd.labels.settings import EvaluationSettings
 from qsd.progress import Progress
 from qsd.store import Responses, Store
 
-_SKETCH = 1024  # dimensions of a change while layers are still to be measured
-_COORDINATES = 64  # and in the end
+_SKETCH = 8192  # numbers that are kept of a change while layers are still to be measured
+_COORDINATES = 256  # and in the end
 
 
 def probe(
@@ -30,6 +31,7 @@ def probe(
     settings: EvaluationSettings,
     *,
     provenance: dict[str, Any],
+    restart: bool = False,
     progress: Progress | None = None,
 ) -> Store:
     """Measures what each option of each layer does alone and writes it into a store, layer by layer.
@@ -40,6 +42,7 @@ def probe(
         bank: the denoiser's bank.
         settings: how to draw; ``num_images`` is the number of images per option.
         provenance: versions and command.
+        restart: measures all layers anew; what the store knew is lost.
         progress: called after every layer.
 
     Returns:
@@ -49,25 +52,24 @@ def probe(
         QsdError: the store's responses were begun with other images, an option draws no finite images, or
             another process is writing the store.
     """
-    responses = store.header.responses
-    if responses is None:
-        responses = _nothing_measured(store, settings)
-    elif (responses.num_images, responses.noise_seed) != (settings.num_images, settings.noise_seed):
+    responses = None if restart else store.header.responses
+    known = responses and (responses.num_images, responses.noise_seed)
+    if known and known != (settings.num_images, settings.noise_seed):
         raise QsdError(
-            f"{store.path}: probed with {responses.num_images} images of noise seed {responses.noise_seed}, "
-            f"not {settings.num_images} of {settings.noise_seed}; go on with the former or probe a copy"
+            f"{store.path}: probed with {known[0]} images of noise seed {known[1]}, "
+            f"not {settings.num_images} of {settings.noise_seed}; go on with the former or restart"
         )
-    missing = responses.missing()
-    if not len(missing):
+    if responses and not len(responses.missing()):
         return store
     with store.locked():
         prober = _Prober(pipe, bank, settings)
+        responses = responses or prober.nothing_measured()
+        missing = responses.missing()
         for done, layer in enumerate(missing):
             for name, values in prober.changes(int(layer)).items():
                 responses.spaces[name][layer] = values
             if done + 1 == len(missing):
-                spaces = {name: _principal(values) for name, values in responses.spaces.items()}
-                responses = Responses(spaces, responses.num_images, responses.noise_seed)
+                responses = dataclasses.replace(responses, spaces=_summarized(responses))
             store.set_responses(responses, provenance)
             if progress:
                 progress(done + 1, len(missing), bank.layers[layer].name)
@@ -84,8 +86,17 @@ class _Prober:
         self._features = load_features(settings.features).to(pipe.device) if settings.reference else None
         self._full = self._draw()
 
+    def nothing_measured(self) -> Responses:
+        """NaN of the shapes that :meth:`changes` has, for all layers."""
+        shape, settings = (len(self._bank.layers), len(self._bank.options)), self._generator.settings
+        spaces = {
+            name: np.full((*shape, _sketched(full).size), np.nan, np.float32)
+            for name, full in self._full.items()
+        }
+        return Responses(spaces, settings.num_images, settings.noise_seed)
+
     def changes(self, layer: int) -> dict[str, np.ndarray]:
-        """Sketches of what each option of a layer changes, by space, float32 [O, 1024]."""
+        """Sketches of what each option of a layer changes, by space, float32 [O, images * e]."""
         rows: dict[str, list[np.ndarray]] = {name: [] for name in self._full}
         config = np.full(len(self._bank.layers), FULL_PRECISION, dtype=np.int8)
         for option, spelled in enumerate(self._bank.options):
@@ -97,44 +108,67 @@ class _Prober:
                 change = drawn[name] - full
                 if not change.isfinite().all():
                     raise QsdError(f"{self._bank.layers[layer].name}: {spelled} alone draws no finite images")
-                size = change.numel() if name == "latents" else len(change)
-                rows[name].append(_sketched(change.flatten() / size**0.5))
+                rows[name].append(_sketched(change).flatten())
         return {name: np.stack(values) for name, values in rows.items()}
 
     @torch.inference_mode()
     def _draw(self) -> dict[str, torch.Tensor]:
-        """Latents and, where there is an extractor, features of the images."""
+        """By image, float32 [images, d]: latents, in units in which their mean square is the square of the
+        length, and features where there is an extractor."""
         drawn: dict[str, list[torch.Tensor]] = {"latents": []}
         if self._features is not None:
             drawn["features"] = []
         for _, latents, images in self._generator.batches(self._generator.settings.noise_seed):
-            drawn["latents"].append(latents)
+            drawn["latents"].append(latents.flatten(1) / latents[0].numel() ** 0.5)
             if self._features is not None:
                 drawn["features"].append(self._features(images)[0].float().cpu())
         return {name: torch.cat(parts) for name, parts in drawn.items()}
 
 
-def _nothing_measured(store: Store, settings: EvaluationSettings) -> Responses:
-    shape = (*store.header.relative_error.shape, _SKETCH)
-    names = ("latents", "features") if settings.reference else ("latents",)
-    spaces = {name: np.full(shape, np.nan, np.float32) for name in names}
-    return Responses(spaces, settings.num_images, settings.noise_seed)
-
-
 def _sketched(values: torch.Tensor) -> np.ndarray:
-    """A random projection that keeps lengths and angles, float32 [n] to [1024].
+    """A random projection of every image that keeps lengths and angles, float32 [images, d] to [images, e].
 
-    Every element is added, with a random sign, to a random one of the sums: Weinberger et al., "Feature
-    hashing for large scale multitask learning" (ICML 2009).
+    It is the same for all images, so a mean of sketches is a sketch of the mean. Every element is added, with
+    a random sign, to a random one of e sums: Weinberger et al., "Feature hashing for large scale multitask
+    learning" (ICML 2009). What is small enough stays as it is.
     """
+    images, size = values.shape
+    count = max(1, _SKETCH // images)
+    if size <= count:
+        return values.numpy()
     generator = torch.Generator().manual_seed(0)
-    place = torch.randint(_SKETCH, values.shape, generator=generator)
-    sign = torch.randint(2, values.shape, generator=generator) * 2 - 1
-    return torch.zeros(_SKETCH).index_add_(0, place, values * sign).numpy()
+    place = torch.randint(count, (size,), generator=generator)
+    sign = torch.randint(2, (size,), generator=generator) * 2 - 1
+    return torch.zeros(images, count).index_add_(1, place, values * sign).numpy()
+
+
+def _summarized(responses: Responses) -> dict[str, np.ndarray]:
+    """What is kept of the sketches: principal coordinates of each space and of the mean of features."""
+    shape = next(iter(responses.spaces.values())).shape[:2]
+    images = {
+        name: _balanced(values.reshape(*shape, responses.num_images, -1).astype(np.float64))
+        for name, values in responses.spaces.items()
+    }
+    spaces = {name: values.reshape(*shape, -1) / responses.num_images**0.5 for name, values in images.items()}
+    if "features" in images:  # FID begins with the shift of their mean
+        spaces["mean_features"] = images["features"].mean(axis=2)
+    return {name: _principal(values) for name, values in spaces.items()}
+
+
+def _balanced(changes: np.ndarray) -> np.ndarray:
+    """Changes [L, O, images, e] in units in which all images change equally, over all options.
+
+    A few touchy images turn into others under many options. They would fill the sums, and they are not those
+    that turn when a label's hundreds are drawn.
+    """
+    mean_square = np.square(changes).sum(axis=3).mean(axis=(0, 1))
+    unit = np.sqrt(mean_square / max(mean_square.mean(), 1e-300))
+    return np.divide(changes, unit[:, None], out=np.zeros_like(changes), where=unit[:, None] > 0)
 
 
 def _principal(values: np.ndarray) -> np.ndarray:
-    """The 64 directions in which the changes [L, O, d] differ most, float32 [L, O, at most 64]."""
-    flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
+    """The 256 directions in which the changes [L, O, d] differ most, float32 [L, O, at most 256]."""
+    flat = values.reshape(-1, values.shape[-1])
     left, lengths, _ = np.linalg.svd(flat, full_matrices=False)
-    return (left * lengths)[:, :_COORDINATES].reshape(*values.shape[:2], -1).astype(np.float32)
+    count = max(1, int((lengths > 1e-7 * lengths[0]).sum()))  # the rest is what float32 rounds away
+    return (left * lengths)[:, : min(count, _COORDINATES)].reshape(*values.shape[:2], -1).astype(np.float32)

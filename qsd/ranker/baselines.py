@@ -115,12 +115,13 @@ BASELINES: dict[str, Baseline] = {
 
 
 def probed_length(responses: Responses, queries: np.ndarray) -> np.ndarray:
-    """Minus the squared length of the sum of what options do alone to the latents, float64 [m].
+    """Minus the squared length of the sum of what options do alone to the images, float64 [m].
 
-    The rule that needs a probed store and no labels: the mean square change of the latents, to first order.
+    The rule that needs a probed store and no labels: to first order the mean square change of the images'
+    features, or of the latents where there are none.
     """
-    latents = responses.spaces["latents"].astype(np.float64)
-    changes = latents[np.arange(queries.shape[1]), queries.astype(np.int64)].sum(axis=1)
+    space = responses.spaces.get("features", responses.spaces["latents"]).astype(np.float64)
+    changes = space[np.arange(queries.shape[1]), queries.astype(np.int64)].sum(axis=1)
     return -np.square(changes).sum(axis=1)
 
 

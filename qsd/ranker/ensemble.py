@@ -192,6 +192,10 @@ class Member(nn.Module):
             bent = self(graph, configs, store).outputs[:, 0]
         else:
             bent = self.closed_form(configs.long(), store)
+        return self.unbent(store, bent)
+
+    def unbent(self, store: int, bent: Tensor) -> Tensor:
+        """The first target in its own units from what the network predicts, float [...]."""
         outputs = unbend(bent, self.power[store], self.target_low[store], self.target_high[store])
         return outputs * self.target_std[store, 0] + self.target_mean[store, 0]
 

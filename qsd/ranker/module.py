@@ -48,6 +48,7 @@ class RankerModule(lightning.LightningModule):
         self.save_hyperparameters({"network": dataclasses.asdict(self.settings)})
         self.members = Ensemble()
         self._offsets: list[Tensor] = []  # by store, float [K, R]
+        self._validated: dict[int, list[Tensor]] = {}  # by store, float [2, r]: targets and predictions
 
     @property
     def data(self) -> StoreDataModule:
@@ -83,13 +84,22 @@ class RankerModule(lightning.LightningModule):
         self.log("train_loss", loss / len(losses), prog_bar=True, on_epoch=True, on_step=False, batch_size=1)
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        self._validated = {}
+
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         member = list(self.members)[batch.member]
-        prediction = member(self._data(batch.store).graph, batch.configs[0], batch.store)
-        target = member.bent(batch.store, batch.targets[0])[:, 0]
-        rank = spearman(target.cpu().numpy(), prediction.outputs[:, 0].cpu().numpy())
-        self.log("val_spearman", rank, prog_bar=True, batch_size=1, add_dataloader_idx=False)
-        self.log("val_mse", F.mse_loss(prediction.outputs[:, 0], target), batch_size=1)
+        bent = member(self._data(batch.store).graph, batch.configs[0], batch.store).outputs[:, 0]
+        wanted = member.bent(batch.store, batch.targets[0])[:, 0]
+        self.log("val_mse", F.mse_loss(bent, wanted), batch_size=1)
+        pair = torch.stack([batch.targets[0, :, 0], member.unbent(batch.store, bent)])
+        self._validated.setdefault(batch.store, []).append(pair)
+
+    def on_validation_epoch_end(self) -> None:
+        """Every training and validation record, predicted by the member that did not learn from it."""
+        pairs = [torch.cat(parts, dim=1).double().cpu().numpy() for parts in self._validated.values()]
+        ranks = [spearman(target, predicted) for target, predicted in pairs]
+        self.log("val_spearman", sum(ranks) / len(ranks), prog_bar=True)
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
         predicted = self.members.score(self._data(batch.store).graph, batch.configs[0], batch.store).mean(

@@ -4,12 +4,13 @@ To first order a config changes the drawn images by the sum of the changes that 
 those are measured on a few images (:mod:`qsd.labels.probe`). How much damage such a change is, the labels
 tell. A prediction has two parts:
 
-    a slope times the logarithm of the length of the change, in latents and in features;
+    a slope times the logarithm of the length of the change, in latents, features and their mean;
     a process in which configs are alike that change the images alike, over spaces s:
     covariance of configs a and b = variance * exp(-sum of scale[s] * |change[s, a] - change[s, b]|^2)
 
-(Rasmussen and Williams, "Gaussian processes for machine learning", 2006, sections 2.7 and 4.2). Seven
-hyper-parameters are all that is learned beside the weights of the records, whatever the number of layers.
+(Rasmussen and Williams, "Gaussian processes for machine learning", 2006, sections 2.7 and 4.2). Nine
+hyper-parameters, two per space and three more, are all that is learned beside the weights of the records,
+whatever the number of layers.
 """
 
 import dataclasses
@@ -22,9 +23,9 @@ from torch import Tensor
 from qsd.ranker.evidence import MEAN_VARIANCE, Slopes, most_likely
 from qsd.store import Responses
 
-_SLOPE, _PROCESS, _NOISE = 0.4, 0.5, 0.1  # variances expected, of a target of variance 1
+_SLOPE, _PROCESS, _NOISE = 0.3, 0.5, 0.03  # variances expected, of a target of variance 1
 _SCALE = 0.3  # of the mean squared distance of two configs
-_LOG_DEVIATION = 2.0  # of these
+_LOG_DEVIATION = 1.0  # of these
 _SHORTEST = 1e-30  # squared length of a change, so that it has a logarithm
 
 
