@@ -127,7 +127,8 @@ def tune(
 
     A trial trains with the base configuration and its own values; its score is the Spearman correlation over
     all training and validation records, each predicted by the member that held it out, once the share of the
-    network's correction is set. Test records are never read.
+    network's correction is set. Test records are never read. A study begins with the base itself, if that
+    says all that varies.
 
     Args:
         study: from :func:`open_study`.
@@ -138,6 +139,9 @@ def tune(
     """
     if len(study.get_trials(deepcopy=False, states=_FINISHED)) >= trials:
         return
+    start = {dimension.key: _value(base, dimension.key) for dimension in space}
+    if not study.trials and None not in start.values():
+        study.enqueue_trial(start, skip_if_exists=True)
     callbacks: list[Any] = [MaxTrialsCallback(trials, states=_FINISHED)]
     if on_trial is not None:
         callbacks.append(on_trial)
@@ -154,6 +158,14 @@ def with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
             place = place.setdefault(parent, {})
         place[leaf] = value
     return changed
+
+
+def _value(base: Mapping[str, Any], key: str) -> Any:
+    """What a nested mapping has at a dotted key, None if nothing."""
+    place: Any = base
+    for part in key.split("."):
+        place = place.get(part) if isinstance(place, Mapping) else None
+    return place
 
 
 def write_results(study: optuna.Study, base: Mapping[str, Any], folder: str | Path) -> None:

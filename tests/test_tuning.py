@@ -52,6 +52,30 @@ def test_a_study_resumes_and_its_best_yaml_fits(base, tmp_path, monkeypatch):
     assert (tmp_path / "ranker" / "ranker.json").is_file()
 
 
+def test_a_study_begins_with_the_base(base, tmp_path):
+    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "s")
+    whole = with_values(base, {"model.learning_rate": 3e-3, "model.ranking_loss": "none"})
+    tune(study, whole, SPACE, 1)
+    assert study.trials[0].params == {
+        "model.network.width": 8,
+        "model.learning_rate": 3e-3,
+        "model.ranking_loss": "none",
+    }
+
+
+def test_shipped_families_say_all_that_a_study_varies():
+    configs = shipped_root() / "lightning_configs"
+    space = read_space(configs / "tune.yaml")
+    for name in ("pixart", "pixart_sigma", "hunyuan", "sd15", "sdxl", "dit"):
+        family = yaml.safe_load((configs / f"{name}.yaml").read_text())
+        for dimension in space:
+            value = family
+            for part in dimension.key.split("."):
+                value = value[part]
+            low, high = (dimension.values[0], dimension.values[-1]) if dimension.kind != "choice" else (0, 0)
+            assert value in dimension.values or low <= value <= high
+
+
 def test_the_command_line(base, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump(base))
