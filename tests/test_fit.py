@@ -113,7 +113,7 @@ def test_validation_ranks_all_records_by_the_members_that_held_them_out(tmp_path
     trainer = lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu")
     trainer.fit(module, datamodule=data)
     (metrics,) = trainer.validate(module, datamodule=data)
-    module.eval()
+    module.members.calibrate(data.stores)
     records = data.stores[0]
     predicted = torch.full((len(records.fold),), torch.nan)
     with torch.no_grad():

@@ -222,21 +222,28 @@ class Ensemble(nn.ModuleList):
     def calibrate(self, stores: Sequence[StoreData]) -> None:
         """Sets hop statistics and the share of the network's correction, after training.
 
-        The share is that with the least squared error on the members' validation records, all of them
-        together: with few labels a correction is mostly noise, and the closed-form part is better alone.
+        Args:
+            stores: the share of each is that of :func:`share_of` on the members' validation records, all of
+                them together.
         """
         self.eval()
         for store, data in enumerate(stores):
-            projected = squared = 0.0
+            missing, corrections = [], []
             for index, member in enumerate(self):
                 member.fit_hops(store, data, index)
                 rows = data.validation_rows(index)
                 configs = data.configs[rows].to(data.graph.kind.device)
                 wanted = member.bent(store, data.targets[rows].to(configs.device))[:, 0]
-                correction = member.network(data.graph, configs, store).outputs[:, 0]
-                member.graph_share[store] = 0.0
-                missing = wanted - member(data.graph, configs, store).outputs[:, 0]
-                projected += float(missing @ correction)
-                squared += float(correction @ correction)
+                missing.append(wanted - member.closed_form(configs, store))
+                corrections.append(member.network(data.graph, configs, store).outputs[:, 0])
+            share = share_of(torch.cat(missing), torch.cat(corrections))
             for member in self:
-                member.graph_share[store] = min(max(projected / max(squared, 1e-12), 0.0), 1.0)
+                member.graph_share[store] = share
+
+
+def share_of(missing: Tensor, correction: Tensor) -> Tensor:
+    """The share, 0 to 1, of corrections float [r] that leaves the least squared error of what is missing.
+
+    With few labels a correction is mostly noise, and the closed-form part is better alone.
+    """
+    return ((missing @ correction) / correction.square().sum().clamp_min(1e-12)).clamp(0, 1)

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from qsd.data import Batch, StoreData, StoreDataModule
-from qsd.ranker.ensemble import Ensemble, Member
+from qsd.ranker.ensemble import Ensemble, Member, share_of
 from qsd.ranker.losses import hop_loss, relevance
 from qsd.ranker.metrics import METRICS, spearman
 from qsd.ranker.network import NetworkSettings
@@ -48,7 +48,7 @@ class RankerModule(lightning.LightningModule):
         self.save_hyperparameters({"network": dataclasses.asdict(self.settings)})
         self.members = Ensemble()
         self._offsets: list[Tensor] = []  # by store, float [K, R]
-        self._validated: dict[int, list[Tensor]] = {}  # by store, float [2, r]: targets and predictions
+        self._validated: dict[int, list[tuple[Member, Tensor]]] = {}  # by store: what validation steps found
 
     @property
     def data(self) -> StoreDataModule:
@@ -88,18 +88,28 @@ class RankerModule(lightning.LightningModule):
         self._validated = {}
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        member = list(self.members)[batch.member]
-        bent = member(self._data(batch.store).graph, batch.configs[0], batch.store).outputs[:, 0]
+        member, configs = list(self.members)[batch.member], batch.configs[0]
         wanted = member.bent(batch.store, batch.targets[0])[:, 0]
-        self.log("val_mse", F.mse_loss(bent, wanted), batch_size=1)
-        pair = torch.stack([batch.targets[0, :, 0], member.unbent(batch.store, bent)])
-        self._validated.setdefault(batch.store, []).append(pair)
+        offsets = member.closed_form(configs, batch.store)
+        corrections = member.network(self._data(batch.store).graph, configs, batch.store).outputs[:, 0]
+        found = torch.stack([batch.targets[0, :, 0], wanted, offsets, corrections])
+        self._validated.setdefault(batch.store, []).append((member, found))
 
     def on_validation_epoch_end(self) -> None:
-        """Every training and validation record, predicted by the member that did not learn from it."""
-        pairs = [torch.cat(parts, dim=1).double().cpu().numpy() for parts in self._validated.values()]
-        ranks = [spearman(target, predicted) for target, predicted in pairs]
+        """How the ensemble would do if training ended here.
+
+        Every training and validation record is predicted by the member that did not learn from it, with the
+        share of the network's correction that :meth:`Ensemble.calibrate` would set.
+        """
+        ranks, errors = [], []
+        for store, parts in self._validated.items():
+            targets, wanted, offsets, corrections = torch.cat([found for _, found in parts], dim=1)
+            share = share_of(wanted - offsets, corrections)
+            predicted = [member.unbent(store, found[2] + share * found[3]) for member, found in parts]
+            ranks.append(spearman(targets.cpu().numpy(), torch.cat(predicted).cpu().numpy()))
+            errors.append(F.mse_loss(offsets + share * corrections, wanted))
         self.log("val_spearman", sum(ranks) / len(ranks), prog_bar=True)
+        self.log("val_mse", torch.stack(errors).mean())
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
         predicted = self.members.score(self._data(batch.store).graph, batch.configs[0], batch.store).mean(
