@@ -96,7 +96,7 @@ class _Prober:
         return Responses(spaces, settings.num_images, settings.noise_seed)
 
     def changes(self, layer: int) -> dict[str, np.ndarray]:
-        """Sketches of what each option of a layer changes, by space, float32 [O, images * e]."""
+        """By space, sketches of what each option of a layer changes, float32 [O, images * e]."""
         rows: dict[str, list[np.ndarray]] = {name: [] for name in self._full}
         config = np.full(len(self._bank.layers), FULL_PRECISION, dtype=np.int8)
         for option, spelled in enumerate(self._bank.options):
@@ -113,8 +113,10 @@ class _Prober:
 
     @torch.inference_mode()
     def _draw(self) -> dict[str, torch.Tensor]:
-        """By image, float32 [images, d]: latents, in units in which their mean square is the square of the
-        length, and features where there is an extractor."""
+        """Latents and, where there is an extractor, features, float32 [images, d].
+
+        The squared length of an image's latents is their mean square.
+        """
         drawn: dict[str, list[torch.Tensor]] = {"latents": []}
         if self._features is not None:
             drawn["features"] = []
