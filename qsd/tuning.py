@@ -206,9 +206,6 @@ def _run(trial: optuna.Trial, base: Mapping[str, Any], space: list[Dimension]) -
         num_sanity_val_steps=0,
     )
     runner.fit(module, datamodule=data)
-    module.members.calibrate(
-        data.stores
-    )  # as `fit` does at its end: a trial is judged by what would be saved
     runner.validate(module, datamodule=data, verbose=False)
     return float(runner.callback_metrics[MONITOR])
 

@@ -49,8 +49,8 @@ def probe(
         The store.
 
     Raises:
-        QsdError: the store's responses were begun with other images, an option draws no finite images, or
-            another process is writing the store.
+        QsdError: the store's responses were begun with other images or by another version, an option draws
+            no finite images, or another process is writing the store.
     """
     responses = None if restart else store.header.responses
     known = responses and (responses.num_images, responses.noise_seed)
@@ -63,7 +63,10 @@ def probe(
         return store
     with store.locked():
         prober = _Prober(pipe, bank, settings)
-        responses = responses or prober.nothing_measured()
+        nothing = prober.nothing_measured()
+        responses = responses or nothing
+        if _shapes(responses) != _shapes(nothing):
+            raise QsdError(f"{store.path}: half probed by another version of qsd; restart")
         missing = responses.missing()
         for done, layer in enumerate(missing):
             for name, values in prober.changes(int(layer)).items():
@@ -74,6 +77,10 @@ def probe(
             if progress:
                 progress(done + 1, len(missing), bank.layers[layer].name)
     return store
+
+
+def _shapes(responses: Responses) -> dict[str, tuple[int, ...]]:
+    return {name: values.shape for name, values in responses.spaces.items()}
 
 
 class _Prober:

@@ -194,6 +194,20 @@ class Member(nn.Module):
             bent = self.closed_form(configs.long(), store)
         return self.unbent(store, bent)
 
+    def parts(
+        self, graph: GraphFeatures, configs: Tensor, targets: Tensor, store: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of records, on the bent scale, each float [B]: the target, the closed-form part, the correction.
+
+        Args:
+            graph: features of the denoiser.
+            configs: int64 [B, L].
+            targets: float [B, T].
+            store: position of the denoiser.
+        """
+        wanted = self.bent(store, targets)[:, 0]
+        return wanted, self.closed_form(configs, store), self.network(graph, configs, store).outputs[:, 0]
+
     def unbent(self, store: int, bent: Tensor) -> Tensor:
         """The first target in its own units from what the network predicts, float [...]."""
         outputs = unbend(bent, self.power[store], self.target_low[store], self.target_high[store])
@@ -231,11 +245,11 @@ class Ensemble(nn.ModuleList):
             missing, corrections = [], []
             for index, member in enumerate(self):
                 member.fit_hops(store, data, index)
-                rows = data.validation_rows(index)
-                configs = data.configs[rows].to(data.graph.kind.device)
-                wanted = member.bent(store, data.targets[rows].to(configs.device))[:, 0]
-                missing.append(wanted - member.closed_form(configs, store))
-                corrections.append(member.network(data.graph, configs, store).outputs[:, 0])
+                rows, device = data.validation_rows(index), data.graph.kind.device
+                configs, targets = data.configs[rows].to(device), data.targets[rows].to(device)
+                wanted, offset, correction = member.parts(data.graph, configs, targets, store)
+                missing.append(wanted - offset)
+                corrections.append(correction)
             share = share_of(torch.cat(missing), torch.cat(corrections))
             for member in self:
                 member.graph_share[store] = share

@@ -88,11 +88,9 @@ class RankerModule(lightning.LightningModule):
         self._validated = {}
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        member, configs = list(self.members)[batch.member], batch.configs[0]
-        wanted = member.bent(batch.store, batch.targets[0])[:, 0]
-        offsets = member.closed_form(configs, batch.store)
-        corrections = member.network(self._data(batch.store).graph, configs, batch.store).outputs[:, 0]
-        found = torch.stack([batch.targets[0, :, 0], wanted, offsets, corrections])
+        member, targets = list(self.members)[batch.member], batch.targets[0]
+        parts = member.parts(self._data(batch.store).graph, batch.configs[0], targets, batch.store)
+        found = torch.stack([targets[:, 0], *parts])
         self._validated.setdefault(batch.store, []).append((member, found))
 
     def on_validation_epoch_end(self) -> None:
