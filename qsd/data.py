@@ -16,6 +16,8 @@ from qsd.paths import find
 from qsd.store import SPLITS, Header, Responses, Store
 from qsd.target import Target
 
+DEFAULT_FOLDS = 4
+
 
 class Batch(NamedTuple):
     """Records of one store, for each member of the ensemble. K members.
@@ -50,6 +52,7 @@ class StoreData:
         configs: int64 [R, L].
         targets: float32 [R, T], the target first, then the auxiliary ones.
         fold: int64 [R], the member that validates on a record; -1 for test records.
+        spared: bool [K, R], further records that a member does not learn from but validates on.
         repeats: float32 [Z, R], the target of test records measured again under Z further noise seeds; NaN
             where it was not. Nothing learns from them: they tell what no ranker can know.
         message: what was skipped, empty when nothing was.
@@ -61,6 +64,7 @@ class StoreData:
     configs: Tensor
     targets: Tensor
     fold: Tensor
+    spared: Tensor
     repeats: Tensor
     message: str
 
@@ -72,11 +76,11 @@ class StoreData:
 
     def training_rows(self, member: int) -> Tensor:
         """Positions of the records that a member may learn from, int64 [r]."""
-        return ((self.fold >= 0) & (self.fold != member)).nonzero().squeeze(1)
+        return ((self.fold >= 0) & (self.fold != member) & ~self.spared[member]).nonzero().squeeze(1)
 
     def validation_rows(self, member: int) -> Tensor:
         """Positions of the records that a member validates on, int64 [r]."""
-        return (self.fold == member).nonzero().squeeze(1)
+        return ((self.fold == member) | self.spared[member]).nonzero().squeeze(1)
 
     def known_rows(self) -> Tensor:
         """Positions of training and validation records, int64 [r]."""
@@ -94,6 +98,7 @@ def prepare(
     folds: int = 1,
     max_labels: int | None = None,
     seed: int = 0,
+    member_labels: Sequence[int] = (),
 ) -> StoreData:
     """Evaluates targets and divides the records.
 
@@ -108,6 +113,8 @@ def prepare(
         folds: K, number of members.
         max_labels: use at most this many training and validation records (a random choice), None for all.
         seed: of the folds and of that choice.
+        member_labels: each member learns from at most so many of its records (a random choice; several
+            numbers are taken in turns) and validates on all others.
 
     Raises:
         QsdError: the target cannot be evaluated, or fewer than 2 records remain for training, validation or
@@ -116,6 +123,7 @@ def prepare(
     evaluated = target.evaluate(store)
     is_first = store.records.noise_seed == store.records.noise_seed[0]
     rows = np.flatnonzero(evaluated.valid & is_first)
+    rows = rows[np.argsort(store.records.index[rows])]  # workers finish in any order
     columns = [evaluated.values, *(other.evaluate(store).values for other in auxiliary)]
     split = store.records.split[rows]
     fold = np.where(split == 2, -1, np.where(split == 1, 0, 1))
@@ -127,6 +135,11 @@ def prepare(
         rows, fold = rows[np.sort(kept)], fold[np.sort(kept)]
     if folds > 1:
         fold[known] = np.arange(len(known)) % folds
+    spared = np.zeros((folds, len(fold)), dtype=bool)
+    if member_labels:
+        for member in range(folds):
+            inside = rng.permutation(np.flatnonzero((fold >= 0) & (fold != member)))
+            spared[member, inside[member_labels[member % len(member_labels)] :]] = True
     _check_sizes(store, fold, folds)
     _check_spread(store, target, columns[0][rows][fold >= 0])
     return StoreData(
@@ -136,6 +149,7 @@ def prepare(
         configs=torch.from_numpy(store.records.config[rows].astype(np.int64)),
         targets=torch.from_numpy(np.stack([column[rows] for column in columns], axis=1)).float(),
         fold=torch.from_numpy(fold),
+        spared=torch.from_numpy(spared),
         repeats=torch.from_numpy(_repeats(store, evaluated.values, rows)).float(),
         message=evaluated.message,
     )
@@ -188,7 +202,10 @@ class _Rows(Dataset[Batch]):
 
 
 class _EpochSampler(Sampler[BatchKey]):
-    """One epoch: every member sees each of its training records about once, in its own order."""
+    """One epoch: every member sees each of its training records about once, in its own order.
+
+    Of members with different numbers of records, each sees as many as the one with the fewest has.
+    """
 
     def __init__(self, stores: Sequence[StoreData], folds: int, batch_size: int, seed: int) -> None:
         self.stores = stores
@@ -234,6 +251,8 @@ class StoreDataModule(lightning.LightningDataModule):
         folds: K, members of the ensemble; 1 trains a single one on the store's own training split.
         max_labels: use at most this many training and validation records per store, None for all.
         seed: of folds, shuffling and that choice.
+        member_labels: let each member learn from at most so many records, and validate on all others: tells
+            on many records how a ranker does with few. Members take several numbers in turns.
     """
 
     def __init__(
@@ -242,28 +261,32 @@ class StoreDataModule(lightning.LightningDataModule):
         target: str = "-fid",
         auxiliary: list[str] | None = None,
         batch_size: int = 32,
-        folds: int = 4,
+        folds: int = DEFAULT_FOLDS,
         max_labels: int | None = None,
         seed: int = 0,
+        member_labels: list[int] | None = None,
     ) -> None:
         super().__init__()
         if folds < 1 or batch_size < 2:
             raise QsdError(f"data: folds {folds}, batch_size {batch_size}; use at least 1 and at least 2")
+        if min(member_labels or [2]) < 2:
+            raise QsdError(f"data: member_labels {member_labels}; a member needs at least 2 labels")
         self.paths = [stores] if isinstance(stores, str) else list(stores)
         self.targets = [Target(text) for text in (target, *(auxiliary or []))]
         self.batch_size = batch_size
         self.folds = folds
         self.max_labels = max_labels
         self.seed = seed
+        self.member_labels = member_labels or []
         self.stores: list[StoreData] = []
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the stores, once."""
         if not self.stores:
             target, *auxiliary = self.targets
+            records = (self.folds, self.max_labels, self.seed, self.member_labels)
             self.stores = [
-                prepare(Store.open(find(path)), target, auxiliary, self.folds, self.max_labels, self.seed)
-                for path in self.paths
+                prepare(Store.open(find(path)), target, auxiliary, *records) for path in self.paths
             ]
 
     @property

@@ -4,7 +4,7 @@ import copy
 import csv
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
 from optuna_integration import PyTorchLightningPruningCallback
 
-from qsd.data import StoreDataModule
+from qsd.data import DEFAULT_FOLDS, StoreDataModule
 from qsd.errors import QsdError, first_line
 from qsd.files import atomic
 from qsd.ranker.module import RankerModule
 
 MONITOR = "val_spearman"
+_LABELS = "member_labels"
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _SPACE_GRAMMAR = (
     "write `model.network.width: {int: [32, 96], step: 16}`, "
@@ -86,16 +87,19 @@ def read_space(path: str | Path) -> list[Dimension]:
     return [Dimension.read(key, entry) for key, entry in document.items()]
 
 
-def open_study(storage: str, name: str, seed: int = 0) -> optuna.Study:
+def open_study(storage: str, name: str, seed: int = 0, member_labels: Sequence[int] = ()) -> optuna.Study:
     """Opens or resumes a study; several processes may hold one storage at once.
 
     Args:
         storage: such as ``sqlite:///study.db``.
         name: of the study inside the storage.
         seed: of the sampler; a resumed study draws new points.
+        member_labels: numbers of labels that the members of a trial learn from (``member_labels`` of
+            :class:`qsd.data.StoreDataModule`), as many members for each as the base configuration has folds;
+            empty for all. The study remembers it.
 
     Raises:
-        QsdError: the storage cannot be opened.
+        QsdError: the storage cannot be opened, or the study was begun with other ``member_labels``.
     """
     try:
         study = optuna.create_study(
@@ -109,6 +113,14 @@ def open_study(storage: str, name: str, seed: int = 0) -> optuna.Study:
         raise QsdError(
             f"{storage}: cannot be opened ({first_line(error)}); use for example sqlite:///study.db"
         ) from error
+    wanted = list(member_labels)
+    begun = study.user_attrs.get(_LABELS, wanted)
+    if begun != wanted:
+        raise QsdError(
+            f"study {name}: its trials learn from {begun or 'all'} labels, not {wanted or 'all'}; "
+            "take another name"
+        )
+    study.set_user_attr(_LABELS, wanted)
     # a process that joins or resumes must not repeat the points of the first
     study.sampler = optuna.samplers.TPESampler(
         seed=seed + len(study.trials), multivariate=True, constant_liar=True, warn_independent_sampling=False
@@ -126,9 +138,9 @@ def tune(
     """Runs trials until the study holds so many finished ones, counting those of other processes.
 
     A trial trains with the base configuration and its own values; its score is the Spearman correlation over
-    all training and validation records, each predicted by the member that held it out, once the share of the
-    network's correction is set. Test records are never read. A study begins with the base itself, if that
-    says all that varies.
+    all training and validation records, each predicted by the members that did not learn from it, once the
+    share of the network's correction is set. Test records are never read. A study begins with the base
+    itself, if that says all that varies.
 
     Args:
         study: from :func:`open_study`.
@@ -145,7 +157,18 @@ def tune(
     callbacks: list[Any] = [MaxTrialsCallback(trials, states=_FINISHED)]
     if on_trial is not None:
         callbacks.append(on_trial)
-    study.optimize(lambda trial: _run(trial, base, space), callbacks=callbacks)
+    learned = _few_labels(base, study.user_attrs[_LABELS])
+    study.optimize(lambda trial: _run(trial, learned, space), callbacks=callbacks)
+
+
+def _few_labels(base: Mapping[str, Any], member_labels: Sequence[int]) -> Mapping[str, Any]:
+    """The base with as many members for each number of labels as it has folds."""
+    if not member_labels:
+        return base
+    folds = _value(base, "data.folds") or DEFAULT_FOLDS
+    return with_values(
+        base, {f"data.{_LABELS}": list(member_labels), "data.folds": folds * len(member_labels)}
+    )
 
 
 def with_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +202,11 @@ def write_results(study: optuna.Study, base: Mapping[str, Any], folder: str | Pa
     if not complete:
         raise QsdError(f"study {study.study_name}: no trial has finished yet; run more")
     with atomic(folder / "best.yaml") as temporary:
-        remark = f"# best of {len(study.trials)} trials, validation Spearman {study.best_value:.4f}\n"
+        labels = study.user_attrs[_LABELS]
+        learned = f" of members with {', '.join(map(str, labels))} labels" if labels else ""
+        remark = (
+            f"# best of {len(study.trials)} trials, validation Spearman{learned} {study.best_value:.4f}\n"
+        )
         temporary.write_text(remark + yaml.safe_dump(with_values(base, study.best_params), sort_keys=False))
     _write_csv(study, folder / "trials.csv")
     _write_plots(study, folder, len(complete))

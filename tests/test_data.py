@@ -44,6 +44,31 @@ def test_max_labels_keeps_all_test_records(store):
     assert all(tuple(data.configs[row].tolist()) in wanted for row in data.known_rows())
 
 
+def test_members_with_few_labels_validate_on_all_others(store):
+    plain = prepare(store, Target("-fid"), folds=4)
+    data = prepare(store, Target("-fid"), folds=4, member_labels=[10, 25])
+    assert torch.equal(data.fold, plain.fold)
+    for member in range(4):
+        training, validation = data.training_rows(member), data.validation_rows(member)
+        assert len(training) == (10, 25)[member % 2]
+        assert sorted([*training.tolist(), *validation.tolist()]) == data.known_rows().tolist()
+        assert set(plain.validation_rows(member).tolist()) <= set(validation.tolist())
+    assert set(data.training_rows(0).tolist()) != set(data.training_rows(2).tolist())
+    everything = prepare(store, Target("-fid"), folds=4, member_labels=[1000])
+    assert torch.equal(everything.training_rows(1), plain.training_rows(1))
+    with pytest.raises(QsdError, match="at least 2 labels"):
+        StoreDataModule([str(store.path)], member_labels=[50, 1])
+
+
+def test_the_order_of_labeling_does_not_matter(store):
+    shuffled = np.random.default_rng(0).permutation(len(store.records))
+    fields = {field: values[shuffled] for field, values in vars(store.records).items()}
+    other = Store(store.path, store.header, type(store.records)(**fields))
+    data, same = (prepare(each, Target("-fid"), folds=4, max_labels=60) for each in (store, other))
+    for name in ("configs", "targets", "fold"):
+        assert torch.equal(getattr(data, name), getattr(same, name))
+
+
 def test_targets_follow_their_configs(store):
     records = store.records
     labels = records.labels.copy()

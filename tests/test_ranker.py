@@ -11,7 +11,7 @@ from qsd.errors import QsdError
 from qsd.features import GraphFeatures
 from qsd.quantizers.options import Option
 from qsd.ranker.checkpoint import load_ranker, save_ranker
-from qsd.ranker.ensemble import Ensemble, Member
+from qsd.ranker.ensemble import Ensemble, Member, share_of
 from qsd.ranker.evaluation import compare
 from qsd.ranker.metrics import spearman
 from qsd.ranker.network import GraphRanker, NetworkSettings
@@ -224,7 +224,25 @@ def test_a_useless_correction_is_not_believed(tmp_path):
         member.fit_scales(0, data.targets[data.training_rows(index)])
         member.fit_closed_form(0, data, index)
     members.calibrate([data])
-    assert all(0 <= member.graph_share.item() < 0.3 for member in members)
+    assert all(member.graph_share.item() == 0 for member in members)
+
+
+def test_share_of_a_correction():
+    generator = torch.Generator().manual_seed(0)
+    correction, noise = torch.randn(2, 400, generator=generator)
+    assert share_of(0.6 * correction, correction).item() == pytest.approx(0.6)
+    assert share_of(3.0 * correction, correction).item() == 1
+    assert share_of(-correction, correction).item() == 0
+    assert share_of(correction, torch.zeros(400)).item() == 0
+    missing = 0.6 * correction + noise
+    by_least_squares = torch.linalg.lstsq(correction[:, None], missing[:, None]).solution
+    assert share_of(missing, correction).item() == pytest.approx(by_least_squares.item(), rel=1e-4)
+    # 0.05 times as large as the noise is one standard error of 400 records
+    believed = [
+        share_of(0.05 * correction + noise, correction).item() > 0
+        for correction, noise in torch.randn(200, 2, 400, generator=generator)
+    ]
+    assert sum(believed) == pytest.approx(200 * 0.16, abs=15)  # P(normal > 1)
 
 
 def test_scales_come_from_training_records(tmp_path):

@@ -5,11 +5,12 @@ import pytest
 import torch
 from synthetic_store import synthetic_header
 
+from qsd.errors import QsdError
 from qsd.ranker import evidence
 from qsd.ranker.additive import fit_additive_model
 from qsd.ranker.evidence import MEAN_VARIANCE
 from qsd.ranker.metrics import spearman
-from qsd.ranker.responses import fit_response_model, squared_distances, total_change
+from qsd.ranker.responses import ResponseSettings, fit_response_model, squared_distances, total_change
 from qsd.sampling import sample_configs
 from qsd.store import Responses
 
@@ -41,7 +42,15 @@ def test_changes_and_distances_by_hand(problem):
     torch.testing.assert_close(distances, direct)
 
 
-def test_gradient_of_the_evidence(problem, monkeypatch):
+@pytest.mark.parametrize(
+    ("settings", "scales"),
+    [
+        (ResponseSettings(), 2),
+        (ResponseSettings(bands=3, slope=0.1, process=2.0, noise=0.1, scale=1.0, deviation=0.5), 4),
+        (ResponseSettings(spaces="features", bands=2), 2),
+    ],
+)
+def test_gradient_of_the_evidence(problem, monkeypatch, settings, scales):
     _, responses, configs, target = problem
     kept = {}
 
@@ -54,35 +63,38 @@ def test_gradient_of_the_evidence(problem, monkeypatch):
         return type("Found", (), {"x": start})
 
     monkeypatch.setattr(evidence, "minimize", check)
-    fit_response_model(responses, configs[:25], target[:25])
-    assert len(kept) == 2 + 2 + 2 + 1
+    fit_response_model(responses, configs[:25], target[:25], settings)
+    spaces = 1 if settings.spaces == "features" else 2
+    assert len(kept) == spaces + 2 + scales + 1
     for numeric, analytic in kept.values():
         assert analytic == pytest.approx(numeric, rel=1e-3, abs=1e-5)
 
 
-def test_the_model_is_its_kernel(problem, monkeypatch):
+@pytest.mark.parametrize("bands", [1, 2])
+def test_the_model_is_its_kernel(problem, monkeypatch, bands):
     """Predictions are those of the textbook formula with the hyper-parameters found."""
     _, responses, configs, target = problem
     inside, queries = configs[:40], configs[200:210]
     kept = []
     real = evidence.minimize
     monkeypatch.setattr(evidence, "minimize", lambda *a, **k: kept.append(real(*a, **k)) or kept[-1])
-    model = fit_response_model(responses, inside, target[:40])
-    *slopes, process, noise, first_scale, second_scale = np.exp(kept[0].x[:-1])
+    model = fit_response_model(responses, inside, target[:40], ResponseSettings(bands=bands))
+    slopes, (process, noise), scales = np.split(np.exp(kept[0].x[:-1]), [2, 4])
     covariance, cross = MEAN_VARIANCE + noise * np.eye(40), MEAN_VARIANCE
     exponent, cross_exponent = np.zeros((40, 40)), np.zeros((10, 40))
     layers = np.arange(configs.shape[1])
-    parts = zip(responses.spaces.values(), slopes, (first_scale, second_scale), strict=True)
-    for values, slope, scale in parts:
+    parts = zip(responses.spaces.values(), slopes, scales.reshape(2, bands), strict=True)
+    for values, slope, of_bands in parts:
         known, asked = (values[layers, some.astype(int)].sum(axis=1) for some in (inside, queries))
         lengths, longer = np.log((known**2).sum(axis=1)), np.log((asked**2).sum(axis=1))
         mean, spread = lengths.mean(), lengths.std()
         lengths, longer = (lengths - mean) / spread, (longer - mean) / spread
         covariance = covariance + slope * np.outer(lengths, lengths)
         cross = cross + slope * np.outer(longer, lengths)
-        distance = ((known[:, None] - known) ** 2).sum(axis=-1)
-        exponent += scale * distance / distance.mean()
-        cross_exponent += scale * ((asked[:, None] - known) ** 2).sum(axis=-1) / distance.mean()
+        scale = np.repeat(of_bands, [4, 1] if bands == 2 else [5])  # the second begins at the fifth
+        unit = ((known[:, None] - known) ** 2).sum(axis=-1).mean()
+        exponent += ((known[:, None] - known) ** 2) @ scale / unit
+        cross_exponent += ((asked[:, None] - known) ** 2) @ scale / unit
     covariance = covariance + process * np.exp(-exponent)
     cross = cross + process * np.exp(-cross_exponent)
     bent = np.expm1(model.power * target[:40]) / model.power
@@ -120,3 +132,38 @@ def test_options_that_do_nothing_are_no_accident(problem):
     still = {"latents": latents, "features": np.zeros_like(latents)}
     model = fit_response_model(Responses(still, 4, 0), configs[:40], target[:40])
     assert np.isfinite(model(configs)).all()
+
+
+def test_bands_find_the_coordinates_that_matter(problem):
+    """Only the foremost 4 of 40 coordinates do damage, which a common scale cannot say."""
+    header, _, configs, _ = problem
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(*header.relative_error.shape, 40)) * header.relative_error[..., None]
+    changes = vectors[np.arange(len(header.layers)), configs.astype(int)].sum(axis=1)
+    target = -np.log(np.square(changes[:, :4]).sum(axis=1))
+    target = (target - target.mean()) / target.std()
+    responses = Responses({"latents": vectors}, 4, 0)
+    ranks = []
+    for bands in (1, 2):
+        model = fit_response_model(responses, configs[:100], target[:100], ResponseSettings(bands=bands))
+        ranks.append(spearman(target[100:], model(configs[100:])))
+    assert ranks[1] > ranks[0] + 0.1
+
+
+def test_what_is_expected_for_sure_is_not_learned(problem, monkeypatch):
+    _, responses, configs, target = problem
+    settings = ResponseSettings(slope=0.2, process=0.7, noise=0.05, scale=0.4, deviation=1e-3)
+    kept = []
+    real = evidence.minimize
+    monkeypatch.setattr(evidence, "minimize", lambda *a, **k: kept.append(real(*a, **k)) or kept[-1])
+    fit_response_model(responses, configs[:60], target[:60], settings)
+    np.testing.assert_allclose(np.exp(kept[0].x[:-1]), [0.2, 0.2, 0.7, 0.05, 0.4, 0.4], rtol=1e-3)
+
+
+def test_bad_settings(problem):
+    _, responses, configs, target = problem
+    with pytest.raises(QsdError, match="no space 'pixels'; the store was probed in latents, features"):
+        fit_response_model(responses, configs[:40], target[:40], ResponseSettings(spaces="latents+pixels"))
+    for wrong in ({"bands": 0}, {"noise": 0.0}, {"deviation": -1.0}):
+        with pytest.raises(QsdError, match="bands below 1 or a number that is not positive"):
+            ResponseSettings(**wrong)

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from synthetic_store import synthetic_store
 
+from qsd import tuning
 from qsd.cli import main
 from qsd.cli.fit import run
 from qsd.errors import QsdError
@@ -63,6 +64,25 @@ def test_a_study_begins_with_the_base(base, tmp_path):
     }
 
 
+def test_a_study_of_few_labels(base, tmp_path, monkeypatch):
+    """Its trials learn from few labels; what it writes learns from all, and nobody else may join."""
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    study = open_study(storage, "s", member_labels=[8, 16])
+    seen = []
+    real = tuning.StoreDataModule.setup
+    monkeypatch.setattr(tuning.StoreDataModule, "setup", lambda *a, **k: seen.append(a[0]) or real(*a, **k))
+    tune(study, base, SPACE, 1)
+    (data,) = seen[0].stores
+    assert [len(data.training_rows(member)) for member in range(4)] == [8, 16, 8, 16]
+    write_results(study, base, tmp_path / "out")
+    text = (tmp_path / "out" / "best.yaml").read_text()
+    assert "of members with 8, 16 labels" in text
+    assert yaml.safe_load(text)["data"] == base["data"]
+    assert len(open_study(storage, "s", member_labels=[8, 16]).trials) == 1
+    with pytest.raises(QsdError, match=r"learn from \[8, 16\] labels, not all"):
+        open_study(storage, "s")
+
+
 def test_shipped_families_say_all_that_a_study_varies():
     configs = shipped_root() / "lightning_configs"
     space = read_space(configs / "tune.yaml")
@@ -89,6 +109,9 @@ def test_the_command_line(base, tmp_path, monkeypatch, capsys):
     assert "2 complete" in said.err
     assert "lightning fit --config tuned/best.yaml" in said.out
     assert yaml.safe_load(Path("tuned/best.yaml").read_text())["data"] == base["data"]
+    assert main([*words.split(), "3", "--labels", "[8]"]) == 2
+    assert "take another name" in capsys.readouterr().err
+    assert main([*words.split(), "1", "--labels", "[8]", "--study", "few"]) == 0
     assert main(["tune", "--config", "none.yaml", "--trials", "1"]) == 2
     with pytest.raises(SystemExit):
         main(["tune", "--help"])

@@ -33,6 +33,7 @@ def run_tune(
     storage: str = "sqlite:///study.db",
     study: str = "qsd",
     out: str = "runs/tune",
+    labels: list[int] | None = None,
     seed: int = 0,
 ) -> None:
     """Searches for better settings of `fit` on validation records; run again to resume, or twice at once.
@@ -44,12 +45,14 @@ def run_tune(
         storage: where the study lives.
         study: its name in there.
         out: folder for best.yaml, trials.csv and the plots.
+        labels: such as '[50, 100, 200]': members learn from so many labels, in turns, and are scored on all
+            others, so the study finds what is best while labels are few; by default from all but their fold.
         seed: of the sampler.
     """
     base, dimensions = read_base(find(config)), read_space(find(space))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    opened = open_study(storage, study, seed)
+    opened = open_study(storage, study, seed, labels or [])
     with Live(_table(opened, trials), console=messages, auto_refresh=False) as live:
 
         def show(current: optuna.Study, trial: FrozenTrial) -> None:

@@ -11,9 +11,10 @@ from qsd.ranker.additive import fit_additive_model
 from qsd.ranker.link import bend, unbend
 from qsd.ranker.metrics import ndcg_at_10, spearman
 from qsd.ranker.network import GraphRanker, NetworkSettings, Prediction
-from qsd.ranker.responses import fit_response_model, predict
+from qsd.ranker.responses import ResponseSettings, fit_response_model, predict
 
-_RESPONSES = ("change", "slope", "constant", "known", "weight")
+_SIGNIFICANT = 2.0  # standard errors
+_RESPONSES = ("change", "scale", "slope", "constant", "known", "weight")
 
 
 class Member(nn.Module):
@@ -39,7 +40,7 @@ class Member(nn.Module):
         graph_share: float32 [S], 0 to 1, share of the network's correction that is added.
         additive_0, additive_1, ...: float32 [L, O], additive contributions on the bent scale, by store
             (:class:`qsd.ranker.additive.AdditiveModel`).
-        change_0, slope_0, constant_0, known_0, weight_0, ...: those of a
+        change_0, scale_0, slope_0, constant_0, known_0, weight_0, ...: those of a
             :class:`qsd.ranker.responses.ResponseModel` in float32, empty where there is none.
     """
 
@@ -123,13 +124,20 @@ class Member(nn.Module):
         first, *rest = self.standardized(store, targets).unbind(dim=-1)
         return torch.stack([bend(first, self.power[store]), *rest], dim=-1)
 
-    def fit_closed_form(self, store: int, data: StoreData, member: int) -> Tensor:
+    def fit_closed_form(
+        self,
+        store: int,
+        data: StoreData,
+        member: int,
+        settings: ResponseSettings = ResponseSettings(),  # noqa: B008 (frozen)
+    ) -> Tensor:
         """Fits the closed-form part and the link on the member's training records, after :meth:`fit_scales`.
 
         Args:
             store: position of the store.
             data: its records.
             member: position of this member, which decides its training records.
+            settings: of the process, if that is the closed form.
 
         Returns:
             float32 [R], its bent prediction of each record; of a training record by the same model without
@@ -145,7 +153,7 @@ class Member(nn.Module):
         self.contributions(store).copy_(torch.from_numpy(additive.table))
         power, left_out = additive.power, additive.left_out
         if kind == "responses" and data.responses is not None:
-            model = fit_response_model(data.responses, configs, wanted)
+            model = fit_response_model(data.responses, configs, wanted, settings)
             for name, old in zip(_RESPONSES, self._responses(store), strict=True):
                 setattr(self, f"{name}_{store}", torch.as_tensor(getattr(model, name)).to(old))
             power, left_out = model.power, model.left_out
@@ -258,6 +266,11 @@ class Ensemble(nn.ModuleList):
 def share_of(missing: Tensor, correction: Tensor) -> Tensor:
     """The share, 0 to 1, of corrections float [r] that leaves the least squared error of what is missing.
 
-    With few labels a correction is mostly noise, and the closed-form part is better alone.
+    With few labels a correction is mostly noise, and the closed-form part is better alone: a share that is
+    not two standard errors above 0 is 0. Errors are of unequal size: White, "A heteroskedasticity-consistent
+    covariance matrix estimator" (Econometrica 48, 1980).
     """
-    return ((missing @ correction) / correction.square().sum().clamp_min(1e-12)).clamp(0, 1)
+    size = correction.square().sum().clamp_min(1e-12)
+    share = missing @ correction / size
+    deviation = (correction * (missing - share * correction)).norm() / size
+    return torch.where(share > _SIGNIFICANT * deviation, share, 0.0).clamp(0, 1)

@@ -15,6 +15,7 @@ from qsd.ranker.ensemble import Ensemble, Member, share_of
 from qsd.ranker.losses import hop_loss, relevance
 from qsd.ranker.metrics import METRICS, spearman
 from qsd.ranker.network import NetworkSettings
+from qsd.ranker.responses import ResponseSettings
 
 
 class RankerModule(lightning.LightningModule):
@@ -22,6 +23,7 @@ class RankerModule(lightning.LightningModule):
 
     Args:
         network: architecture of each member.
+        responses: of the closed form of that name: what it compares, and what it expects.
         ranking_loss: on hop norms: spearman, lambdarank, hybrid (both), or none.
         ranking_weight: its weight; the MSE of the standardized target has weight 1.
         auxiliary_weight: weight of the mean MSE of the auxiliary targets.
@@ -35,6 +37,7 @@ class RankerModule(lightning.LightningModule):
     def __init__(
         self,
         network: NetworkSettings = NetworkSettings(),  # noqa: B008 (frozen)
+        responses: ResponseSettings = ResponseSettings(),  # noqa: B008 (frozen)
         ranking_loss: Literal["spearman", "lambdarank", "hybrid", "none"] = "hybrid",
         ranking_weight: float = 0.1,
         auxiliary_weight: float = 0.3,
@@ -44,8 +47,11 @@ class RankerModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.settings = NetworkSettings(**network) if isinstance(network, dict) else network
-        self.save_hyperparameters(ignore=["network"])
-        self.save_hyperparameters({"network": dataclasses.asdict(self.settings)})
+        self.responses = ResponseSettings(**responses) if isinstance(responses, dict) else responses
+        self.save_hyperparameters(ignore=["network", "responses"])
+        self.save_hyperparameters(
+            {"network": dataclasses.asdict(self.settings), "responses": dataclasses.asdict(self.responses)}
+        )
         self.members = Ensemble()
         self._offsets: list[Tensor] = []  # by store, float [K, R]
         self._validated: dict[int, list[tuple[Member, Tensor]]] = {}  # by store: what validation steps found
@@ -165,7 +171,7 @@ class RankerModule(lightning.LightningModule):
             offsets = []
             for index, member in enumerate(self.members):
                 member.fit_scales(store, data.targets[data.training_rows(index)])
-                offsets.append(member.fit_closed_form(store, data, index))
+                offsets.append(member.fit_closed_form(store, data, index, self.responses))
             self._offsets.append(torch.stack(offsets).to(self.device))
 
     def _data(self, store: int) -> StoreData:

@@ -10,23 +10,56 @@ tell. A prediction has two parts:
 
 (Rasmussen and Williams, "Gaussian processes for machine learning", 2006, sections 2.7 and 4.2). Nine
 hyper-parameters, two per space and three more, are all that is learned beside the weights of the records,
-whatever the number of layers.
+whatever the number of layers. What they are expected to be, which spaces count and whether the foremost
+coordinates of a space have scales of their own is set by :class:`ResponseSettings`.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from qsd.errors import QsdError
 from qsd.ranker.evidence import MEAN_VARIANCE, Slopes, most_likely
 from qsd.store import Responses
 
-_SLOPE, _PROCESS, _NOISE = 0.3, 0.5, 0.03  # variances expected, of a target of variance 1
-_SCALE = 0.3  # of the mean squared distance of two configs
-_LOG_DEVIATION = 1.0  # of these
 _SHORTEST = 1e-30  # squared length of a change, so that it has a logarithm
+_FIRST_BAND = 4  # coordinates; every further band reaches four times as far
+
+
+@dataclasses.dataclass(frozen=True)
+class ResponseSettings:
+    """What a process looks at, and what it expects before it has seen a label.
+
+    Variances are of a target of variance 1.
+
+    Attributes:
+        spaces: in which changes are compared: "all" that the store was probed in, or names of these, joined
+            as in "latents+features".
+        bands: how many scales a space has: with 1 all its coordinates share one, with 2 the foremost 4 have
+            their own, with 3 the 12 after them, too, and so on in powers of 4.
+        slope: variance of the slope by the logarithm of a length, in its standard deviations.
+        process: variance of the process.
+        noise: variance of what configs do not explain.
+        scale: of the mean squared distance of two configs.
+        deviation: standard deviation of the logarithms of these four around what is expected.
+    """
+
+    spaces: str = "all"
+    bands: int = 1
+    slope: float = 0.3
+    process: float = 0.5
+    noise: float = 0.03
+    scale: float = 0.3
+    deviation: float = 1.0
+
+    def __post_init__(self) -> None:
+        numbers = (self.slope, self.process, self.noise, self.scale, self.deviation)
+        if self.bands < 1 or min(numbers) <= 0:
+            raise QsdError(f"responses: {self} has bands below 1 or a number that is not positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +68,7 @@ class ResponseModel:
 
     Attributes:
         change: float64 [S, L, O, d], by option, in units in which squared distances are exponents.
+        scale: float64 [S, d], square of these units, in which lengths are not taken.
         slope: float64 [S], by the logarithm of the squared length of a config's change.
         constant: of the prediction.
         known: float64 [S, n, d], changes of the training configs.
@@ -44,6 +78,7 @@ class ResponseModel:
     """
 
     change: np.ndarray
+    scale: np.ndarray
     slope: np.ndarray
     constant: float
     known: np.ndarray
@@ -53,17 +88,23 @@ class ResponseModel:
 
     def __call__(self, configs: np.ndarray) -> np.ndarray:
         """Bent predictions, float64 [m], of configs int8 [m, L]."""
-        parts = (self.change, self.slope, np.array(self.constant), self.known, self.weight)
+        parts = (self.change, self.scale, self.slope, np.array(self.constant), self.known, self.weight)
         return predict(torch.from_numpy(configs), *map(torch.from_numpy, parts)).numpy()
 
 
 def predict(
-    configs: Tensor, change: Tensor, slope: Tensor, constant: Tensor, known: Tensor, weight: Tensor
+    configs: Tensor,
+    change: Tensor,
+    scale: Tensor,
+    slope: Tensor,
+    constant: Tensor,
+    known: Tensor,
+    weight: Tensor,
 ) -> Tensor:
     """Bent predictions, float [m], of integer configs [m, L]; the rest as in :class:`ResponseModel`."""
     changes = total_change(configs, change)
     alike = torch.exp(-squared_distances(changes, known).sum(dim=0))
-    return constant + slope @ _log_length(changes) + alike @ weight
+    return constant + slope @ _log_length(changes, scale) + alike @ weight
 
 
 def total_change(configs: Tensor, change: Tensor) -> Tensor:
@@ -78,22 +119,37 @@ def squared_distances(one: Tensor, other: Tensor) -> Tensor:
     return (lengths - 2 * one @ other.mT).clamp_min(0)
 
 
-def fit_response_model(responses: Responses, configs: np.ndarray, target: np.ndarray) -> ResponseModel:
+def fit_response_model(
+    responses: Responses,
+    configs: np.ndarray,
+    target: np.ndarray,
+    settings: ResponseSettings = ResponseSettings(),
+) -> ResponseModel:
     """Fits on training records.
 
     Args:
         responses: measured for all layers.
         configs: int8 [n, L].
         target: float64 [n], standardized.
+        settings: spaces, bands and expectations.
+
+    Raises:
+        QsdError: the store was not probed in one of the spaces.
     """
-    spaces = [torch.from_numpy(values.astype(np.float64)) for values in responses.spaces.values()]
+    spaces = [torch.from_numpy(values.astype(np.float64)) for values in _chosen(responses, settings.spaces)]
     widest = max(values.shape[-1] for values in spaces)
     alone = torch.stack([F.pad(values, (0, widest - values.shape[-1])) for values in spaces])
     changes = total_change(torch.from_numpy(configs), alone)
-    distances = squared_distances(changes, changes)
-    unit = distances.mean(dim=(1, 2)).clamp_min(_SHORTEST)
-    apart = (distances / unit[:, None, None]).numpy()
-    lengths = _log_length(changes).numpy()
+    unit = squared_distances(changes, changes).mean(dim=(1, 2)).clamp_min(_SHORTEST)
+    bands = _bands(len(spaces), widest, settings.bands)
+    apart = np.stack(
+        [
+            (squared_distances(some, some)[0] / unit[space]).numpy()
+            for space, part in bands
+            for some in [changes[space : space + 1, :, part]]
+        ]
+    )
+    lengths = _log_length(changes, torch.ones(1)).numpy()
     centre, spread = lengths.mean(axis=1), np.maximum(lengths.std(axis=1), 1e-12)
     standardized = (lengths - centre[:, None]) / spread[:, None]
     trends = np.einsum("si,sj->sij", standardized, standardized)
@@ -113,23 +169,47 @@ def fit_response_model(responses: Responses, configs: np.ndarray, target: np.nda
 
         return matrix, by_logs
 
-    expected = np.array([_SLOPE] * count + [_PROCESS, _NOISE] + [_SCALE] * count)
-    found = most_likely(covariance, target, expected, np.full(len(expected), _LOG_DEVIATION))
+    expected = np.array(
+        [settings.slope] * count + [settings.process, settings.noise] + [settings.scale] * len(bands)
+    )
+    found = most_likely(covariance, target, expected, np.full(len(expected), settings.deviation))
     slopes, (process, _), scales = np.split(found.values, [count, count + 2])
-    scaled = torch.from_numpy(np.sqrt(scales / unit.numpy()))[:, None, None]
+    scale = torch.zeros(count, widest, dtype=torch.float64)
+    for (space, part), value in zip(bands, scales.tolist(), strict=True):
+        scale[space, part] = value / unit[space]
     slope = slopes * (standardized @ found.weights) / spread
-    shift = np.log(scaled.numpy().ravel() ** 2)  # lengths are taken in the new units
     return ResponseModel(
-        change=(alone * scaled[..., None]).numpy(),
+        change=(alone * scale.sqrt()[:, None, None]).numpy(),
+        scale=scale.numpy(),
         slope=slope,
-        constant=float(MEAN_VARIANCE * found.weights.sum() - slope @ (centre + shift)),
-        known=(changes * scaled).numpy(),
+        constant=float(MEAN_VARIANCE * found.weights.sum() - slope @ centre),
+        known=(changes * scale.sqrt()[:, None]).numpy(),
         weight=process * found.weights,
         power=found.power,
         left_out=found.left_out,
     )
 
 
-def _log_length(changes: Tensor) -> Tensor:
-    """Logarithm of the squared length of changes [S, m, d], float [S, m]."""
-    return changes.square().sum(dim=-1).clamp_min(_SHORTEST).log()
+def _chosen(responses: Responses, spaces: str) -> list[np.ndarray]:
+    if spaces == "all":
+        return list(responses.spaces.values())
+    names = spaces.split("+")
+    for name in names:
+        if name not in responses.spaces:
+            raise QsdError(
+                f"responses: no space {name!r}; the store was probed in {', '.join(responses.spaces)}, "
+                "which are joined by + or are `all`"
+            )
+    return [responses.spaces[name] for name in names]
+
+
+def _bands(num_spaces: int, width: int, count: int) -> list[tuple[int, slice]]:
+    """(space, coordinates) of every scale."""
+    cuts = [_FIRST_BAND**power for power in range(1, count)]
+    edges = [0, *(cut for cut in cuts if cut < width), width]
+    return [(space, slice(*ends)) for space in range(num_spaces) for ends in itertools.pairwise(edges)]
+
+
+def _log_length(changes: Tensor, scale: Tensor) -> Tensor:
+    """Logarithm of the squared length of changes [S, m, d] in units of square ``scale``, float [S, m]."""
+    return (changes.square() / scale.unsqueeze(-2)).sum(dim=-1).clamp_min(_SHORTEST).log()
