@@ -46,8 +46,7 @@ def test_changes_and_distances_by_hand(problem):
     ("settings", "scales"),
     [
         (ResponseSettings(), 2),
-        (ResponseSettings(bands=3, slope=0.1, process=2.0, noise=0.1, scale=1.0, deviation=0.5), 4),
-        (ResponseSettings(spaces="features", bands=2), 2),
+        (ResponseSettings({"features": 0.1}, bands=3, noise=0.1, deviation=0.5), 4),
     ],
 )
 def test_gradient_of_the_evidence(problem, monkeypatch, settings, scales):
@@ -64,8 +63,7 @@ def test_gradient_of_the_evidence(problem, monkeypatch, settings, scales):
 
     monkeypatch.setattr(evidence, "minimize", check)
     fit_response_model(responses, configs[:25], target[:25], settings)
-    spaces = 1 if settings.spaces == "features" else 2
-    assert len(kept) == spaces + 2 + scales + 1
+    assert len(kept) == 2 + 2 + scales + 1
     for numeric, analytic in kept.values():
         assert analytic == pytest.approx(numeric, rel=1e-3, abs=1e-5)
 
@@ -152,18 +150,18 @@ def test_bands_find_the_coordinates_that_matter(problem):
 
 def test_what_is_expected_for_sure_is_not_learned(problem, monkeypatch):
     _, responses, configs, target = problem
-    settings = ResponseSettings(slope=0.2, process=0.7, noise=0.05, scale=0.4, deviation=1e-3)
+    settings = ResponseSettings({"features": 0.5}, noise=0.05, deviation=1e-3)
     kept = []
     real = evidence.minimize
     monkeypatch.setattr(evidence, "minimize", lambda *a, **k: kept.append(real(*a, **k)) or kept[-1])
     fit_response_model(responses, configs[:60], target[:60], settings)
-    np.testing.assert_allclose(np.exp(kept[0].x[:-1]), [0.2, 0.2, 0.7, 0.05, 0.4, 0.4], rtol=1e-3)
+    np.testing.assert_allclose(np.exp(kept[0].x[:-1]), [0.3, 0.15, 0.5, 0.05, 0.3, 0.15], rtol=1e-3)
 
 
 def test_bad_settings(problem):
     _, responses, configs, target = problem
     with pytest.raises(QsdError, match="no space 'pixels'; the store was probed in latents, features"):
-        fit_response_model(responses, configs[:40], target[:40], ResponseSettings(spaces="latents+pixels"))
-    for wrong in ({"bands": 0}, {"noise": 0.0}, {"deviation": -1.0}):
+        fit_response_model(responses, configs[:40], target[:40], ResponseSettings({"pixels": 2.0}))
+    for wrong in ({"bands": 0}, {"noise": 0.0}, {"deviation": -1.0}, {"spaces": {"latents": 0.0}}):
         with pytest.raises(QsdError, match="bands below 1 or a number that is not positive"):
             ResponseSettings(**wrong)

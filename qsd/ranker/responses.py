@@ -10,8 +10,8 @@ tell. A prediction has two parts:
 
 (Rasmussen and Williams, "Gaussian processes for machine learning", 2006, sections 2.7 and 4.2). Nine
 hyper-parameters, two per space and three more, are all that is learned beside the weights of the records,
-whatever the number of layers. What they are expected to be, which spaces count and whether the foremost
-coordinates of a space have scales of their own is set by :class:`ResponseSettings`.
+whatever the number of layers. What is expected of them, and whether the foremost coordinates of a space have
+scales of their own is set by :class:`ResponseSettings`.
 """
 
 import dataclasses
@@ -26,39 +26,32 @@ from qsd.errors import QsdError
 from qsd.ranker.evidence import MEAN_VARIANCE, Slopes, most_likely
 from qsd.store import Responses
 
+_SLOPE, _PROCESS = 0.3, 0.5  # variances expected, of a target of variance 1
+_SCALE = 0.3  # of the mean squared distance of two configs
 _SHORTEST = 1e-30  # squared length of a change, so that it has a logarithm
 _FIRST_BAND = 4  # coordinates; every further band reaches four times as far
 
 
 @dataclasses.dataclass(frozen=True)
 class ResponseSettings:
-    """What a process looks at, and what it expects before it has seen a label.
-
-    Variances are of a target of variance 1.
+    """How a process looks at changes, and what it expects before it has seen a label.
 
     Attributes:
-        spaces: in which changes are compared: "all" that the store was probed in, or names of these, joined
-            as in "latents+features".
+        spaces: by name, how many times as much as usual a space is expected to matter, in its slope and in
+            its scale; 1 where nothing is said. Many labels overrule it.
         bands: how many scales a space has: with 1 all its coordinates share one, with 2 the foremost 4 have
             their own, with 3 the 12 after them, too, and so on in powers of 4.
-        slope: variance of the slope by the logarithm of a length, in its standard deviations.
-        process: variance of the process.
-        noise: variance of what configs do not explain.
-        scale: of the mean squared distance of two configs.
-        deviation: standard deviation of the logarithms of these four around what is expected.
+        noise: variance expected of what configs do not explain, of a target of variance 1.
+        deviation: standard deviation of the logarithms of all hyper-parameters around what is expected.
     """
 
-    spaces: str = "all"
+    spaces: dict[str, float] = dataclasses.field(default_factory=dict)
     bands: int = 1
-    slope: float = 0.3
-    process: float = 0.5
     noise: float = 0.03
-    scale: float = 0.3
     deviation: float = 1.0
 
     def __post_init__(self) -> None:
-        numbers = (self.slope, self.process, self.noise, self.scale, self.deviation)
-        if self.bands < 1 or min(numbers) <= 0:
+        if self.bands < 1 or min(self.noise, self.deviation, *self.spaces.values()) <= 0:
             raise QsdError(f"responses: {self} has bands below 1 or a number that is not positive")
 
 
@@ -131,12 +124,13 @@ def fit_response_model(
         responses: measured for all layers.
         configs: int8 [n, L].
         target: float64 [n], standardized.
-        settings: spaces, bands and expectations.
+        settings: expectations and bands.
 
     Raises:
-        QsdError: the store was not probed in one of the spaces.
+        QsdError: the settings name a space that the store was not probed in.
     """
-    spaces = [torch.from_numpy(values.astype(np.float64)) for values in _chosen(responses, settings.spaces)]
+    matter = _expected(responses, settings.spaces)
+    spaces = [torch.from_numpy(values.astype(np.float64)) for values in responses.spaces.values()]
     widest = max(values.shape[-1] for values in spaces)
     alone = torch.stack([F.pad(values, (0, widest - values.shape[-1])) for values in spaces])
     changes = total_change(torch.from_numpy(configs), alone)
@@ -169,8 +163,8 @@ def fit_response_model(
 
         return matrix, by_logs
 
-    expected = np.array(
-        [settings.slope] * count + [settings.process, settings.noise] + [settings.scale] * len(bands)
+    expected = np.concatenate(
+        [_SLOPE * matter, [_PROCESS, settings.noise], [_SCALE * matter[space] for space, _ in bands]]
     )
     found = most_likely(covariance, target, expected, np.full(len(expected), settings.deviation))
     slopes, (process, _), scales = np.split(found.values, [count, count + 2])
@@ -190,17 +184,14 @@ def fit_response_model(
     )
 
 
-def _chosen(responses: Responses, spaces: str) -> list[np.ndarray]:
-    if spaces == "all":
-        return list(responses.spaces.values())
-    names = spaces.split("+")
-    for name in names:
+def _expected(responses: Responses, spaces: dict[str, float]) -> np.ndarray:
+    """How much each space is expected to matter, float64 [S]."""
+    for name in spaces:
         if name not in responses.spaces:
             raise QsdError(
-                f"responses: no space {name!r}; the store was probed in {', '.join(responses.spaces)}, "
-                "which are joined by + or are `all`"
+                f"responses: no space {name!r}; the store was probed in {', '.join(responses.spaces)}"
             )
-    return [responses.spaces[name] for name in names]
+    return np.array([spaces.get(name, 1.0) for name in responses.spaces])
 
 
 def _bands(num_spaces: int, width: int, count: int) -> list[tuple[int, slice]]:
