@@ -1,6 +1,6 @@
 """What a study is worth on test records: FAMILY_best.yaml against FAMILY.yaml by number of labels.
 
-    python benchmarks/best.py [STORE ...] [--labels 50 100 200] [--seeds 10]
+    python benchmarks/best.py [STORE ...] [--labels 50 100 200] [--seeds 5]
         [--out benchmarks/results/best.json]
 
 Both settings train on the same labels, drawn by the seed, at the counts given and on all labels that a store
@@ -44,7 +44,7 @@ def main() -> None:
     )
     parser.add_argument("stores", nargs="*", default=list(CONFIGS), help="by default all that ship")
     parser.add_argument("--labels", type=int, nargs="+", default=[50, 100, 200])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/best.json"))
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -77,7 +77,7 @@ def main() -> None:
         some = [run for run in runs if run["store"] == store]
         most = max(run["labels"] for run in some)
         rows.append([f"`{store}`", *row(some, [*arguments.labels, most])])
-    console.print(markdown_table(rows))
+    console.print(markdown_table(rows), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -139,8 +139,9 @@ def tune(
 
     A trial trains with the base configuration and its own values; its score is the Spearman correlation over
     all training and validation records, each predicted by the members that did not learn from it, once the
-    share of the network's correction is set. Test records are never read. A study begins with the base
-    itself, if that says all that varies.
+    share of the network's correction is set; with several ``member_labels`` the mean of the correlations for
+    each (:func:`qsd.ranker.metrics.mean_correlation`). Test records are never read. A study begins with the
+    base itself, if that says all that varies.
 
     Args:
         study: from :func:`open_study`.

@@ -13,7 +13,7 @@ from qsd.data import StoreDataModule
 from qsd.errors import QsdError
 from qsd.paths import find, shipped_root
 from qsd.ranker.checkpoint import load_ranker
-from qsd.ranker.metrics import spearman
+from qsd.ranker.metrics import mean_correlation, spearman
 from qsd.ranker.module import RankerModule
 from qsd.ranker.network import NetworkSettings
 
@@ -123,6 +123,25 @@ def test_validation_ranks_all_records_by_the_members_that_held_them_out(tmp_path
     known = records.known_rows()
     rank = spearman(records.targets[known, 0].numpy(), predicted[known].numpy())
     assert metrics["val_spearman"] == pytest.approx(rank, abs=1e-6)
+
+
+def test_validation_ranks_members_with_as_many_labels_together(tmp_path):
+    store = synthetic_store(tmp_path / "a.h5", 80, 1)
+    data = StoreDataModule([str(store.path)], target="-log(fid)", folds=4, member_labels=[10, 40])
+    module = RankerModule(NetworkSettings(width=8, depth=1, heads=2, graph_head=False))
+    trainer = lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.fit(module, datamodule=data)
+    (metrics,) = trainer.validate(module, datamodule=data)
+    records, members = data.stores[0], list(module.members)
+    ranks = []
+    for some in ((0, 2), (1, 3)):
+        rows = [records.validation_rows(index) for index in some]
+        parts = zip(rows, some, strict=True)
+        scores = [members[index].score(records.graph, records.configs[part]) for part, index in parts]
+        ranks.append(
+            spearman(records.targets[torch.cat(rows), 0].numpy(), torch.cat(scores).detach().numpy())
+        )
+    assert metrics["val_spearman"] == pytest.approx(mean_correlation(ranks), abs=1e-6)
 
 
 def test_two_stores_at_once(place):

@@ -3,7 +3,15 @@ import pytest
 from scipy import stats
 from sklearn.metrics import ndcg_score
 
-from qsd.ranker.metrics import best_of_10_regret, evaluate, kendall, ndcg_at_10, spearman, top10_regret
+from qsd.ranker.metrics import (
+    best_of_10_regret,
+    evaluate,
+    kendall,
+    mean_correlation,
+    ndcg_at_10,
+    spearman,
+    top10_regret,
+)
 
 
 @pytest.fixture
@@ -16,6 +24,15 @@ def pair():
 def test_correlations(pair):
     assert spearman(*pair) == pytest.approx(np.corrcoef(*map(stats.rankdata, pair))[0, 1])
     assert kendall(*pair) == pytest.approx(stats.kendalltau(*pair).statistic)
+
+
+def test_mean_of_correlations():
+    assert mean_correlation([0.9]) == 0.9
+    # by hand: z = log((1 + r) / (1 - r)) / 2, so log 19 / 2 and log 199 / 2
+    z = (np.log(19) + np.log(199)) / 4
+    assert mean_correlation([0.9, 0.99]) == pytest.approx((np.exp(2 * z) - 1) / (np.exp(2 * z) + 1))
+    assert mean_correlation([-0.5, 0.5]) == pytest.approx(0)
+    assert 0.9 < mean_correlation([0.9, 1.0]) < 1
 
 
 def test_constant_predictions_rank_nothing(pair):

@@ -1,9 +1,11 @@
 """How well predictions rank records whose true target is known. Larger targets are better."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
+
+_SURE = 1 - 1e-9  # z of 1 is infinite
 
 
 def spearman(target: np.ndarray, predicted: np.ndarray) -> float:
@@ -11,6 +13,16 @@ def spearman(target: np.ndarray, predicted: np.ndarray) -> float:
     if np.ptp(predicted) == 0 or np.ptp(target) == 0:
         return 0.0
     return float(stats.spearmanr(target, predicted).statistic)
+
+
+def mean_correlation(correlations: Sequence[float]) -> float:
+    """Mean of correlations, by Fisher's z: what is near 1 counts by how near it is.
+
+    Fisher, "On the probable error of a coefficient of correlation" (Metron 1, 1921).
+    """
+    if len(correlations) == 1:
+        return correlations[0]
+    return float(np.tanh(np.arctanh(np.clip(correlations, -_SURE, _SURE)).mean()))
 
 
 def kendall(target: np.ndarray, predicted: np.ndarray) -> float:

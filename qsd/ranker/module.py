@@ -13,7 +13,7 @@ from torch import Tensor
 from qsd.data import Batch, StoreData, StoreDataModule
 from qsd.ranker.ensemble import Ensemble, Member, share_of
 from qsd.ranker.losses import hop_loss, relevance
-from qsd.ranker.metrics import METRICS, spearman
+from qsd.ranker.metrics import METRICS, mean_correlation, spearman
 from qsd.ranker.network import NetworkSettings
 from qsd.ranker.responses import ResponseSettings
 
@@ -54,7 +54,8 @@ class RankerModule(lightning.LightningModule):
         )
         self.members = Ensemble()
         self._offsets: list[Tensor] = []  # by store, float [K, R]
-        self._validated: dict[int, list[tuple[Member, Tensor]]] = {}  # by store: what validation steps found
+        # what validation steps found, by store and by turn among the numbers of labels of members
+        self._validated: dict[tuple[int, int], list[tuple[Member, Tensor]]] = {}
 
     @property
     def data(self) -> StoreDataModule:
@@ -97,22 +98,24 @@ class RankerModule(lightning.LightningModule):
         member, targets = list(self.members)[batch.member], batch.targets[0]
         parts = member.parts(self._data(batch.store).graph, batch.configs[0], targets, batch.store)
         found = torch.stack([targets[:, 0], *parts])
-        self._validated.setdefault(batch.store, []).append((member, found))
+        turn = batch.member % max(1, len(self.data.member_labels))
+        self._validated.setdefault((batch.store, turn), []).append((member, found))
 
     def on_validation_epoch_end(self) -> None:
         """How the ensemble would do if training ended here.
 
         Every training and validation record is predicted by the member that did not learn from it, with the
-        share of the network's correction that :meth:`Ensemble.calibrate` would set.
+        share of the network's correction that :meth:`Ensemble.calibrate` would set. Stores, and members that
+        learn from different numbers of labels, are ranked each by themselves.
         """
         ranks, errors = [], []
-        for store, parts in self._validated.items():
+        for (store, _), parts in self._validated.items():
             targets, wanted, offsets, corrections = torch.cat([found for _, found in parts], dim=1)
             share = share_of(wanted - offsets, corrections)
             predicted = [member.unbent(store, found[2] + share * found[3]) for member, found in parts]
             ranks.append(spearman(targets.cpu().numpy(), torch.cat(predicted).cpu().numpy()))
             errors.append(F.mse_loss(offsets + share * corrections, wanted))
-        self.log("val_spearman", sum(ranks) / len(ranks), prog_bar=True)
+        self.log("val_spearman", mean_correlation(ranks), prog_bar=True)
         self.log("val_mse", torch.stack(errors).mean())
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
