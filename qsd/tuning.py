@@ -114,7 +114,7 @@ def open_study(storage: str, name: str, seed: int = 0, member_labels: Sequence[i
             f"{storage}: cannot be opened ({first_line(error)}); use for example sqlite:///study.db"
         ) from error
     wanted = list(member_labels)
-    begun = study.user_attrs.get(_LABELS, wanted)
+    begun = study.user_attrs.get(_LABELS, [] if study.trials else wanted)  # studies of old knew only all
     if begun != wanted:
         raise QsdError(
             f"study {name}: its trials learn from {begun or 'all'} labels, not {wanted or 'all'}; "

@@ -81,6 +81,10 @@ def test_a_study_of_few_labels(base, tmp_path, monkeypatch):
     assert len(open_study(storage, "s", member_labels=[8, 16]).trials) == 1
     with pytest.raises(QsdError, match=r"learn from \[8, 16\] labels, not all"):
         open_study(storage, "s")
+    old = optuna.create_study(storage=storage, study_name="old", direction="maximize")  # remembers no labels
+    old.tell(old.ask(), 0.5)
+    with pytest.raises(QsdError, match=r"learn from all labels, not \[8\]"):
+        open_study(storage, "old", member_labels=[8])
 
 
 def test_shipped_families_say_all_that_a_study_varies():
