@@ -123,7 +123,7 @@ def open_study(storage: str, name: str, seed: int = 0, member_labels: Sequence[i
     study.set_user_attr(_LABELS, wanted)
     # a process that joins or resumes must not repeat the points of the first
     study.sampler = optuna.samplers.TPESampler(
-        seed=seed + len(study.trials), multivariate=True, constant_liar=True, warn_independent_sampling=False
+        seed=seed + len(study.trials), multivariate=True, constant_liar=True
     )
     return study
 
@@ -134,6 +134,7 @@ def tune(
     space: list[Dimension],
     trials: int,
     on_trial: Callable[[optuna.Study, FrozenTrial], None] | None = None,
+    epochs: int | None = None,
 ) -> None:
     """Runs trials until the study holds so many finished ones, counting those of other processes.
 
@@ -149,6 +150,7 @@ def tune(
         space: what varies.
         trials: finished trials wanted in all; pruned ones count.
         on_trial: called after each trial of this process.
+        epochs: of a trial, by default those of the base; with 0 the closed forms alone compete.
     """
     if len(study.get_trials(deepcopy=False, states=_FINISHED)) >= trials:
         return
@@ -159,6 +161,8 @@ def tune(
     if on_trial is not None:
         callbacks.append(on_trial)
     learned = _few_labels(base, study.user_attrs[_LABELS])
+    if epochs is not None:
+        learned = with_values(learned, {"trainer.max_epochs": epochs})
     study.optimize(lambda trial: _run(trial, learned, space), callbacks=callbacks)
 
 

@@ -10,6 +10,7 @@ from qsd.data import prepare
 from qsd.errors import QsdError
 from qsd.features import GraphFeatures
 from qsd.quantizers.options import Option
+from qsd.ranker.additive import fit_additive_model
 from qsd.ranker.checkpoint import load_ranker, save_ranker
 from qsd.ranker.ensemble import Ensemble, Member, share_of
 from qsd.ranker.evaluation import compare
@@ -305,6 +306,21 @@ def test_a_saved_ranker_remembers_its_training_records(tmp_path):
     with torch.no_grad():
         whole = members[0](data.graph, data.configs[test]).outputs[:, 0]
     torch.testing.assert_close(whole, members[0].closed_form(data.configs[test]))
+
+
+def test_a_trained_ranker_of_responses_explains_by_layer(tmp_path):
+    data = prepare(synthetic_store(tmp_path / "a.h5", 60, 1, probed=True), Target("-log(fid)"), folds=2)
+    members = Ensemble(Member(SMALL, [data.graph], 1) for _ in range(2))
+    for index, member in enumerate(members):
+        member.fit_scales(0, data.targets[data.training_rows(index)])
+        member.fit_closed_form(0, data, index)
+    assert all(member.responds(0) and not member.contributions().any() for member in members)
+    members.calibrate([data])
+    for index, member in enumerate(members):
+        inside = data.training_rows(index)
+        target = member.standardized(0, data.targets[inside])[:, 0].double().numpy()
+        expected = fit_additive_model(data.header, data.configs[inside].numpy(), target).table
+        np.testing.assert_allclose(member.contributions(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_saving_again_leaves_no_old_members(saved, header):

@@ -46,7 +46,7 @@ def test_changes_and_distances_by_hand(problem):
     ("settings", "scales"),
     [
         (ResponseSettings(), 2),
-        (ResponseSettings({"features": 0.1}, bands=3, noise=0.1, deviation=0.5), 4),
+        (ResponseSettings({"features": 0.1}, bands=0.7, noise=0.1, deviation=0.5), 2 + 4),
     ],
 )
 def test_gradient_of_the_evidence(problem, monkeypatch, settings, scales):
@@ -68,7 +68,7 @@ def test_gradient_of_the_evidence(problem, monkeypatch, settings, scales):
         assert analytic == pytest.approx(numeric, rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.parametrize("bands", [1, 2])
+@pytest.mark.parametrize("bands", [0.0, 0.5])
 def test_the_model_is_its_kernel(problem, monkeypatch, bands):
     """Predictions are those of the textbook formula with the hyper-parameters found."""
     _, responses, configs, target = problem
@@ -77,19 +77,20 @@ def test_the_model_is_its_kernel(problem, monkeypatch, bands):
     real = evidence.minimize
     monkeypatch.setattr(evidence, "minimize", lambda *a, **k: kept.append(real(*a, **k)) or kept[-1])
     model = fit_response_model(responses, inside, target[:40], ResponseSettings(bands=bands))
-    slopes, (process, noise), scales = np.split(np.exp(kept[0].x[:-1]), [2, 4])
+    slopes, (process, noise), scales, ratios = np.split(np.exp(kept[0].x[:-1]), [2, 4, 6])
+    assert len(ratios) == (4 if bands else 0)
     covariance, cross = MEAN_VARIANCE + noise * np.eye(40), MEAN_VARIANCE
     exponent, cross_exponent = np.zeros((40, 40)), np.zeros((10, 40))
     layers = np.arange(configs.shape[1])
-    parts = zip(responses.spaces.values(), slopes, scales.reshape(2, bands), strict=True)
-    for values, slope, of_bands in parts:
+    of_bands = scales[:, None] * (ratios.reshape(2, 2) if bands else np.ones(2))
+    for values, slope, both in zip(responses.spaces.values(), slopes, of_bands, strict=True):
         known, asked = (values[layers, some.astype(int)].sum(axis=1) for some in (inside, queries))
         lengths, longer = np.log((known**2).sum(axis=1)), np.log((asked**2).sum(axis=1))
         mean, spread = lengths.mean(), lengths.std()
         lengths, longer = (lengths - mean) / spread, (longer - mean) / spread
         covariance = covariance + slope * np.outer(lengths, lengths)
         cross = cross + slope * np.outer(longer, lengths)
-        scale = np.repeat(of_bands, [4, 1] if bands == 2 else [5])  # the second begins at the fifth
+        scale = np.repeat(both, [4, 1])  # the second begins at the fifth
         unit = ((known[:, None] - known) ** 2).sum(axis=-1).mean()
         exponent += ((known[:, None] - known) ** 2) @ scale / unit
         cross_exponent += ((asked[:, None] - known) ** 2) @ scale / unit
@@ -142,7 +143,7 @@ def test_bands_find_the_coordinates_that_matter(problem):
     target = (target - target.mean()) / target.std()
     responses = Responses({"latents": vectors}, 4, 0)
     ranks = []
-    for bands in (1, 2):
+    for bands in (0.0, 1.0):
         model = fit_response_model(responses, configs[:100], target[:100], ResponseSettings(bands=bands))
         ranks.append(spearman(target[100:], model(configs[100:])))
     assert ranks[1] > ranks[0] + 0.1
@@ -162,6 +163,6 @@ def test_bad_settings(problem):
     _, responses, configs, target = problem
     with pytest.raises(QsdError, match="no space 'pixels'; the store was probed in latents, features"):
         fit_response_model(responses, configs[:40], target[:40], ResponseSettings({"pixels": 2.0}))
-    for wrong in ({"bands": 0}, {"noise": 0.0}, {"deviation": -1.0}, {"spaces": {"latents": 0.0}}):
-        with pytest.raises(QsdError, match="bands below 1 or a number that is not positive"):
+    for wrong in ({"bands": -0.1}, {"noise": 0.0}, {"deviation": -1.0}, {"spaces": {"latents": 0.0}}):
+        with pytest.raises(QsdError, match="bands below 0 or another number that is not positive"):
             ResponseSettings(**wrong)

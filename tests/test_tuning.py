@@ -87,6 +87,21 @@ def test_a_study_of_few_labels(base, tmp_path, monkeypatch):
         open_study(storage, "old", member_labels=[8])
 
 
+def test_trials_without_training_compare_closed_forms(base, tmp_path, monkeypatch):
+    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "s")
+    modules = []
+    real = tuning.RankerModule.on_fit_start
+    monkeypatch.setattr(tuning.RankerModule, "on_fit_start", lambda self: modules.append(self) or real(self))
+    tune(study, base, SPACE, 2, epochs=0)
+    scores = [trial.value for trial in study.trials]
+    assert scores[0] == scores[1]  # of a network nothing is left but its size
+    assert scores[0] > 0.5
+    assert all(not member.network.head[-1].weight.any() for module in modules for member in module.members)
+    write_results(study, base, tmp_path / "out")
+    best = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
+    assert best["trainer"] == base["trainer"]
+
+
 def test_shipped_families_say_all_that_a_study_varies():
     configs = shipped_root() / "lightning_configs"
     space = read_space(configs / "tune.yaml")
@@ -115,7 +130,7 @@ def test_the_command_line(base, tmp_path, monkeypatch, capsys):
     assert yaml.safe_load(Path("tuned/best.yaml").read_text())["data"] == base["data"]
     assert main([*words.split(), "3", "--labels", "[8]"]) == 2
     assert "take another name" in capsys.readouterr().err
-    assert main([*words.split(), "1", "--labels", "[8]", "--study", "few"]) == 0
+    assert main([*words.split(), "1", "--labels", "[8]", "--study", "few", "--epochs", "0"]) == 0
     assert main(["tune", "--config", "none.yaml", "--trials", "1"]) == 2
     with pytest.raises(SystemExit):
         main(["tune", "--help"])
@@ -137,9 +152,13 @@ def test_malformed_space(entry):
         Dimension.read("model.x", entry)
 
 
-def test_shipped_space_reads():
-    keys = {dimension.key for dimension in read_space(shipped_root() / "lightning_configs" / "tune.yaml")}
-    assert "model.network.conv" in keys
+def test_shipped_spaces_read():
+    everything, responses = (
+        read_space(shipped_root() / "lightning_configs" / name)
+        for name in ("tune.yaml", "tune_responses.yaml")
+    )
+    assert "model.network.conv" in {dimension.key for dimension in everything}
+    assert responses == [d for d in everything if d.key.startswith("model.responses.")]
 
 
 def test_unreadable(tmp_path):

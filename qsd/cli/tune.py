@@ -34,6 +34,7 @@ def run_tune(
     study: str = "qsd",
     out: str = "runs/tune",
     labels: list[int] | None = None,
+    epochs: int | None = None,
     seed: int = 0,
 ) -> None:
     """Searches for better settings of `fit` on validation records; run again to resume, or twice at once.
@@ -47,6 +48,8 @@ def run_tune(
         out: folder for best.yaml, trials.csv and the plots.
         labels: such as '[50, 100, 200]': members learn from so many labels, in turns, and are scored on all
             others, so the study finds what is best while labels are few; by default from all but their fold.
+        epochs: of a trial, by default those of the YAML; 0 compares closed forms alone, in seconds, without
+            training the network (--space tune_responses.yaml).
         seed: of the sampler.
     """
     base, dimensions = read_base(find(config)), read_space(find(space))
@@ -58,7 +61,7 @@ def run_tune(
         def show(current: optuna.Study, trial: FrozenTrial) -> None:
             live.update(_table(current, trials), refresh=True)
 
-        tune(opened, base, dimensions, trials, show)
+        tune(opened, base, dimensions, trials, show, epochs)
     write_results(opened, base, out)
     console.print(
         f"best validation Spearman {opened.best_value:.4f}; lightning fit --config {Path(out) / 'best.yaml'}"

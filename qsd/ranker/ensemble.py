@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from qsd.data import StoreData
 from qsd.features import GraphFeatures
-from qsd.ranker.additive import fit_additive_model
+from qsd.ranker.additive import AdditiveModel, fit_additive_model
 from qsd.ranker.link import bend, unbend
 from qsd.ranker.metrics import ndcg_at_10, spearman
 from qsd.ranker.network import GraphRanker, NetworkSettings, Prediction
@@ -147,28 +148,48 @@ class Member(nn.Module):
         if kind == "none":
             return torch.zeros(len(data.configs))
         inside = data.training_rows(member)
-        configs = data.configs[inside].numpy()
-        wanted = self.standardized(store, data.targets[inside])[:, 0].double().cpu().numpy()
-        additive = fit_additive_model(data.header, configs, wanted)
-        self.contributions(store).copy_(torch.from_numpy(additive.table))
-        power, left_out = additive.power, additive.left_out
         if kind == "responses" and data.responses is not None:
+            configs, wanted = self._learned(store, data, member)
             model = fit_response_model(data.responses, configs, wanted, settings)
             for name, old in zip(_RESPONSES, self._responses(store), strict=True):
                 setattr(self, f"{name}_{store}", torch.as_tensor(getattr(model, name)).to(old))
             power, left_out = model.power, model.left_out
+        else:
+            additive = self.fit_contributions(store, data, member)
+            power, left_out = additive.power, additive.left_out
         self.power[store] = power
         offsets = self.closed_form(data.configs.to(self.power.device), store)
         offsets[inside.to(offsets.device)] = torch.from_numpy(left_out).to(offsets)
         return offsets
 
+    def fit_contributions(self, store: int, data: StoreData, member: int) -> AdditiveModel:
+        """Fits contributions by layer on the member's training records, after :meth:`fit_scales`.
+
+        Args:
+            store: position of the store.
+            data: its records.
+            member: position of this member, which decides its training records.
+        """
+        additive = fit_additive_model(data.header, *self._learned(store, data, member))
+        self.contributions(store).copy_(torch.from_numpy(additive.table))
+        return additive
+
+    def _learned(self, store: int, data: StoreData, member: int) -> tuple[np.ndarray, np.ndarray]:
+        """Configs int8 [n, L] and standardized targets float64 [n] of the member's training records."""
+        inside = data.training_rows(member)
+        wanted = self.standardized(store, data.targets[inside])[:, 0]
+        return data.configs[inside].numpy(), wanted.double().cpu().numpy()
+
     def closed_form(self, configs: Tensor, store: int = 0) -> Tensor:
         """Bent prediction of the closed-form part for configs int64 [B, L], float32 [B]."""
-        responses = self._responses(store)
-        if responses[0].numel():
-            return predict(configs, *responses)
+        if self.responds(store):
+            return predict(configs, *self._responses(store))
         layers = torch.arange(configs.shape[1], device=configs.device)
         return self.contributions(store)[layers, configs].sum(dim=1)
+
+    def responds(self, store: int) -> bool:
+        """Whether the closed form is a process on responses; then contributions only explain."""
+        return self._responses(store)[0].numel() > 0
 
     def _responses(self, store: int) -> tuple[Tensor, ...]:
         return tuple(self.get_buffer(f"{name}_{store}") for name in _RESPONSES)
@@ -242,7 +263,7 @@ class Ensemble(nn.ModuleList):
 
     @torch.no_grad()
     def calibrate(self, stores: Sequence[StoreData]) -> None:
-        """Sets hop statistics and the share of the network's correction, after training.
+        """Sets what a trained ranker needs: hop statistics, contributions, the share of its correction.
 
         Args:
             stores: the share of each is that of :func:`share_of` on the members' validation records, all of
@@ -253,6 +274,8 @@ class Ensemble(nn.ModuleList):
             missing, corrections = [], []
             for index, member in enumerate(self):
                 member.fit_hops(store, data, index)
+                if member.responds(store):
+                    member.fit_contributions(store, data, index)
                 rows, device = data.validation_rows(index), data.graph.kind.device
                 configs, targets = data.configs[rows].to(device), data.targets[rows].to(device)
                 wanted, offset, correction = member.parts(data.graph, configs, targets, store)

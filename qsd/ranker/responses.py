@@ -10,8 +10,8 @@ tell. A prediction has two parts:
 
 (Rasmussen and Williams, "Gaussian processes for machine learning", 2006, sections 2.7 and 4.2). Nine
 hyper-parameters, two per space and three more, are all that is learned beside the weights of the records,
-whatever the number of layers. What is expected of them, and whether the foremost coordinates of a space have
-scales of their own is set by :class:`ResponseSettings`.
+whatever the number of layers. What is expected of them, and how far the scales of a space's foremost and
+hindmost coordinates may differ is set by :class:`ResponseSettings`.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from qsd.store import Responses
 _SLOPE, _PROCESS = 0.3, 0.5  # variances expected, of a target of variance 1
 _SCALE = 0.3  # of the mean squared distance of two configs
 _SHORTEST = 1e-30  # squared length of a change, so that it has a logarithm
-_FIRST_BAND = 4  # coordinates; every further band reaches four times as far
+_BAND_ENDS = (4, 16, 64)  # coordinates; the last band is the rest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,20 +39,21 @@ class ResponseSettings:
     Attributes:
         spaces: by name, how many times as much as usual a space is expected to matter, in its slope and in
             its scale; 1 where nothing is said. Many labels overrule it.
-        bands: how many scales a space has: with 1 all its coordinates share one, with 2 the foremost 4 have
-            their own, with 3 the 12 after them, too, and so on in powers of 4.
+        bands: how far the scales of a space's bands of coordinates (the foremost 4, the 12 after them, the 48
+            after those, the rest) are expected to be from that of the space: standard deviation of the
+            logarithm of their ratio; with 0 there is one scale.
         noise: variance expected of what configs do not explain, of a target of variance 1.
-        deviation: standard deviation of the logarithms of all hyper-parameters around what is expected.
+        deviation: standard deviation of the logarithms of all other hyper-parameters around what is expected.
     """
 
     spaces: dict[str, float] = dataclasses.field(default_factory=dict)
-    bands: int = 1
+    bands: float = 0.0
     noise: float = 0.03
     deviation: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.bands < 1 or min(self.noise, self.deviation, *self.spaces.values()) <= 0:
-            raise QsdError(f"responses: {self} has bands below 1 or a number that is not positive")
+        if self.bands < 0 or min(self.noise, self.deviation, *self.spaces.values()) <= 0:
+            raise QsdError(f"responses: {self} has bands below 0 or another number that is not positive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +136,9 @@ def fit_response_model(
     alone = torch.stack([F.pad(values, (0, widest - values.shape[-1])) for values in spaces])
     changes = total_change(torch.from_numpy(configs), alone)
     unit = squared_distances(changes, changes).mean(dim=(1, 2)).clamp_min(_SHORTEST)
-    bands = _bands(len(spaces), widest, settings.bands)
+    bands = _bands(len(spaces), widest, settings.bands > 0)
+    owner = np.array([space for space, _ in bands])
+    ratios = np.ones(len(bands) if settings.bands else 0)  # expected, of scales of bands to those of spaces
     apart = np.stack(
         [
             (squared_distances(some, some)[0] / unit[space]).numpy()
@@ -149,25 +152,31 @@ def fit_response_model(
     trends = np.einsum("si,sj->sij", standardized, standardized)
     count = len(spaces)
 
+    def by_kind(values: np.ndarray) -> tuple[np.ndarray, float, float, np.ndarray]:
+        """Of hyper-parameters: slopes [S], variances of process and noise, scales of all bands."""
+        slopes, (process, noise), scales, by_band = np.split(values, [count, count + 2, 2 * count + 2])
+        return slopes, process, noise, scales[owner] * (by_band if len(ratios) else 1.0)
+
     def covariance(logs: np.ndarray) -> tuple[np.ndarray, Slopes]:
-        slopes, (process, noise), scales = np.split(np.exp(logs), [count, count + 2])
+        slopes, process, noise, scales = by_kind(np.exp(logs))
         alike = process * np.exp(-np.tensordot(scales, apart, 1))
         matrix = np.tensordot(slopes, trends, 1) + alike + noise * np.eye(len(target))
 
         def by_logs(by: np.ndarray) -> np.ndarray:
             pulled = by * alike
             by_slopes = slopes * np.tensordot(trends, by, 2)
+            by_bands = -scales * np.tensordot(apart, pulled, 2)
+            by_others = [pulled.sum(), noise * np.trace(by)]
             return np.concatenate(
-                [by_slopes, [pulled.sum(), noise * np.trace(by)], -scales * np.tensordot(apart, pulled, 2)]
+                [by_slopes, by_others, np.bincount(owner, by_bands), by_bands[: len(ratios)]]
             )
 
         return matrix, by_logs
 
-    expected = np.concatenate(
-        [_SLOPE * matter, [_PROCESS, settings.noise], [_SCALE * matter[space] for space, _ in bands]]
-    )
-    found = most_likely(covariance, target, expected, np.full(len(expected), settings.deviation))
-    slopes, (process, _), scales = np.split(found.values, [count, count + 2])
+    expected = np.concatenate([_SLOPE * matter, [_PROCESS, settings.noise], _SCALE * matter, ratios])
+    deviation = np.repeat([settings.deviation, settings.bands], [2 * count + 2, len(ratios)])
+    found = most_likely(covariance, target, expected, deviation)
+    slopes, process, _, scales = by_kind(found.values)
     scale = torch.zeros(count, widest, dtype=torch.float64)
     for (space, part), value in zip(bands, scales.tolist(), strict=True):
         scale[space, part] = value / unit[space]
@@ -194,11 +203,12 @@ def _expected(responses: Responses, spaces: dict[str, float]) -> np.ndarray:
     return np.array([spaces.get(name, 1.0) for name in responses.spaces])
 
 
-def _bands(num_spaces: int, width: int, count: int) -> list[tuple[int, slice]]:
+def _bands(num_spaces: int, width: int, several: bool) -> list[tuple[int, slice]]:
     """(space, coordinates) of every scale."""
-    cuts = [_FIRST_BAND**power for power in range(1, count)]
-    edges = [0, *(cut for cut in cuts if cut < width), width]
-    return [(space, slice(*ends)) for space in range(num_spaces) for ends in itertools.pairwise(edges)]
+    ends = [end for end in _BAND_ENDS if several and end < width]
+    return [
+        (space, slice(*pair)) for space in range(num_spaces) for pair in itertools.pairwise([0, *ends, width])
+    ]
 
 
 def _log_length(changes: Tensor, scale: Tensor) -> Tensor:
