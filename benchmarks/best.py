@@ -5,9 +5,9 @@
 
 Both settings train on the same labels, drawn by the seed, at the counts given and on all labels that a store
 has, and are measured on its test records. Raw results are written after every run, and runs that are there
-are not repeated, so a stopped benchmark goes on. Prints the table of the README: per store and count the mean
-Spearman correlation of the family's own settings, and by how much that of the best is larger, with its
-standard error over the seeds.
+are not repeated unless one of the settings has changed, so a stopped benchmark goes on. Prints the table of
+the README: per store and count the mean Spearman correlation of the family's own settings, and by how much
+that of the best is larger, with its standard error over the seeds; last the mean gain over all counts.
 """
 
 import argparse
@@ -28,14 +28,25 @@ from qsd.paths import find
 
 
 def row(runs: list[Run], labels: list[int]) -> list[str]:
-    """Cells of one store: Spearman of the default and the gain of the best at each count."""
-    cells = []
-    for count in labels:
-        pairs = np.array([[run["default"], run["best"]] for run in runs if run["labels"] == count])
-        gain = pairs[:, 1] - pairs[:, 0]
-        error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else np.nan
-        cells.append(f"{pairs[:, 0].mean():.4f} {gain.mean():+.4f} ± {error:.4f}")
-    return cells
+    """Cells of one store: Spearman of the default and the gain of the best at each count; mean gain."""
+    by_seed = [
+        [[run["default"], run["best"]] for run in sorted(runs, key=_seed) if run["labels"] == count]
+        for count in labels
+    ]
+    values = np.array(by_seed)  # [counts, seeds, 2]
+    gains = values[..., 1] - values[..., 0]
+    cells = [f"{mean:.4f} {_gain(gain)}" for mean, gain in zip(values[..., 0].mean(1), gains, strict=True)]
+    return [*cells, _gain(gains.mean(axis=0))]
+
+
+def _seed(run: Run) -> int:
+    return int(run["seed"])
+
+
+def _gain(gain: np.ndarray) -> str:
+    """Mean over the seeds [S] and its standard error."""
+    error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else np.nan
+    return f"{gain.mean():+.4f} ± {error:.4f}"
 
 
 def main() -> None:
@@ -49,9 +60,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    runs: list[Run] = json.loads(arguments.out.read_text())["runs"] if arguments.out.exists() else []
-    done = {(run["store"], run["labels"], run["seed"]) for run in runs}
-    settings = {}
+    old = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"runs": [], "settings": {}}
+    settings = dict(old["settings"])
     wanted = []
     for store in arguments.stores:
         name = CONFIGS[store]
@@ -61,6 +71,10 @@ def main() -> None:
         }
         path = find(f"datasets/{store}.h5")
         wanted += plan(settings[store]["default"], [path], arguments.labels, arguments.seeds)
+    runs: list[Run] = [
+        run for run in old["runs"] if settings[run["store"]] == old["settings"].get(run["store"])
+    ]
+    done = {(run["store"], run["labels"], run["seed"]) for run in runs}
     missing = [run for run in wanted if (run["store"], run["labels"], run["seed"]) not in done]
     with bar("Best against default") as progress:
         for position, run in enumerate(missing):
@@ -70,8 +84,8 @@ def main() -> None:
                 report = run_once(config, path, run["labels"], run["seed"])
                 run[which] = report["ranker"]["spearman"]
             runs.append(run)
-            write_json(arguments.out, {"runs": runs})
-    heading = ["test Spearman of default, gain of best", *map(str, arguments.labels), "all"]
+            write_json(arguments.out, {"settings": settings, "runs": runs})
+    heading = ["test Spearman of default, gain of best", *map(str, arguments.labels), "all", "mean gain"]
     rows = [heading]
     for store in arguments.stores:
         some = [run for run in runs if run["store"] == store]
