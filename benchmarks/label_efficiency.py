@@ -26,9 +26,10 @@ import yaml
 
 from qsd.cli.console import bar, console
 from qsd.configs import write_json
-from qsd.data import StoreDataModule, prepare
+from qsd.data import StoreData, StoreDataModule, prepare
 from qsd.files import atomic
 from qsd.paths import find, shipped_root
+from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.evaluation import compare
 from qsd.ranker.module import RankerModule
 from qsd.store import Store
@@ -44,8 +45,8 @@ Summary = dict[str, dict[int, dict[str, tuple[float, float]]]]
 """Predictor -> number of labels -> metric -> (mean, standard deviation) over seeds."""
 
 
-def run_once(config: dict[str, Any], store: Path, labels: int, seed: int) -> dict[str, dict[str, float]]:
-    """Trains once and measures; predictor -> metric -> value."""
+def train(config: dict[str, Any], store: Path, labels: int, seed: int) -> tuple[Ensemble, StoreData]:
+    """Trains once on so many labels of a store, drawn by the seed; the ranker and the store's records."""
     lightning.seed_everything(seed, verbose=False)
     settings = {**config["data"], "stores": [str(store)], "max_labels": labels, "seed": seed}
     module, data = RankerModule(**config.get("model", {})), StoreDataModule(**settings)
@@ -60,7 +61,12 @@ def run_once(config: dict[str, Any], store: Path, labels: int, seed: int) -> dic
     )
     trainer.fit(module, datamodule=data)
     module.members.calibrate(data.stores)
-    report = compare(module.members, data.stores[0], num_bootstrap=0)
+    return module.members, data.stores[0]
+
+
+def run_once(config: dict[str, Any], store: Path, labels: int, seed: int) -> dict[str, dict[str, float]]:
+    """Trains once and measures; predictor -> metric -> value."""
+    report = compare(*train(config, store, labels, seed), num_bootstrap=0)
     return {
         predictor: {metric: entry["value"] for metric, entry in row.items()}
         for predictor, row in report.items()
