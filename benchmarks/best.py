@@ -49,8 +49,8 @@ def gains(runs: list[Run], target: np.ndarray, labels: list[int]) -> tuple[np.nd
         float [B, C].
     """
     seeds = sorted({run["seed"] for run in runs})
-    by_place = {(run["labels"], run["seed"]): (run["default"], run["best"]) for run in runs}
-    predicted = np.array([[by_place[count, seed] for seed in seeds] for count in labels])  # [C, S, 2, R]
+    by_place = {(run["labels"], run["seed"]): (run["default"].split(), run["best"].split()) for run in runs}
+    predicted = np.array([[by_place[count, seed] for seed in seeds] for count in labels], float)
     rng = np.random.default_rng(0)
     everything = np.arange(len(target))
     rows = np.stack([everything, *rng.integers(len(target), size=(RESAMPLES, len(target)))])
@@ -83,12 +83,12 @@ def _gain(gain: float, resampled: np.ndarray) -> str:
     return f"{gain:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
-def predictions(config: dict[str, Any], store: Path, labels: int, seed: int) -> list[float]:
-    """Of the test records by a ranker that was trained on so many labels, to six digits."""
+def predictions(config: dict[str, Any], store: Path, labels: int, seed: int) -> str:
+    """Of the test records by a ranker that was trained on so many labels: numbers of six digits."""
     members, data = train(config, store, labels, seed)
     with torch.inference_mode():
         scores = members.score(data.graph, data.configs[data.test_rows()]).mean(dim=0)
-    return [float(f"{score:.6g}") for score in scores]
+    return " ".join(f"{score:.6g}" for score in scores)
 
 
 def main() -> None:
