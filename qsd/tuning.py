@@ -151,7 +151,12 @@ def tune(
         trials: finished trials wanted in all; pruned ones count.
         on_trial: called after each trial of this process.
         epochs: of a trial, by default those of the base; with 0 the closed forms alone compete.
+
+    Raises:
+        QsdError: negative epochs, or settings that the ranker does not have.
     """
+    if epochs is not None and epochs < 0:
+        raise QsdError(f"tune: {epochs} epochs; give 0 (closed forms alone) or more")
     if len(study.get_trials(deepcopy=False, states=_FINISHED)) >= trials:
         return
     start = {dimension.key: _value(base, dimension.key) for dimension in space}

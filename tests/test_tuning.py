@@ -131,6 +131,8 @@ def test_the_command_line(base, tmp_path, monkeypatch, capsys):
     assert main([*words.split(), "3", "--labels", "[8]"]) == 2
     assert "take another name" in capsys.readouterr().err
     assert main([*words.split(), "1", "--labels", "[8]", "--study", "few", "--epochs", "0"]) == 0
+    assert main([*words.split(), "3", "--epochs", "-1"]) == 2
+    assert "give 0 (closed forms alone) or more" in capsys.readouterr().err
     assert main(["tune", "--config", "none.yaml", "--trials", "1"]) == 2
     with pytest.raises(SystemExit):
         main(["tune", "--help"])

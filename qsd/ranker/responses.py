@@ -10,8 +10,8 @@ tell. A prediction has two parts:
 
 (Rasmussen and Williams, "Gaussian processes for machine learning", 2006, sections 2.7 and 4.2). Nine
 hyper-parameters, two per space and three more, are all that is learned beside the weights of the records,
-whatever the number of layers. What is expected of them, and how far the scales of a space's foremost and
-hindmost coordinates may differ is set by :class:`ResponseSettings`.
+whatever the number of layers. What is expected of them is set by :class:`ResponseSettings`, which can also
+give bands of a space's coordinates scales of their own.
 """
 
 import dataclasses
