@@ -7,8 +7,8 @@ Both settings train on the same labels, drawn by the seed, at the counts given a
 has, and are measured on its test records. Raw results are written after every run, and runs that are there
 are not repeated unless one of the settings has changed, so a stopped benchmark goes on. Prints the table of
 the README: per store and count the mean Spearman correlation of the family's own settings, and by how much
-that of the best is larger; last the mean gain over all counts. In brackets are 95 % bootstrap intervals over
-test records and choices of labels, the same for both settings.
+that of the best is larger; last the means over all counts and over all stores. In brackets are 95 % bootstrap
+intervals over test records and choices of labels, the same for both settings.
 """
 
 import argparse
@@ -69,9 +69,8 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return centred / centred.std(axis=-1, keepdims=True)
 
 
-def row(runs: list[Run], target: np.ndarray, labels: list[int]) -> list[str]:
-    """Cells of one store: Spearman of the default and the gain of the best at each count; mean gain."""
-    measured, resampled = gains(runs, target, labels)
+def row(measured: np.ndarray, resampled: np.ndarray) -> list[str]:
+    """Cells of :func:`gains`: Spearman of the default and the gain of the best at each count; mean gain."""
     cells = [
         f"{default:.4f} {_gain(gain, of)}" for default, gain, of in zip(*measured, resampled.T, strict=True)
     ]
@@ -127,7 +126,7 @@ def main() -> None:
             runs.append(run)
             write_json(arguments.out, {"settings": settings, "runs": runs})
     heading = ["test Spearman of default, gain of best", *map(str, arguments.labels), "all", "mean gain"]
-    rows = [heading]
+    found = []
     for store in arguments.stores:
         some = [run for run in runs if run["store"] == store]
         most = max(run["labels"] for run in some)
@@ -135,7 +134,10 @@ def main() -> None:
             Store.open(find(f"datasets/{store}.h5")), Target(settings[store]["best"]["data"]["target"])
         )
         target = data.targets[data.test_rows(), 0].double().numpy()
-        rows.append([f"`{store}`", *row(some, target, [*arguments.labels, most])])
+        found.append(gains(some, target, [*arguments.labels, most]))
+    rows = [[f"`{store}`", *row(*of)] for store, of in zip(arguments.stores, found, strict=True)]
+    measured, resampled = (np.mean(part, axis=0) for part in zip(*found, strict=True))
+    rows = [heading, *rows, ["mean", *row(measured, resampled)]]
     console.print(markdown_table(rows), soft_wrap=True)
 
 
