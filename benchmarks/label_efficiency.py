@@ -7,8 +7,8 @@ Stores are by default all in `datasets`. Each is measured at the label counts th
 has. A run draws its labels from the training and validation records (folds included) by its seed, trains with
 the settings of the config, and is measured on all test records of the store. Raw results go to
 `label_efficiency.json` after every run, and runs that are in it are not repeated, so a stopped benchmark goes
-on. `label_efficiency.md` has the means and standard deviations over seeds, `label_efficiency.png` a panel per
-store.
+on; other settings need another `--out`. `label_efficiency.md` has the means and standard deviations over
+seeds, `label_efficiency.png` a panel per store.
 """
 
 import argparse
@@ -161,7 +161,11 @@ def main() -> None:
     stores = {path.stem: path for path in found or sorted((shipped_root() / "datasets").glob("*.h5"))}
     raw = arguments.out / "label_efficiency.json"
     settings = {name: config[name] for name in ("data", "model", "trainer")}
-    runs: list[Run] = json.loads(raw.read_text())["runs"] if raw.exists() else []
+    empty: dict[str, Any] = {"settings": settings, "runs": []}
+    old = json.loads(raw.read_text()) if raw.exists() else empty
+    if old["settings"] != settings:
+        parser.error(f"{raw}: measured with other settings; give another --out")
+    runs: list[Run] = old["runs"]
     done = {(run["store"], run["labels"], run["seed"]) for run in runs}
     wanted = plan(config, list(stores.values()), arguments.labels, arguments.seeds)
     missing = [run for run in wanted if (run["store"], run["labels"], run["seed"]) not in done]
