@@ -23,6 +23,7 @@ from qsd.ranker.module import RankerModule
 
 MONITOR = "val_spearman"
 _LABELS = "member_labels"
+_EPOCHS = "trainer.max_epochs"
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _SPACE_GRAMMAR = (
     "write `model.network.width: {int: [32, 96], step: 16}`, "
@@ -153,10 +154,12 @@ def tune(
         epochs: of a trial, by default those of the base; with 0 the closed forms alone compete.
 
     Raises:
-        QsdError: negative epochs, or settings that the ranker does not have.
+        QsdError: epochs that are negative or vary anyway, or settings that the ranker does not have.
     """
     if epochs is not None and epochs < 0:
         raise QsdError(f"tune: {epochs} epochs; give 0 (closed forms alone) or more")
+    if epochs is not None and _EPOCHS in {dimension.key for dimension in space}:
+        raise QsdError(f"tune: the space varies {_EPOCHS}; leave --epochs out or take another --space")
     if len(study.get_trials(deepcopy=False, states=_FINISHED)) >= trials:
         return
     start = {dimension.key: _value(base, dimension.key) for dimension in space}
@@ -167,7 +170,7 @@ def tune(
         callbacks.append(on_trial)
     learned = _few_labels(base, study.user_attrs[_LABELS])
     if epochs is not None:
-        learned = with_values(learned, {"trainer.max_epochs": epochs})
+        learned = with_values(learned, {_EPOCHS: epochs})
     study.optimize(lambda trial: _run(trial, learned, space), callbacks=callbacks)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from synthetic_store import synthetic_header, synthetic_store
 
-from qsd.data import prepare
+from qsd.data import StoreData, prepare
 from qsd.errors import QsdError
 from qsd.features import GraphFeatures
 from qsd.quantizers.options import Option
@@ -176,6 +176,14 @@ def test_without_graph_head_and_responses_the_model_is_additive(header, graph, c
     torch.testing.assert_close(member(graph, configs).outputs[:, 0], expected)
 
 
+def _fitted(data: StoreData, members: list[Member]) -> Ensemble:
+    """An ensemble before training: its members know their scales and closed forms."""
+    for index, member in enumerate(members):
+        member.fit_scales(0, data.targets[data.training_rows(index)])
+        member.fit_closed_form(0, data, index)
+    return Ensemble(members)
+
+
 @pytest.mark.parametrize("probed", [False, True])
 def test_training_starts_from_the_closed_form_part(tmp_path, probed):
     store = synthetic_store(tmp_path / "a.h5", 60, 1, probed=probed)
@@ -194,10 +202,7 @@ def test_training_starts_from_the_closed_form_part(tmp_path, probed):
 def test_the_ceiling_stands_beside_the_ranker_on_the_same_records(tmp_path):
     store = synthetic_store(tmp_path / "a.h5", 120, 1)
     data = prepare(store, Target("-log(fid)"), folds=2)
-    members = Ensemble(Member(SMALL, [data.graph], 1) for _ in range(2))
-    for index, member in enumerate(members):
-        member.fit_scales(0, data.targets[data.training_rows(index)])
-        member.fit_closed_form(0, data, index)
+    members = _fitted(data, [Member(SMALL, [data.graph], 1) for _ in range(2)])
     plain = compare(members, data, num_bootstrap=20)
     test = data.test_rows()[:12]
     repeats = torch.full((2, len(data.fold)), torch.nan)
@@ -220,10 +225,7 @@ def test_a_useless_correction_is_not_believed(tmp_path):
     store = synthetic_store(tmp_path / "a.h5", 60, 1)
     data = prepare(store, Target("-log(fid)"), folds=2)
     torch.manual_seed(0)
-    members = Ensemble(_randomized(Member(SMALL, [data.graph], 1)) for _ in range(2))
-    for index, member in enumerate(members):
-        member.fit_scales(0, data.targets[data.training_rows(index)])
-        member.fit_closed_form(0, data, index)
+    members = _fitted(data, [_randomized(Member(SMALL, [data.graph], 1)) for _ in range(2)])
     members.calibrate([data])
     assert all(member.graph_share.item() == 0 for member in members)
 
@@ -287,10 +289,8 @@ def test_a_saved_ranker_predicts_the_same(saved, header, graph, configs):
 
 def test_a_saved_ranker_remembers_its_training_records(tmp_path):
     data = prepare(synthetic_store(tmp_path / "a.h5", 60, 1, probed=True), Target("-log(fid)"), folds=2)
-    members = Ensemble(Member(SMALL, [data.graph], 1) for _ in range(2))
-    for index, member in enumerate(members):
-        member.fit_scales(0, data.targets[data.training_rows(index)])
-        member.fit_closed_form(0, data, index)
+    members = _fitted(data, [Member(SMALL, [data.graph], 1) for _ in range(2)])
+    for member in members:
         member.graph_share.zero_()
     save_ranker(tmp_path / "ranker", members, [data.header], "-log(fid)")
     ranker = load_ranker(tmp_path / "ranker")
@@ -310,10 +310,7 @@ def test_a_saved_ranker_remembers_its_training_records(tmp_path):
 
 def test_a_trained_ranker_of_responses_explains_by_layer(tmp_path):
     data = prepare(synthetic_store(tmp_path / "a.h5", 60, 1, probed=True), Target("-log(fid)"), folds=2)
-    members = Ensemble(Member(SMALL, [data.graph], 1) for _ in range(2))
-    for index, member in enumerate(members):
-        member.fit_scales(0, data.targets[data.training_rows(index)])
-        member.fit_closed_form(0, data, index)
+    members = _fitted(data, [Member(SMALL, [data.graph], 1) for _ in range(2)])
     assert all(member.responds(0) and not member.contributions().any() for member in members)
     members.calibrate([data])
     for index, member in enumerate(members):

@@ -133,6 +133,9 @@ def test_the_command_line(base, tmp_path, monkeypatch, capsys):
     assert main([*words.split(), "1", "--labels", "[8]", "--study", "few", "--epochs", "0"]) == 0
     assert main([*words.split(), "3", "--epochs", "-1"]) == 2
     assert "give 0 (closed forms alone) or more" in capsys.readouterr().err
+    Path("epochs.yaml").write_text("trainer.max_epochs: {choice: [1, 2]}\n")
+    assert main([*words.replace("space.yaml", "epochs.yaml").split(), "3", "--epochs", "0"]) == 2
+    assert "the space varies trainer.max_epochs" in capsys.readouterr().err
     assert main(["tune", "--config", "none.yaml", "--trials", "1"]) == 2
     with pytest.raises(SystemExit):
         main(["tune", "--help"])
