@@ -3,6 +3,7 @@
 import copy
 import csv
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -278,15 +279,24 @@ def _write_plots(study: optuna.Study, folder: Path, num_complete: int) -> None:
     from optuna.visualization import matplotlib as plots  # imports pyplot, so not before a plot is wanted
 
     matplotlib.use("Agg")
-    drawn: dict[str, Callable[[optuna.Study], Any]] = {
+    keys = sorted(study.best_params)
+    drawn: dict[str, Callable[..., Any]] = {
         "history": plots.plot_optimization_history,
-        "parallel": plots.plot_parallel_coordinate,
+        "parallel": functools.partial(plots.plot_parallel_coordinate, params=keys),
     }
     if num_complete > 2 and len({trial.value for trial in study.trials}) > 1:
         drawn["importances"] = plots.plot_param_importances
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         for name, plot in drawn.items():
-            axes = plot(study)
+            axes = plot(study, target_name="validation Spearman")
+            if name == "parallel":  # Optuna cuts long names and crowds the axes
+                axes.set_xticks(range(len(keys) + 1), ["validation Spearman", *map(_last_two, keys)])
+                axes.figure.set_size_inches(3 + 1.8 * len(keys), 6)
             axes.figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
             matplotlib.pyplot.close(axes.figure)
+
+
+def _last_two(key: str) -> str:
+    """The end of a dotted key, on two lines."""
+    return "\n".join(key.split(".")[-2:])
