@@ -148,8 +148,8 @@ def _label_some_more(settings: DemoSettings, bank: Bank, out: Path, progress: Pr
         config_seed=Store.open(path).header.conditions["config_seed"],
         provenance={},
     )
-    wanted = len(np.unique(store.records.index)) + settings.extra_labels  # some configs have several records
-    jobs = jobs_of_stream(store, wanted, settings.evaluation.noise_seed)
+    upto = len(np.unique(store.records.index)) + settings.extra_labels  # enough, even if the store has gaps
+    jobs = jobs_of_stream(store, upto, settings.evaluation.noise_seed)[: settings.extra_labels]
     with _pool(settings, settings.evaluation, out) as pool:
         return label(store, jobs, pool.run, progress)
 

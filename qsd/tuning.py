@@ -144,7 +144,8 @@ def tune(
     all training and validation records, each predicted by the members that did not learn from it, once the
     share of the network's correction is set; with several ``member_labels`` the mean of the correlations for
     each (:func:`qsd.ranker.metrics.mean_correlation`). Test records are never read. A study begins with the
-    base itself, if that says all that varies.
+    base itself, if that says all that varies; then the best of several ``member_labels`` is the best of the
+    trials that do not lose to the base with any of them.
 
     Args:
         study: from :func:`open_study`.
@@ -172,7 +173,7 @@ def tune(
     learned = _few_labels(base, study.user_attrs[_LABELS])
     if epochs is not None:
         learned = with_values(learned, {_EPOCHS: epochs})
-    study.optimize(lambda trial: _run(trial, learned, space), callbacks=callbacks)
+    study.optimize(lambda trial: _run(trial, learned, space, start), callbacks=callbacks)
 
 
 def _few_labels(base: Mapping[str, Any], member_labels: Sequence[int]) -> Mapping[str, Any]:
@@ -226,7 +227,20 @@ def write_results(study: optuna.Study, base: Mapping[str, Any], folder: str | Pa
     _write_plots(study, folder, len(complete))
 
 
-def _run(trial: optuna.Trial, base: Mapping[str, Any], space: list[Dimension]) -> float:
+def monitored(study: optuna.Study) -> list[str]:
+    """Names of a trial's scores: of each number of labels, if the study has several."""
+    labels = study.user_attrs[_LABELS]
+    return [f"{MONITOR}_{number}" for number in labels] if len(labels) > 1 else []
+
+
+def loses(trial: FrozenTrial) -> bool:
+    """Whether a trial is worse than the base with some number of labels."""
+    return any(value > 0 for value in trial.constraints.values())
+
+
+def _run(
+    trial: optuna.Trial, base: Mapping[str, Any], space: list[Dimension], start: Mapping[str, Any]
+) -> float:
     config = with_values(base, {dimension.key: dimension.suggest(trial) for dimension in space})
     lightning.seed_everything(config.get("seed_everything", 0), verbose=False)
     try:
@@ -248,6 +262,13 @@ def _run(trial: optuna.Trial, base: Mapping[str, Any], space: list[Dimension]) -
     )
     runner.fit(module, datamodule=data)
     runner.validate(module, datamodule=data, verbose=False)
+    for name in monitored(trial.study):
+        trial.set_user_attr(name, float(runner.callback_metrics[name]))
+    first = trial.study.get_trials(deepcopy=False)[0]
+    if first.params == start:
+        for name, found in trial.user_attrs.items():
+            # a first trial that another process is still at sets no bound
+            trial.set_constraint(name, first.user_attrs.get(name, found) - found)
     return float(runner.callback_metrics[MONITOR])
 
 
@@ -268,11 +289,13 @@ def _write_csv(study: optuna.Study, path: Path) -> None:
     keys = sorted({key for trial in study.trials for key in trial.params})
     with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["trial", "state", "val_spearman", "seconds", *keys])
+        writer.writerow(["trial", "state", MONITOR, *monitored(study), "loses", "seconds", *keys])
         for trial in study.trials:
             seconds = trial.duration.total_seconds() if trial.duration else ""
-            parameters = (trial.params.get(key, "") for key in keys)
-            writer.writerow([trial.number, trial.state.name.lower(), trial.value, seconds, *parameters])
+            scores = [trial.value, *(trial.user_attrs.get(name, "") for name in monitored(study))]
+            parameters = [trial.params.get(key, "") for key in keys]
+            state = trial.state.name.lower()
+            writer.writerow([trial.number, state, *scores, loses(trial), seconds, *parameters])
 
 
 def _write_plots(study: optuna.Study, folder: Path, num_complete: int) -> None:

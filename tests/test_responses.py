@@ -43,13 +43,14 @@ def test_changes_and_distances_by_hand(problem):
 
 
 @pytest.mark.parametrize(
-    ("settings", "scales"),
+    ("settings", "others"),
     [
-        (ResponseSettings(), 2),
+        (ResponseSettings(bands=0), 2),
+        (ResponseSettings(quadratic=0.1), 2 + 4 + 2),
         (ResponseSettings({"features": 0.1}, bands=0.7, noise=0.1, deviation=0.5), 2 + 4),
     ],
 )
-def test_gradient_of_the_evidence(problem, monkeypatch, settings, scales):
+def test_gradient_of_the_evidence(problem, monkeypatch, settings, others):
     _, responses, configs, target = problem
     kept = {}
 
@@ -63,28 +64,35 @@ def test_gradient_of_the_evidence(problem, monkeypatch, settings, scales):
 
     monkeypatch.setattr(evidence, "minimize", check)
     fit_response_model(responses, configs[:25], target[:25], settings)
-    assert len(kept) == 2 + 2 + scales + 1
+    assert len(kept) == 2 + 2 + others + 1
     for numeric, analytic in kept.values():
         assert analytic == pytest.approx(numeric, rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.parametrize("bands", [0.0, 0.5])
-def test_the_model_is_its_kernel(problem, monkeypatch, bands):
+@pytest.mark.parametrize(("bands", "quadratic"), [(0.0, 0.0), (0.5, 0.0), (0.3, 0.1)])
+def test_the_model_is_its_kernel(problem, monkeypatch, bands, quadratic):
     """Predictions are those of the textbook formula with the hyper-parameters found."""
     _, responses, configs, target = problem
     inside, queries = configs[:40], configs[200:210]
     kept = []
     real = evidence.minimize
     monkeypatch.setattr(evidence, "minimize", lambda *a, **k: kept.append(real(*a, **k)) or kept[-1])
-    model = fit_response_model(responses, inside, target[:40], ResponseSettings(bands=bands))
-    slopes, (process, noise), scales, ratios = np.split(np.exp(kept[0].x[:-1]), [2, 4, 6])
+    settings = ResponseSettings(bands=bands, quadratic=quadratic)
+    model = fit_response_model(responses, inside, target[:40], settings)
+    count = 2 if quadratic else 0
+    parts = np.split(np.exp(kept[0].x[:-1]), np.cumsum([2, count, 2, 2]))
+    slopes, forms, (process, noise), scales, ratios = parts
     assert len(ratios) == (4 if bands else 0)
     covariance, cross = MEAN_VARIANCE + noise * np.eye(40), MEAN_VARIANCE
     exponent, cross_exponent = np.zeros((40, 40)), np.zeros((10, 40))
     layers = np.arange(configs.shape[1])
     of_bands = scales[:, None] * (ratios.reshape(2, 2) if bands else np.ones(2))
-    for values, slope, both in zip(responses.spaces.values(), slopes, of_bands, strict=True):
+    forms = forms if quadratic else np.zeros(2)
+    for values, slope, form, both in zip(responses.spaces.values(), slopes, forms, of_bands, strict=True):
         known, asked = (values[layers, some.astype(int)].sum(axis=1) for some in (inside, queries))
+        ways, others = (some / np.linalg.norm(some, axis=1, keepdims=True) for some in (known, asked))
+        covariance = covariance + form * (ways @ ways.T) ** 2
+        cross = cross + form * (others @ ways.T) ** 2
         lengths, longer = np.log((known**2).sum(axis=1)), np.log((asked**2).sum(axis=1))
         mean, spread = lengths.mean(), lengths.std()
         lengths, longer = (lengths - mean) / spread, (longer - mean) / spread
@@ -149,20 +157,46 @@ def test_bands_find_the_coordinates_that_matter(problem):
     assert ranks[1] > ranks[0] + 0.1
 
 
+def test_a_quadratic_form_of_the_direction(problem):
+    """Damage is a quadratic form that the process, with a common scale, can only learn by heart."""
+    header, _, configs, _ = problem
+    rng = np.random.default_rng(2)
+    vectors = rng.normal(size=(*header.relative_error.shape, 4)) * header.relative_error[..., None]
+    changes = vectors[np.arange(len(header.layers)), configs.astype(int)].sum(axis=1)
+    target = -np.log(np.square(changes) @ np.array([1.0, 0.3, 0.1, 0.03]))
+    target = (target - target.mean()) / target.std()
+    responses = Responses({"latents": vectors}, 4, 0)
+    ranks = []
+    for quadratic in (0.0, 0.3):
+        settings = ResponseSettings(bands=0, quadratic=quadratic)
+        model = fit_response_model(responses, configs[:60], target[:60], settings)
+        ranks.append(spearman(target[60:], model(configs[60:])))
+    assert ranks[1] > 0.99
+    assert ranks[1] > ranks[0] + 0.005
+
+
 def test_what_is_expected_for_sure_is_not_learned(problem, monkeypatch):
     _, responses, configs, target = problem
-    settings = ResponseSettings({"features": 0.5}, noise=0.05, deviation=1e-3)
+    settings = ResponseSettings({"features": 0.5}, bands=0, quadratic=0.2, noise=0.05, deviation=1e-3)
     kept = []
     real = evidence.minimize
     monkeypatch.setattr(evidence, "minimize", lambda *a, **k: kept.append(real(*a, **k)) or kept[-1])
     fit_response_model(responses, configs[:60], target[:60], settings)
-    np.testing.assert_allclose(np.exp(kept[0].x[:-1]), [0.3, 0.15, 0.5, 0.05, 0.3, 0.15], rtol=1e-3)
+    np.testing.assert_allclose(np.exp(kept[0].x[:-1]), [0.3, 0.15, 0.2, 0.1, 0.5, 0.05, 0.3, 0.15], rtol=1e-3)
 
 
 def test_bad_settings(problem):
     _, responses, configs, target = problem
     with pytest.raises(QsdError, match="no space 'pixels'; the store was probed in latents, features"):
         fit_response_model(responses, configs[:40], target[:40], ResponseSettings({"pixels": 2.0}))
-    for wrong in ({"bands": -0.1}, {"noise": 0.0}, {"deviation": -1.0}, {"spaces": {"latents": 0.0}}):
-        with pytest.raises(QsdError, match="bands below 0 or another number that is not positive"):
+    for wrong in (
+        {"bands": -0.1},
+        {"quadratic": -0.1},
+        {"noise": 0.0},
+        {"deviation": -1.0},
+        {"spaces": {"latents": 0.0}},
+    ):
+        with pytest.raises(
+            QsdError, match="bands or quadratic below 0 or another number that is not positive"
+        ):
             ResponseSettings(**wrong)

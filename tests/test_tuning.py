@@ -11,7 +11,18 @@ from qsd.cli import main
 from qsd.cli.fit import run
 from qsd.errors import QsdError
 from qsd.paths import shipped_root
-from qsd.tuning import Dimension, open_study, read_base, read_space, tune, with_values, write_results
+from qsd.ranker.metrics import mean_correlation
+from qsd.tuning import (
+    Dimension,
+    loses,
+    monitored,
+    open_study,
+    read_base,
+    read_space,
+    tune,
+    with_values,
+    write_results,
+)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +98,41 @@ def test_a_study_of_few_labels(base, tmp_path, monkeypatch):
         open_study(storage, "old", member_labels=[8])
 
 
+def test_a_best_loses_with_no_number_of_labels(base, tmp_path):
+    """Trials are bound by the first, which is the base; without a base nothing binds."""
+    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "s", member_labels=[8, 16])
+    space = [Dimension("model.responses.noise", "float", [1e-3, 0.5], log=True)]
+    names = ["val_spearman_8", "val_spearman_16"]
+    assert monitored(study) == names
+    tune(study, with_values(base, {"model.responses.noise": 0.03}), space, 3, epochs=0)
+    first, *others = study.trials
+    assert first.constraints == dict.fromkeys(names, 0.0)
+    for trial in others:
+        for name in names:
+            assert trial.constraints[name] == first.user_attrs[name] - trial.user_attrs[name]
+        assert trial.value == pytest.approx(mean_correlation([trial.user_attrs[name] for name in names]))
+    better = optuna.trial.create_trial(
+        params=first.params,
+        distributions=first.distributions,
+        value=0.9999,
+        user_attrs={names[0]: first.user_attrs[names[0]] - 0.01, names[1]: 0.99999},
+    )
+    for name in names:
+        better.set_constraint(name, first.user_attrs[name] - better.user_attrs[name])
+    study.add_trial(better)
+    assert loses(study.trials[-1])
+    assert not loses(study.best_trial)
+    write_results(study, base, tmp_path / "out")
+    with (tmp_path / "out" / "trials.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["loses"] for row in rows] == [str(loses(trial)) for trial in study.trials]
+    assert float(rows[0]["val_spearman_16"]) == first.user_attrs["val_spearman_16"]
+
+    unbound = open_study(f"sqlite:///{tmp_path / 'study.db'}", "unbound", member_labels=[8, 16])
+    tune(unbound, base, space, 2, epochs=0)
+    assert [trial.constraints for trial in unbound.trials] == [{}, {}]
+
+
 def test_trials_without_training_compare_closed_forms(base, tmp_path, monkeypatch):
     study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "s")
     modules = []
@@ -131,6 +177,9 @@ def test_the_command_line(base, tmp_path, monkeypatch, capsys):
     assert main([*words.split(), "3", "--labels", "[8]"]) == 2
     assert "take another name" in capsys.readouterr().err
     assert main([*words.split(), "1", "--labels", "[8]", "--study", "few", "--epochs", "0"]) == 0
+    several = ["--labels", "[8, 16]", "--study", "several", "--epochs", "0"]
+    assert main([*words.split(), "1", *several]) == 0
+    assert "val spearman 16" in " ".join(capsys.readouterr().err.split())
     assert main([*words.split(), "3", "--epochs", "-1"]) == 2
     assert "give 0 (closed forms alone) or more" in capsys.readouterr().err
     Path("epochs.yaml").write_text("trainer.max_epochs: {choice: [1, 2]}\n")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from qsd.cli.console import console, messages, run_function
 from qsd.paths import find
-from qsd.tuning import open_study, read_base, read_space, tune, write_results
+from qsd.tuning import MONITOR, loses, monitored, open_study, read_base, read_space, tune, write_results
 
 _SHOWN = 10
 
@@ -48,6 +48,7 @@ def run_tune(
         out: folder for best.yaml, trials.csv and the plots.
         labels: such as '[50, 100, 200]': members learn from so many labels, in turns, and are scored on all
             others, so the study finds what is best while labels are few; by default from all but their fold.
+            The best is the best on average of those that lose to the YAML's settings with none of these.
         epochs: of a trial, by default those of the YAML; 0 compares closed forms alone, in seconds, without
             training the network (--space tune_responses.yaml).
         seed: of the sampler.
@@ -75,14 +76,20 @@ def _table(study: optuna.Study, wanted: int) -> Table:
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "running"))
     table = Table(title=f"{study.study_name}: {counts}; {wanted} wanted")
     table.add_column("trial", justify="right")
-    table.add_column("val spearman", justify="right")
+    names = [MONITOR, *monitored(study)]
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
     table.add_column("settings")
     complete = [trial for trial in trials if trial.state is optuna.trial.TrialState.COMPLETE]
-    for trial in sorted(complete, key=lambda trial: -(trial.value or 0))[:_SHOWN]:
+    if any(map(loses, complete)):
+        table.caption = "dim: loses to the first trial with some number of labels, so never the best"
+    for trial in sorted(complete, key=lambda trial: (loses(trial), -(trial.value or 0)))[:_SHOWN]:
         settings = ", ".join(
             f"{key.rpartition('.')[2]} {_short(value)}" for key, value in trial.params.items()
         )
-        table.add_row(str(trial.number), f"{trial.value:.4f}", settings)
+        scores = {**trial.user_attrs, MONITOR: trial.value}
+        cells = [f"{scores[name]:.4f}" if name in scores else "" for name in names]
+        table.add_row(str(trial.number), *cells, settings, style="dim" if loses(trial) else None)
     return table
 
 

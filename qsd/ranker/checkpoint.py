@@ -24,7 +24,7 @@ from qsd.ranker.network import NetworkSettings
 from qsd.store import Header
 
 FORMAT = "qsd-ranker"
-VERSION = 5
+VERSION = 6
 FILE_NAME = "ranker.json"
 _BATCH_SIZE = 256
 

@@ -15,7 +15,7 @@ from qsd.ranker.network import GraphRanker, NetworkSettings, Prediction
 from qsd.ranker.responses import ResponseSettings, fit_response_model, predict
 
 _SIGNIFICANT = 2.0  # standard errors
-_RESPONSES = ("change", "scale", "slope", "constant", "known", "weight")
+_RESPONSES = ("change", "scale", "slope", "constant", "known", "form", "weight")
 
 
 class Member(nn.Module):
@@ -41,7 +41,7 @@ class Member(nn.Module):
         graph_share: float32 [S], 0 to 1, share of the network's correction that is added.
         additive_0, additive_1, ...: float32 [L, O], additive contributions on the bent scale, by store
             (:class:`qsd.ranker.additive.AdditiveModel`).
-        change_0, scale_0, slope_0, constant_0, known_0, weight_0, ...: those of a
+        change_0, scale_0, slope_0, constant_0, known_0, form_0, weight_0, ...: those of a
             :class:`qsd.ranker.responses.ResponseModel` in float32, empty where there is none.
     """
 

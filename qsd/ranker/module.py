@@ -1,6 +1,7 @@
 """The LightningModule: trains the members of an ensemble side by side, each on its own folds."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any, Literal
 
@@ -106,16 +107,20 @@ class RankerModule(lightning.LightningModule):
 
         Every training and validation record is predicted by the member that did not learn from it, with the
         share of the network's correction that :meth:`Ensemble.calibrate` would set. Stores, and members that
-        learn from different numbers of labels, are ranked each by themselves.
+        learn from different numbers of labels, are ranked each by themselves; the latter are logged, too.
         """
-        ranks, errors = [], []
-        for (store, _), parts in self._validated.items():
+        errors = []
+        ranks: dict[int, list[float]] = {}  # by turn
+        for (store, turn), parts in self._validated.items():
             targets, wanted, offsets, corrections = torch.cat([found for _, found in parts], dim=1)
             share = share_of(wanted - offsets, corrections)
             predicted = [member.unbent(store, found[2] + share * found[3]) for member, found in parts]
-            ranks.append(spearman(targets.cpu().numpy(), torch.cat(predicted).cpu().numpy()))
+            rank = spearman(targets.cpu().numpy(), torch.cat(predicted).cpu().numpy())
+            ranks.setdefault(turn, []).append(rank)
             errors.append(F.mse_loss(offsets + share * corrections, wanted))
-        self.log("val_spearman", mean_correlation(ranks), prog_bar=True)
+        self.log("val_spearman", mean_correlation([*itertools.chain(*ranks.values())]), prog_bar=True)
+        for labels, found in zip(self.data.member_labels, ranks.values(), strict=False):
+            self.log(f"val_spearman_{labels}", mean_correlation(found))
         self.log("val_mse", torch.stack(errors).mean())
 
     def test_step(self, batch: Batch, batch_index: int) -> None:

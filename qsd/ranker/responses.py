@@ -8,10 +8,12 @@ tell. A prediction has two parts:
     a process in which configs are alike that change the images alike, over spaces s:
     covariance of configs a and b = variance * exp(-sum of scale[s] * |change[s, a] - change[s, b]|^2)
 
-(Rasmussen and Williams, "Gaussian processes for machine learning", 2006, sections 2.7 and 4.2). Nine
-hyper-parameters, two per space and three more, are all that is learned beside the weights of the records,
-whatever the number of layers. What is expected of them is set by :class:`ResponseSettings`, which can also
-give bands of a space's coordinates scales of their own.
+(Rasmussen and Williams, "Gaussian processes for machine learning", 2006, sections 2.7 and 4.2). There are few
+hyper-parameters, whatever the number of layers: a slope and a scale per space, the latter more or less in
+each of up to four bands of coordinates, and three more. What is expected of them is set by
+:class:`ResponseSettings`, which can also give predictions a third part: a quadratic form of the direction of
+the change, whose covariance is the squared cosine of two changes (section 4.2.2). Damage that is a quadratic
+form of the change is its squared length times a form of its direction, so its logarithm is a sum.
 """
 
 import dataclasses
@@ -42,18 +44,23 @@ class ResponseSettings:
         bands: how far the scales of a space's bands of coordinates (the foremost 4, the 12 after them, the 48
             after those, the rest) are expected to be from that of the space: standard deviation of the
             logarithm of their ratio; with 0 there is one scale.
+        quadratic: variance expected, of a target of variance 1, of quadratic forms of the direction of a
+            change, one per space; with 0 there are none.
         noise: variance expected of what configs do not explain, of a target of variance 1.
         deviation: standard deviation of the logarithms of all other hyper-parameters around what is expected.
     """
 
     spaces: dict[str, float] = dataclasses.field(default_factory=dict)
-    bands: float = 0.0
+    bands: float = 0.3
+    quadratic: float = 0.0
     noise: float = 0.03
     deviation: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.bands < 0 or min(self.noise, self.deviation, *self.spaces.values()) <= 0:
-            raise QsdError(f"responses: {self} has bands below 0 or another number that is not positive")
+        if min(self.bands, self.quadratic) < 0 or min(self.noise, self.deviation, *self.spaces.values()) <= 0:
+            raise QsdError(
+                f"responses: {self} has bands or quadratic below 0 or another number that is not positive"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +73,7 @@ class ResponseModel:
         slope: float64 [S], by the logarithm of the squared length of a config's change.
         constant: of the prediction.
         known: float64 [S, n, d], changes of the training configs.
+        form: float64 [S], variance of the quadratic form in each space, of one of the process.
         weight: float64 [n], of the similarities to them.
         power: of the link that bends the standardized target.
         left_out: float64 [n], bent prediction of each training record by the same model without that record.
@@ -76,13 +84,15 @@ class ResponseModel:
     slope: np.ndarray
     constant: float
     known: np.ndarray
+    form: np.ndarray
     weight: np.ndarray
     power: float
     left_out: np.ndarray
 
     def __call__(self, configs: np.ndarray) -> np.ndarray:
         """Bent predictions, float64 [m], of configs int8 [m, L]."""
-        parts = (self.change, self.scale, self.slope, np.array(self.constant), self.known, self.weight)
+        constant = np.array(self.constant)
+        parts = (self.change, self.scale, self.slope, constant, self.known, self.form, self.weight)
         return predict(torch.from_numpy(configs), *map(torch.from_numpy, parts)).numpy()
 
 
@@ -93,11 +103,15 @@ def predict(
     slope: Tensor,
     constant: Tensor,
     known: Tensor,
+    form: Tensor,
     weight: Tensor,
 ) -> Tensor:
     """Bent predictions, float [m], of integer configs [m, L]; the rest as in :class:`ResponseModel`."""
     changes = total_change(configs, change)
     alike = torch.exp(-squared_distances(changes, known).sum(dim=0))
+    if form.any():
+        one, other = (_direction(some / scale.sqrt().unsqueeze(-2)) for some in (changes, known))
+        alike = alike + torch.einsum("s,smn->mn", form, (one @ other.mT).square())
     return constant + slope @ _log_length(changes, scale) + alike @ weight
 
 
@@ -151,42 +165,48 @@ def fit_response_model(
     standardized = (lengths - centre[:, None]) / spread[:, None]
     trends = np.einsum("si,sj->sij", standardized, standardized)
     count = len(spaces)
+    if settings.quadratic:
+        directions = _direction(changes)
+        trends = np.concatenate([trends, (directions @ directions.mT).square().numpy()])
 
     def by_kind(values: np.ndarray) -> tuple[np.ndarray, float, float, np.ndarray]:
-        """Of hyper-parameters: slopes [S], variances of process and noise, scales of all bands."""
-        slopes, (process, noise), scales, by_band = np.split(values, [count, count + 2, 2 * count + 2])
-        return slopes, process, noise, scales[owner] * (by_band if len(ratios) else 1.0)
+        """Of hyper-parameters: those of trends, variances of process and noise, scales of all bands."""
+        at = np.cumsum([len(trends), 2, count])
+        of_trends, (process, noise), scales, by_band = np.split(values, at)
+        return of_trends, process, noise, scales[owner] * (by_band if len(ratios) else 1.0)
 
     def covariance(logs: np.ndarray) -> tuple[np.ndarray, Slopes]:
-        slopes, process, noise, scales = by_kind(np.exp(logs))
+        of_trends, process, noise, scales = by_kind(np.exp(logs))
         alike = process * np.exp(-np.tensordot(scales, apart, 1))
-        matrix = np.tensordot(slopes, trends, 1) + alike + noise * np.eye(len(target))
+        matrix = np.tensordot(of_trends, trends, 1) + alike + noise * np.eye(len(target))
 
         def by_logs(by: np.ndarray) -> np.ndarray:
             pulled = by * alike
-            by_slopes = slopes * np.tensordot(trends, by, 2)
+            by_trends = of_trends * np.tensordot(trends, by, 2)
             by_bands = -scales * np.tensordot(apart, pulled, 2)
             by_others = [pulled.sum(), noise * np.trace(by)]
             return np.concatenate(
-                [by_slopes, by_others, np.bincount(owner, by_bands), by_bands[: len(ratios)]]
+                [by_trends, by_others, np.bincount(owner, by_bands), by_bands[: len(ratios)]]
             )
 
         return matrix, by_logs
 
-    expected = np.concatenate([_SLOPE * matter, [_PROCESS, settings.noise], _SCALE * matter, ratios])
-    deviation = np.repeat([settings.deviation, settings.bands], [2 * count + 2, len(ratios)])
+    of_trends = np.concatenate([_SLOPE * matter, settings.quadratic * matter])[: len(trends)]
+    expected = np.concatenate([of_trends, [_PROCESS, settings.noise], _SCALE * matter, ratios])
+    deviation = np.repeat([settings.deviation, settings.bands], [len(expected) - len(ratios), len(ratios)])
     found = most_likely(covariance, target, expected, deviation)
-    slopes, process, _, scales = by_kind(found.values)
+    of_trends, process, _, scales = by_kind(found.values)
     scale = torch.zeros(count, widest, dtype=torch.float64)
     for (space, part), value in zip(bands, scales.tolist(), strict=True):
         scale[space, part] = value / unit[space]
-    slope = slopes * (standardized @ found.weights) / spread
+    slope = of_trends[:count] * (standardized @ found.weights) / spread
     return ResponseModel(
         change=(alone * scale.sqrt()[:, None, None]).numpy(),
         scale=scale.numpy(),
         slope=slope,
         constant=float(MEAN_VARIANCE * found.weights.sum() - slope @ centre),
         known=(changes * scale.sqrt()[:, None]).numpy(),
+        form=np.pad(of_trends[count:], (0, 2 * count - len(of_trends))) / process,
         weight=process * found.weights,
         power=found.power,
         left_out=found.left_out,
@@ -209,6 +229,11 @@ def _bands(num_spaces: int, width: int, several: bool) -> list[tuple[int, slice]
     return [
         (space, slice(*pair)) for space in range(num_spaces) for pair in itertools.pairwise([0, *ends, width])
     ]
+
+
+def _direction(changes: Tensor) -> Tensor:
+    """Changes [..., d] of length 1."""
+    return F.normalize(changes, dim=-1)
 
 
 def _log_length(changes: Tensor, scale: Tensor) -> Tensor:
