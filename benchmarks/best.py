@@ -1,14 +1,15 @@
 """What a study is worth on test records: FAMILY_best.yaml against FAMILY.yaml by number of labels.
 
-    python benchmarks/best.py [STORE ...] [--labels 50 100 200] [--seeds 5]
+    python benchmarks/best.py [STORE ...] [--labels 50 100 200] [--seeds 5] [--last RECORDS]
         [--out benchmarks/results/best.json]
 
 Both settings train on the same labels, drawn by the seed, at the counts given and on all labels that a store
 has, and are measured on its test records. Raw results are written after every run, and runs that are there
-are not repeated unless one of the settings has changed, so a stopped benchmark goes on. Prints the table of
+are not repeated unless settings or store have changed, so a stopped benchmark goes on. Prints the table of
 the README: per store and count the mean Spearman correlation of the family's own settings, and by how much
 that of the best is larger; last the means over all counts and over all stores. In brackets are 95 % bootstrap
-intervals over test records and choices of labels, the same for both settings.
+intervals over test records and choices of labels, the same for both settings. With `--last` only so many test
+records at the end of the stream are compared, for example those that were labeled after all else.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def gains(runs: list[Run], target: np.ndarray, labels: list[int]) -> tuple[np.nd
 
     Args:
         runs: of the store.
-        target: float [R], of its test records.
+        target: float [R], of its last test records.
         labels: C counts.
 
     Returns:
@@ -51,6 +52,7 @@ def gains(runs: list[Run], target: np.ndarray, labels: list[int]) -> tuple[np.nd
     seeds = sorted({run["seed"] for run in runs})
     by_place = {(run["labels"], run["seed"]): (run["default"].split(), run["best"].split()) for run in runs}
     predicted = np.array([[by_place[count, seed] for seed in seeds] for count in labels], float)
+    predicted = predicted[..., -len(target) :]
     rng = np.random.default_rng(0)
     everything = np.arange(len(target))
     rows = np.stack([everything, *rng.integers(len(target), size=(RESAMPLES, len(target)))])
@@ -97,6 +99,7 @@ def main() -> None:
     parser.add_argument("stores", nargs="*", default=list(CONFIGS), help="by default all that ship")
     parser.add_argument("--labels", type=int, nargs="+", default=[50, 100, 200])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--last", type=int, default=0, help="test records to compare, by default all")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/best.json"))
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -106,11 +109,12 @@ def main() -> None:
     wanted = []
     for store in arguments.stores:
         name = CONFIGS[store]
+        path = find(f"datasets/{store}.h5")
         settings[store] = {
+            "records": len(Store.open(path).records.index),
             "default": yaml.safe_load(find(name).read_text()),
             "best": yaml.safe_load(find(name.replace(".yaml", "_best.yaml")).read_text()),
         }
-        path = find(f"datasets/{store}.h5")
         wanted += plan(settings[store]["default"], [path], arguments.labels, arguments.seeds)
     runs: list[Run] = [
         run for run in old["runs"] if settings[run["store"]] == old["settings"].get(run["store"])
@@ -121,7 +125,8 @@ def main() -> None:
         for position, run in enumerate(missing):
             progress(position, len(missing), f"{run['store']}, {run['labels']} labels, seed {run['seed']}")
             path = find(f"datasets/{run['store']}.h5")
-            for which, config in settings[run["store"]].items():
+            for which in ("default", "best"):
+                config = settings[run["store"]][which]
                 run[which] = predictions(config, path, run["labels"], run["seed"])
             runs.append(run)
             write_json(arguments.out, {"settings": settings, "runs": runs})
@@ -134,7 +139,7 @@ def main() -> None:
             Store.open(find(f"datasets/{store}.h5")), Target(settings[store]["best"]["data"]["target"])
         )
         target = data.targets[data.test_rows(), 0].double().numpy()
-        found.append(gains(some, target, [*arguments.labels, most]))
+        found.append(gains(some, target[-arguments.last :], [*arguments.labels, most]))
     rows = [[f"`{store}`", *row(*of)] for store, of in zip(arguments.stores, found, strict=True)]
     measured, resampled = (np.mean(part, axis=0) for part in zip(*found, strict=True))
     rows = [heading, *rows, ["mean", *row(measured, resampled)]]

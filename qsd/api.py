@@ -13,7 +13,7 @@ from qsd import labels as labels_module
 from qsd import search as search_module
 from qsd.bank import Bank
 from qsd.denoisers.pipeline import denoiser_of
-from qsd.labels import EvaluationSettings, Measurer, Run
+from qsd.labels import EvaluationSettings, Measurer, Prober, Run, RunLayers
 from qsd.progress import Progress
 from qsd.provenance import provenance
 from qsd.quantizers import DEFAULT_OPTIONS, Option, parse_options
@@ -94,6 +94,7 @@ def probe(
     num_images: int = 64,
     config_seed: int = 0,
     restart: bool = False,
+    run: RunLayers | None = None,
     command: str | None = None,
     progress: Progress | None = None,
 ) -> Store:
@@ -107,6 +108,7 @@ def probe(
         num_images: images per option, at most those of a label.
         config_seed: of the store's stream of random configs.
         restart: measures all layers anew, with other images for example; what the store knew is lost.
+        run: measures layers elsewhere, such as :meth:`qsd.labels.ProberPool.run`; by default here.
         command: for the provenance.
         progress: called after every layer.
 
@@ -116,7 +118,13 @@ def probe(
     opened = _opened(lambda: Measurer(pipe, bank, evaluator), bank, store, evaluator, config_seed, command)
     few = dataclasses.replace(evaluator, num_images=num_images)
     return labels_module.probe(
-        opened, pipe, bank, few, provenance=provenance(command), restart=restart, progress=progress
+        opened,
+        bank,
+        few,
+        run or (lambda layers: Prober(pipe, bank, few).run(layers)),
+        provenance=provenance(command),
+        restart=restart,
+        progress=progress,
     )
 
 

@@ -168,6 +168,11 @@ def test_the_verb(bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "probed: 47 layers, 2 images an option" in " ".join(capsys.readouterr().out.split())
     spaces = Store.open(tmp_path / "s.h5").header.responses.spaces
     assert list(spaces) == ["latents"]  # nothing to extract features for
+    again = ["--num-images", "2", "--restart", "true", "--workers", "2"]
+    assert main(["probe", "--config", str(tmp_path / "probe.yaml"), *words, *again]) == 0
+    beside = Store.open(tmp_path / "s.h5").header.responses.spaces["latents"].reshape(47, -1)
+    alone = spaces["latents"].reshape(47, -1)
+    np.testing.assert_allclose(beside @ beside.T, alone @ alone.T, atol=1e-5)
     assert main(["probe", "--config", str(tmp_path / "probe.yaml"), *words, "--num-images", "3"]) == 2
     assert "probed with 2 images" in capsys.readouterr().err
 

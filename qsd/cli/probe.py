@@ -1,5 +1,7 @@
 """``qsd probe``."""
 
+import contextlib
+import dataclasses
 from collections.abc import Sequence
 
 from qsd.api import probe as probe_options
@@ -7,7 +9,7 @@ from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, run_function
 from qsd.cli.store import show
 from qsd.denoisers.pipeline import load_pipeline
-from qsd.labels import EvaluationSettings
+from qsd.labels import EvaluationSettings, ProberPool
 
 
 def probe(
@@ -18,6 +20,7 @@ def probe(
     num_images: int = 64,
     config_seed: int = 0,
     restart: bool = False,
+    workers: int = 1,
     device: str = "cpu",
     json: bool = False,
 ) -> None:
@@ -34,18 +37,24 @@ def probe(
         num_images: images per option; there are as many options as layers times options per layer.
         config_seed: seed of the store's stream of random configs.
         restart: measure all layers anew, with other images for example; what the store knew is lost.
-        device: where to draw.
+        workers: processes that draw side by side on the CPU, one thread each.
+        device: where one process draws when workers is 1.
         json: print what the store holds as JSON.
     """
-    with bar("Probe") as progress:
+    pipe, loaded = load_pipeline(pipeline, device=device), Bank.load(bank)
+    with contextlib.ExitStack() as stack:
+        few = dataclasses.replace(evaluation, num_images=num_images)
+        pool = stack.enter_context(ProberPool(pipeline, bank, few, workers)) if workers > 1 else None
+        progress = stack.enter_context(bar("Probe"))
         probed = probe_options(
-            load_pipeline(pipeline, device=device),
-            Bank.load(bank),
+            pipe,
+            loaded,
             store,
             evaluator=evaluation,
             num_images=num_images,
             config_seed=config_seed,
             restart=restart,
+            run=pool.run if pool else None,
             command=command_line(),
             progress=progress,
         )

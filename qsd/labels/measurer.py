@@ -1,21 +1,17 @@
 """Applies a config to a pipeline's denoiser and measures it, in this process or in several."""
 
-import contextlib
 import dataclasses
-import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
 
 import numpy as np
-import torch
 from diffusers import DiffusionPipeline
 
 from qsd.bank import Applier, Bank
 from qsd.denoisers.pipeline import denoiser_of, load_pipeline
 from qsd.labels.evaluator import Evaluator, Measurement
+from qsd.labels.pool import Pool
 from qsd.labels.settings import EvaluationSettings
 
 
@@ -32,6 +28,10 @@ class Job:
     index: int
     config: np.ndarray
     noise_seed: int
+
+
+Measured = tuple[Job, dict[str, float], float]
+"""A job, its labels, and the seconds it took."""
 
 
 class Measurer:
@@ -64,54 +64,24 @@ class Measurer:
             applier.apply(config)
             return self.evaluator.measure(noise_seed)
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[str, float], float]]:
-        """Measures jobs one after another, yielding (job, labels, seconds)."""
-        for job in jobs:
-            start = time.perf_counter()
-            labels = self.measure(job.config, job.noise_seed).labels
-            yield job, labels, time.perf_counter() - start
+    def run(self, jobs: Sequence[Job]) -> Iterator[Measured]:
+        """Measures jobs one after another."""
+        yield from map(self._timed, jobs)
+
+    def _timed(self, job: Job) -> Measured:
+        start = time.perf_counter()
+        labels = self.measure(job.config, job.noise_seed).labels
+        return job, labels, time.perf_counter() - start
 
 
-class MeasurerPool:
-    """Processes that each hold a pipeline and a bank; results come as they are ready.
-
-    One process per core (each computing on one thread) labels faster than one process on all cores.
-    """
+class MeasurerPool(Pool[Job, Measured]):
+    """Processes that each hold a pipeline and a bank."""
 
     def __init__(
         self, pipeline: str | Path, bank: str | Path, settings: EvaluationSettings, workers: int
     ) -> None:
-        self._executor = ProcessPoolExecutor(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_open_worker,
-            initargs=(str(pipeline), str(bank), settings),
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._executor.shutdown(cancel_futures=True)
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[str, float], float]]:
-        """Measures jobs side by side, yielding (job, labels, seconds) in order of completion."""
-        futures = [self._executor.submit(_run_in_worker, job) for job in jobs]
-        with contextlib.ExitStack() as stack:
-            stack.callback(lambda: [future.cancel() for future in futures])
-            for future in as_completed(futures):
-                yield future.result()
+        super().__init__(_open_measurer, (str(pipeline), str(bank), settings), workers)
 
 
-_worker: Measurer | None = None
-
-
-def _open_worker(pipeline: str, bank: str, settings: EvaluationSettings) -> None:
-    global _worker
-    torch.set_num_threads(1)
-    _worker = Measurer(load_pipeline(pipeline), Bank.load(bank), settings)
-
-
-def _run_in_worker(job: Job) -> tuple[Job, dict[str, float], float]:
-    assert _worker is not None, "the pool's initializer opens the measurer"
-    return next(iter(_worker.run([job])))
+def _open_measurer(pipeline: str, bank: str, settings: EvaluationSettings) -> Callable[[Job], Measured]:
+    return Measurer(load_pipeline(pipeline), Bank.load(bank), settings)._timed

@@ -6,16 +6,19 @@ doing. To first order the change of a config is the sum of the changes of its op
 """
 
 import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from qsd.bank import FULL_PRECISION, Applier, Bank
-from qsd.denoisers.pipeline import denoiser_of
+from qsd.denoisers.pipeline import denoiser_of, load_pipeline
 from qsd.errors import QsdError
 from qsd.labels.extractors import load_features
 from qsd.labels.generate import Generator
+from qsd.labels.pool import Pool
 from qsd.labels.settings import EvaluationSettings
 from qsd.progress import Progress
 from qsd.store import Responses, Store
@@ -23,12 +26,17 @@ from qsd.store import Responses, Store
 _SKETCH = 8192  # numbers that are kept of a change while layers are still to be measured
 _COORDINATES = 256  # and in the end
 
+Changes = dict[str, np.ndarray]
+"""By space, sketches of what each option of a layer changes, float32 [O, images * e]."""
+RunLayers = Callable[[Sequence[int]], Iterator[tuple[int, Changes]]]
+"""Measures layers, here (:meth:`Prober.run`) or in several processes (:meth:`ProberPool.run`)."""
+
 
 def probe(
     store: Store,
-    pipe: Any,
     bank: Bank,
     settings: EvaluationSettings,
+    run: RunLayers,
     *,
     provenance: dict[str, Any],
     restart: bool = False,
@@ -38,9 +46,9 @@ def probe(
 
     Args:
         store: of the bank's denoiser; layers that it knows are not measured again.
-        pipe: at full precision.
         bank: the denoiser's bank.
         settings: how to draw; ``num_images`` is the number of images per option.
+        run: measures layers under these settings.
         provenance: versions and command.
         restart: measures all layers anew; what the store knew is lost.
         progress: called after every layer.
@@ -59,17 +67,15 @@ def probe(
             f"{store.path}: probed with {known[0]} images of noise seed {known[1]}, "
             f"not {settings.num_images} of {settings.noise_seed}; go on with the former or restart"
         )
-    if responses and not len(responses.missing()):
+    missing = (responses.missing() if responses else np.arange(len(bank.layers))).tolist()
+    if not missing:
         return store
     with store.locked():
-        prober = _Prober(pipe, bank, settings)
-        nothing = prober.nothing_measured()
-        responses = responses or nothing
-        if _shapes(responses) != _shapes(nothing):
-            raise QsdError(f"{store.path}: half probed by another version of qsd; restart")
-        missing = responses.missing()
-        for done, layer in enumerate(missing):
-            for name, values in prober.changes(int(layer)).items():
+        for done, (layer, changes) in enumerate(run(missing)):
+            responses = responses or _nothing(changes, len(bank.layers), settings)
+            for name, values in changes.items():
+                if name not in responses.spaces or responses.spaces[name][layer].shape != values.shape:
+                    raise QsdError(f"{store.path}: half probed by another version of qsd; restart")
                 responses.spaces[name][layer] = values
             if done + 1 == len(missing):
                 responses = dataclasses.replace(responses, spaces=_summarized(responses))
@@ -79,12 +85,22 @@ def probe(
     return store
 
 
-def _shapes(responses: Responses) -> dict[str, tuple[int, ...]]:
-    return {name: values.shape for name, values in responses.spaces.items()}
+def _nothing(changes: Changes, num_layers: int, settings: EvaluationSettings) -> Responses:
+    """NaN of the shapes that changes of all layers have."""
+    spaces = {
+        name: np.full((num_layers, *values.shape), np.nan, np.float32) for name, values in changes.items()
+    }
+    return Responses(spaces, settings.num_images, settings.noise_seed)
 
 
-class _Prober:
-    """Draws the images of full precision once, and those of any option of any layer."""
+class Prober:
+    """Draws the images of full precision once, and those of any option of any layer.
+
+    Args:
+        pipe: at full precision.
+        bank: the denoiser's bank.
+        settings: how to draw; ``num_images`` is the number of images per option.
+    """
 
     def __init__(self, pipe: Any, bank: Bank, settings: EvaluationSettings) -> None:
         self._bank = bank
@@ -93,17 +109,15 @@ class _Prober:
         self._features = load_features(settings.features).to(pipe.device) if settings.reference else None
         self._full = self._draw()
 
-    def nothing_measured(self) -> Responses:
-        """NaN of the shapes that :meth:`changes` has, for all layers."""
-        shape, settings = (len(self._bank.layers), len(self._bank.options)), self._generator.settings
-        spaces = {
-            name: np.full((*shape, _sketched(full).size), np.nan, np.float32)
-            for name, full in self._full.items()
-        }
-        return Responses(spaces, settings.num_images, settings.noise_seed)
+    def run(self, layers: Sequence[int]) -> Iterator[tuple[int, Changes]]:
+        """Measures layers one after another.
 
-    def changes(self, layer: int) -> dict[str, np.ndarray]:
-        """By space, sketches of what each option of a layer changes, float32 [O, images * e]."""
+        Raises:
+            QsdError: an option draws no finite images.
+        """
+        yield from map(self._changes, layers)
+
+    def _changes(self, layer: int) -> tuple[int, Changes]:
         rows: dict[str, list[np.ndarray]] = {name: [] for name in self._full}
         config = np.full(len(self._bank.layers), FULL_PRECISION, dtype=np.int8)
         for option, spelled in enumerate(self._bank.options):
@@ -116,7 +130,7 @@ class _Prober:
                 if not change.isfinite().all():
                     raise QsdError(f"{self._bank.layers[layer].name}: {spelled} alone draws no finite images")
                 rows[name].append(_sketched(change).flatten())
-        return {name: np.stack(values) for name, values in rows.items()}
+        return layer, {name: np.stack(values) for name, values in rows.items()}
 
     @torch.inference_mode()
     def _draw(self) -> dict[str, torch.Tensor]:
@@ -132,6 +146,21 @@ class _Prober:
             if self._features is not None:
                 drawn["features"].append(self._features(images)[0].float().cpu())
         return {name: torch.cat(parts) for name, parts in drawn.items()}
+
+
+class ProberPool(Pool[int, tuple[int, Changes]]):
+    """Processes that each hold a pipeline and a bank."""
+
+    def __init__(
+        self, pipeline: str | Path, bank: str | Path, settings: EvaluationSettings, workers: int
+    ) -> None:
+        super().__init__(_open_prober, (str(pipeline), str(bank), settings), workers)
+
+
+def _open_prober(
+    pipeline: str, bank: str, settings: EvaluationSettings
+) -> Callable[[int], tuple[int, Changes]]:
+    return Prober(load_pipeline(pipeline), Bank.load(bank), settings)._changes
 
 
 def _sketched(values: torch.Tensor) -> np.ndarray:
