@@ -1,4 +1,5 @@
 import csv
+import re
 from pathlib import Path
 
 import optuna
@@ -179,7 +180,7 @@ def test_the_command_line(base, tmp_path, monkeypatch, capsys):
     assert main([*words.split(), "1", "--labels", "[8]", "--study", "few", "--epochs", "0"]) == 0
     several = ["--labels", "[8, 16]", "--study", "several", "--epochs", "0"]
     assert main([*words.split(), "1", *several]) == 0
-    assert "val spearman 16" in " ".join(capsys.readouterr().err.split())
+    assert re.search(r" 8 ┃ +16 ┃", capsys.readouterr().err)  # a column each
     assert main([*words.split(), "3", "--epochs", "-1"]) == 2
     assert "give 0 (closed forms alone) or more" in capsys.readouterr().err
     Path("epochs.yaml").write_text("trainer.max_epochs: {choice: [1, 2]}\n")

@@ -78,7 +78,9 @@ def _table(study: optuna.Study, wanted: int) -> Table:
     table.add_column("trial", justify="right")
     names = [MONITOR, *monitored(study)]
     for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
+        *words, last = name.split("_")
+        heading = f"{last} labels" if last.isdigit() else " ".join([*words, last])
+        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     table.add_column("settings")
     complete = [trial for trial in trials if trial.state is optuna.trial.TrialState.COMPLETE]
     if any(map(loses, complete)):
