@@ -72,7 +72,7 @@ def label(
         evaluator: prompts, reference images, metrics, image count, steps, guidance, seed of the noise.
         config_seed: names the stream of random configs.
         split: label only configs of this split.
-        run: measures jobs elsewhere, such as :meth:`qsd.labels.MeasurerPool.run`; by default here.
+        run: measures jobs elsewhere, such as :meth:`qsd.labels.Pool.run`; by default here.
         command: for the provenance.
         progress: called after every record.
 
@@ -108,7 +108,7 @@ def probe(
         num_images: images per option, at most those of a label.
         config_seed: of the store's stream of random configs.
         restart: measures all layers anew, with other images for example; what the store knew is lost.
-        run: measures layers elsewhere, such as :meth:`qsd.labels.ProberPool.run`; by default here.
+        run: measures layers elsewhere, such as :meth:`qsd.labels.Pool.run`; by default here.
         command: for the provenance.
         progress: called after every layer.
 

@@ -19,7 +19,17 @@ from qsd.denoisers.pipeline import denoiser_of, load_pipeline
 from qsd.errors import QsdError
 from qsd.export import export
 from qsd.grid import ImageRow, draw_grid
-from qsd.labels import EvaluationSettings, MeasurerPool, jobs_of_stream, label, open_or_create, verify
+from qsd.labels import (
+    EvaluationSettings,
+    Job,
+    Measured,
+    Measurer,
+    Pool,
+    jobs_of_stream,
+    label,
+    open_or_create,
+    verify,
+)
 from qsd.labels.generate import Generator
 from qsd.paths import find
 from qsd.progress import Progress
@@ -133,8 +143,8 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = round(time.perf_counter() - start, 1)
 
 
-def _pool(settings: DemoSettings, evaluation: EvaluationSettings, out: Path) -> MeasurerPool:
-    return MeasurerPool(settings.pipeline, out / "bank.safetensors", evaluation, settings.workers)
+def _pool(settings: DemoSettings, evaluation: EvaluationSettings, out: Path) -> Pool[Job, Measured]:
+    return Pool(Measurer, settings.pipeline, out / "bank.safetensors", evaluation, settings.workers)
 
 
 def _label_some_more(settings: DemoSettings, bank: Bank, out: Path, progress: Progress) -> Store:

@@ -8,7 +8,7 @@ from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, run_function
 from qsd.cli.store import show
 from qsd.denoisers.pipeline import load_pipeline
-from qsd.labels import EvaluationSettings, MeasurerPool
+from qsd.labels import EvaluationSettings, Measurer, Pool
 
 
 def label(
@@ -42,7 +42,9 @@ def label(
     """
     pipe, loaded = load_pipeline(pipeline, device=device), Bank.load(bank)
     with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(MeasurerPool(pipeline, bank, evaluation, workers)) if workers > 1 else None
+        pool = (
+            stack.enter_context(Pool(Measurer, pipeline, bank, evaluation, workers)) if workers > 1 else None
+        )
         progress = stack.enter_context(bar("Label"))
         labeled = label_configs(
             pipe,

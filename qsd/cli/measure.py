@@ -10,7 +10,7 @@ from qsd.bank import Bank
 from qsd.cli.console import bar, console, print_json, run_function
 from qsd.cli.genome import read_config
 from qsd.denoisers.pipeline import load_pipeline
-from qsd.labels import LABELS, EvaluationSettings, Measurer, MeasurerPool, headline, verify
+from qsd.labels import LABELS, EvaluationSettings, Measurer, Pool, headline, verify
 
 
 def measure(
@@ -41,7 +41,7 @@ def measure(
     genomes = np.stack([read_config(loaded, name) for name in configs])
     with bar("Measure") as progress:
         if workers > 1:
-            with MeasurerPool(pipeline, bank, evaluation, workers) as pool:
+            with Pool(Measurer, pipeline, bank, evaluation, workers) as pool:
                 rows = verify(
                     genomes, noise_seeds, pool.run, num_images=evaluation.num_images, progress=progress
                 )

@@ -9,7 +9,7 @@ from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, run_function
 from qsd.cli.store import show
 from qsd.denoisers.pipeline import load_pipeline
-from qsd.labels import EvaluationSettings, ProberPool
+from qsd.labels import EvaluationSettings, Pool, Prober
 
 
 def probe(
@@ -44,7 +44,7 @@ def probe(
     pipe, loaded = load_pipeline(pipeline, device=device), Bank.load(bank)
     with contextlib.ExitStack() as stack:
         few = dataclasses.replace(evaluation, num_images=num_images)
-        pool = stack.enter_context(ProberPool(pipeline, bank, few, workers)) if workers > 1 else None
+        pool = stack.enter_context(Pool(Prober, pipeline, bank, few, workers)) if workers > 1 else None
         progress = stack.enter_context(bar("Probe"))
         probed = probe_options(
             pipe,

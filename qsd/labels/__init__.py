@@ -2,8 +2,9 @@
 
 from qsd.labels.evaluator import LABELS, Evaluator, Measurement, headline
 from qsd.labels.label import Run, jobs_of_stream, label, open_or_create
-from qsd.labels.measurer import Job, Measurer, MeasurerPool
-from qsd.labels.probe import Prober, ProberPool, RunLayers, probe
+from qsd.labels.measurer import Job, Measured, Measurer
+from qsd.labels.pool import Pool
+from qsd.labels.probe import Prober, RunLayers, probe
 from qsd.labels.settings import EvaluationSettings
 from qsd.labels.verify import verify
 
@@ -12,11 +13,11 @@ __all__ = [
     "EvaluationSettings",
     "Evaluator",
     "Job",
+    "Measured",
     "Measurement",
     "Measurer",
-    "MeasurerPool",
+    "Pool",
     "Prober",
-    "ProberPool",
     "Run",
     "RunLayers",
     "headline",

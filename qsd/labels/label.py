@@ -14,7 +14,7 @@ from qsd.sampling import sample_configs
 from qsd.store import SPLITS, Header, Store, split_of_index
 
 Run = Callable[[Sequence[Job]], Iterator[tuple[Job, dict[str, float], float]]]
-"""Measures jobs, here (:meth:`Measurer.run`) or in several processes (:meth:`MeasurerPool.run`)."""
+"""Measures jobs, here (:meth:`Measurer.run`) or in several processes (:meth:`qsd.labels.pool.Pool.run`)."""
 
 
 def open_or_create(

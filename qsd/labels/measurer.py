@@ -1,17 +1,15 @@
-"""Applies a config to a pipeline's denoiser and measures it, in this process or in several."""
+"""Applies a config to a pipeline's denoiser and measures it."""
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from diffusers import DiffusionPipeline
 
 from qsd.bank import Applier, Bank
-from qsd.denoisers.pipeline import denoiser_of, load_pipeline
+from qsd.denoisers.pipeline import denoiser_of
 from qsd.labels.evaluator import Evaluator, Measurement
-from qsd.labels.pool import Pool
 from qsd.labels.settings import EvaluationSettings
 
 
@@ -66,22 +64,7 @@ class Measurer:
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Measured]:
         """Measures jobs one after another."""
-        yield from map(self._timed, jobs)
-
-    def _timed(self, job: Job) -> Measured:
-        start = time.perf_counter()
-        labels = self.measure(job.config, job.noise_seed).labels
-        return job, labels, time.perf_counter() - start
-
-
-class MeasurerPool(Pool[Job, Measured]):
-    """Processes that each hold a pipeline and a bank."""
-
-    def __init__(
-        self, pipeline: str | Path, bank: str | Path, settings: EvaluationSettings, workers: int
-    ) -> None:
-        super().__init__(_open_measurer, (str(pipeline), str(bank), settings), workers)
-
-
-def _open_measurer(pipeline: str, bank: str, settings: EvaluationSettings) -> Callable[[Job], Measured]:
-    return Measurer(load_pipeline(pipeline), Bank.load(bank), settings)._timed
+        for job in jobs:
+            start = time.perf_counter()
+            labels = self.measure(job.config, job.noise_seed).labels
+            yield job, labels, time.perf_counter() - start

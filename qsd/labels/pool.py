@@ -1,36 +1,61 @@
-"""Work spread over processes, each of which opens its own tools once."""
+"""Work on a pipeline spread over processes."""
 
 import contextlib
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import Any, Generic, Self, TypeVar
+from pathlib import Path
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
+from diffusers import DiffusionPipeline
+
+from qsd.bank import Bank
+from qsd.denoisers.pipeline import load_pipeline
+from qsd.labels.settings import EvaluationSettings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+ItemIn = TypeVar("ItemIn", contravariant=True)
+ResultOut = TypeVar("ResultOut", covariant=True)
+
+
+class Tool(Protocol[ItemIn, ResultOut]):
+    """What works on items one after another, such as a :class:`Measurer` or a :class:`Prober`."""
+
+    def run(self, items: Sequence[ItemIn], /) -> Iterator[ResultOut]:
+        """Yields a result per item."""
+
+
+OpenTool = Callable[[DiffusionPipeline, Bank, EvaluationSettings], Tool[Item, Result]]
 
 
 class Pool(Generic[Item, Result]):
-    """Processes on the CPU, one thread each; results come as they are ready.
+    """Processes on the CPU that each hold a tool, a pipeline and a bank; results come as they are ready.
 
     One process per core (each computing on one thread) draws faster than one process on all cores.
 
     Args:
-        open_tool: called once in every process; returns what does the work. A function of a module.
-        arguments: of it, picklable.
+        open_tool: the tool's class.
+        pipeline: as for :func:`qsd.denoisers.pipeline.load_pipeline`.
+        bank: file of the denoiser's bank.
+        settings: how to draw.
         workers: number of processes.
     """
 
     def __init__(
-        self, open_tool: Callable[..., Callable[[Item], Result]], arguments: tuple[Any, ...], workers: int
+        self,
+        open_tool: OpenTool[Item, Result],
+        pipeline: str | Path,
+        bank: str | Path,
+        settings: EvaluationSettings,
+        workers: int,
     ) -> None:
         self._executor = ProcessPoolExecutor(
             workers,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_open,
-            initargs=(open_tool, arguments),
+            initargs=(open_tool, str(pipeline), str(bank), settings),
         )
 
     def __enter__(self) -> Self:
@@ -48,15 +73,15 @@ class Pool(Generic[Item, Result]):
                 yield future.result()
 
 
-_tool: Callable[[Any], Any] | None = None
+_tool: Tool[Any, Any] | None = None
 
 
-def _open(open_tool: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]) -> None:
+def _open(open_tool: OpenTool[Any, Any], pipeline: str, bank: str, settings: EvaluationSettings) -> None:
     global _tool
     torch.set_num_threads(1)
-    _tool = open_tool(*arguments)
+    _tool = open_tool(load_pipeline(pipeline), Bank.load(bank), settings)
 
 
 def _work(item: Any) -> Any:
     assert _tool is not None, "the pool's initializer opens the tool"
-    return _tool(item)
+    return next(iter(_tool.run([item])))

@@ -7,18 +7,16 @@ doing. To first order the change of a config is the sum of the changes of its op
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from qsd.bank import FULL_PRECISION, Applier, Bank
-from qsd.denoisers.pipeline import denoiser_of, load_pipeline
+from qsd.denoisers.pipeline import denoiser_of
 from qsd.errors import QsdError
 from qsd.labels.extractors import load_features
 from qsd.labels.generate import Generator
-from qsd.labels.pool import Pool
 from qsd.labels.settings import EvaluationSettings
 from qsd.progress import Progress
 from qsd.store import Responses, Store
@@ -29,7 +27,7 @@ _COORDINATES = 256  # and in the end
 Changes = dict[str, np.ndarray]
 """By space, sketches of what each option of a layer changes, float32 [O, images * e]."""
 RunLayers = Callable[[Sequence[int]], Iterator[tuple[int, Changes]]]
-"""Measures layers, here (:meth:`Prober.run`) or in several processes (:meth:`ProberPool.run`)."""
+"""Measures layers, here (:meth:`Prober.run`) or in several processes (:meth:`qsd.labels.pool.Pool.run`)."""
 
 
 def probe(
@@ -73,9 +71,9 @@ def probe(
     with store.locked():
         for done, (layer, changes) in enumerate(run(missing)):
             responses = responses or _nothing(changes, len(bank.layers), settings)
+            if _shapes(changes) != {name: shape[1:] for name, shape in _shapes(responses.spaces).items()}:
+                raise QsdError(f"{store.path}: half probed by another version of qsd; restart")
             for name, values in changes.items():
-                if name not in responses.spaces or responses.spaces[name][layer].shape != values.shape:
-                    raise QsdError(f"{store.path}: half probed by another version of qsd; restart")
                 responses.spaces[name][layer] = values
             if done + 1 == len(missing):
                 responses = dataclasses.replace(responses, spaces=_summarized(responses))
@@ -83,6 +81,10 @@ def probe(
             if progress:
                 progress(done + 1, len(missing), bank.layers[layer].name)
     return store
+
+
+def _shapes(spaces: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: values.shape for name, values in spaces.items()}
 
 
 def _nothing(changes: Changes, num_layers: int, settings: EvaluationSettings) -> Responses:
@@ -115,9 +117,10 @@ class Prober:
         Raises:
             QsdError: an option draws no finite images.
         """
-        yield from map(self._changes, layers)
+        for layer in layers:
+            yield layer, self._changes(layer)
 
-    def _changes(self, layer: int) -> tuple[int, Changes]:
+    def _changes(self, layer: int) -> Changes:
         rows: dict[str, list[np.ndarray]] = {name: [] for name in self._full}
         config = np.full(len(self._bank.layers), FULL_PRECISION, dtype=np.int8)
         for option, spelled in enumerate(self._bank.options):
@@ -130,7 +133,7 @@ class Prober:
                 if not change.isfinite().all():
                     raise QsdError(f"{self._bank.layers[layer].name}: {spelled} alone draws no finite images")
                 rows[name].append(_sketched(change).flatten())
-        return layer, {name: np.stack(values) for name, values in rows.items()}
+        return {name: np.stack(values) for name, values in rows.items()}
 
     @torch.inference_mode()
     def _draw(self) -> dict[str, torch.Tensor]:
@@ -146,21 +149,6 @@ class Prober:
             if self._features is not None:
                 drawn["features"].append(self._features(images)[0].float().cpu())
         return {name: torch.cat(parts) for name, parts in drawn.items()}
-
-
-class ProberPool(Pool[int, tuple[int, Changes]]):
-    """Processes that each hold a pipeline and a bank."""
-
-    def __init__(
-        self, pipeline: str | Path, bank: str | Path, settings: EvaluationSettings, workers: int
-    ) -> None:
-        super().__init__(_open_prober, (str(pipeline), str(bank), settings), workers)
-
-
-def _open_prober(
-    pipeline: str, bank: str, settings: EvaluationSettings
-) -> Callable[[int], tuple[int, Changes]]:
-    return Prober(load_pipeline(pipeline), Bank.load(bank), settings)._changes
 
 
 def _sketched(values: torch.Tensor) -> np.ndarray:
