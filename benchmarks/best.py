@@ -22,17 +22,17 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from families import CONFIGS
 from label_efficiency import Run, plan, train
 from measured import markdown_table
 from scipy.stats import rankdata
+from support.families import CONFIGS
 
 from qsd.cli.console import bar, console
-from qsd.configs import write_json
-from qsd.data import prepare
-from qsd.paths import find
+from qsd.configs.document import write_json
+from qsd.ranker.data import prepare
+from qsd.ranker.target import Target
 from qsd.store import Store
-from qsd.target import Target
+from qsd.support.paths import find
 
 RESAMPLES = 2000
 

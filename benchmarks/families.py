@@ -19,12 +19,12 @@ import numpy as np
 from qsd.bank import build_bank
 from qsd.cli.console import console
 from qsd.cli.fit import run as lightning_cli
-from qsd.configs import write_json
+from qsd.configs.document import write_json
 from qsd.denoisers.pipeline import denoiser_of, load_pipeline
 from qsd.labels.measurer import Measurer
-from qsd.paths import find
 from qsd.quantizers import DEFAULT_OPTIONS
 from qsd.store import Store
+from qsd.support.paths import find
 from qsd.zoo.quality import real_half_distance
 from qsd.zoo.registry import MINIATURES, labeling_settings
 

@@ -27,11 +27,11 @@ from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import global_mean_pool
 
+from qsd.configs.sampling import sample_configs
 from qsd.denoisers import trace
-from qsd.features import GraphFeatures
 from qsd.quantizers import DEFAULT_OPTIONS
+from qsd.ranker.features import GraphFeatures
 from qsd.ranker.network import GraphRanker, NetworkSettings
-from qsd.sampling import sample_configs
 from qsd.store import Header
 
 LEAST_SPEEDUP = 2.0

@@ -25,15 +25,15 @@ import numpy as np
 import yaml
 
 from qsd.cli.console import bar, console
-from qsd.configs import write_json
-from qsd.data import StoreData, StoreDataModule, prepare
-from qsd.files import atomic
-from qsd.paths import find, shipped_root
+from qsd.configs.document import write_json
+from qsd.ranker.data import StoreData, StoreDataModule, prepare
 from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.evaluation import compare
 from qsd.ranker.module import RankerModule
+from qsd.ranker.target import Target
 from qsd.store import Store
-from qsd.target import Target
+from qsd.support.files import atomic
+from qsd.support.paths import find, shipped_root
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

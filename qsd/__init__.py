@@ -21,12 +21,13 @@ After ``import qsd`` every diffusers class opens exported folders with its own `
 from qsd.api import build_bank, label, probe, search
 from qsd.bank import Bank
 from qsd.denoisers.pipeline import load_pipeline
-from qsd.errors import QsdError
-from qsd.export import export, load_export, register
-from qsd.labels import EvaluationSettings
+from qsd.evaluation import EvaluationSettings
+from qsd.export import export, load_export
 from qsd.ranker.checkpoint import Ranker, load_ranker
+from qsd.runtime import register
 from qsd.search import Front
 from qsd.store import Store
+from qsd.support.errors import QsdError
 
 register()
 

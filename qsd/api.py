@@ -13,13 +13,14 @@ from qsd import labels as labels_module
 from qsd import search as search_module
 from qsd.bank import Bank
 from qsd.denoisers.pipeline import denoiser_of
-from qsd.labels import EvaluationSettings, Measurer, Prober, Run, RunLayers
-from qsd.progress import Progress
-from qsd.provenance import provenance
+from qsd.evaluation import EvaluationSettings
+from qsd.labels import Measurer, Prober, Run, RunLayers
 from qsd.quantizers import DEFAULT_OPTIONS, Option, parse_options
 from qsd.ranker.checkpoint import Ranker
 from qsd.search import Front, FrontMeta, SearchSettings
 from qsd.store import Store
+from qsd.support.progress import Progress
+from qsd.support.provenance import provenance
 
 
 def build_bank(

@@ -9,10 +9,10 @@ import yaml
 
 from qsd.cli.fit import run as fit
 from qsd.denoisers.pipeline import denoiser_of, identity, load_pipeline
-from qsd.labels import EvaluationSettings
-from qsd.paths import shipped_root
+from qsd.evaluation import EvaluationSettings
 from qsd.quantizers import DEFAULT_OPTIONS
 from qsd.store import Store
+from qsd.support.paths import shipped_root
 from qsd.zoo.registry import MINIATURES, labeling_settings
 
 CONFIGS = shipped_root() / "lightning_configs"

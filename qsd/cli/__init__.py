@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import NamedTuple
 
-from qsd.errors import QsdError
-from qsd.paths import find
+from qsd.support.errors import QsdError
+from qsd.support.paths import find
 
 
 class _Verb(NamedTuple):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from qsd.progress import Progress
+from qsd.support.progress import Progress
 
 console = Console(highlight=False)
 """Results, on standard output."""

@@ -8,8 +8,8 @@ from rich.table import Table
 
 from qsd.cli import fit
 from qsd.cli.console import bar, command_line, console, print_json, run_function
-from qsd.demo import DemoSettings, run_demo
-from qsd.paths import find
+from qsd.cli.demonstration import DemoSettings, run_demo
+from qsd.support.paths import find
 
 
 def demo(out: str, settings: DemoSettings, json: bool = False) -> None:

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 
 from qsd.bank import Bank
+from qsd.cli.config_names import read_config
 from qsd.cli.console import command_line, console, print_json, run_function
-from qsd.cli.genome import read_config
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.export import export as export_config
-from qsd.provenance import provenance
+from qsd.support.provenance import provenance
 
 
 def export(pipeline: str, bank: str, config_file: str, out: str, json: bool = False) -> None:

@@ -14,14 +14,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.table import Table
 
 from qsd.cli.console import command_line, console, messages
-from qsd.configs import write_json
-from qsd.data import StoreDataModule
-from qsd.errors import QsdError
-from qsd.paths import find
+from qsd.configs.document import write_json
 from qsd.ranker.checkpoint import is_ranker, load_ranker, save_ranker
+from qsd.ranker.data import StoreDataModule
 from qsd.ranker.evaluation import Report, compare
 from qsd.ranker.metrics import LARGER_IS_BETTER
 from qsd.ranker.module import RankerModule
+from qsd.support.errors import QsdError
+from qsd.support.paths import find
 
 _PACKAGES = ("qsd", "torch", "lightning", "torch_geometric")
 

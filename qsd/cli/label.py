@@ -8,7 +8,8 @@ from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, run_function
 from qsd.cli.store import show
 from qsd.denoisers.pipeline import load_pipeline
-from qsd.labels import EvaluationSettings, Measurer, Pool
+from qsd.evaluation import EvaluationSettings
+from qsd.labels import Measurer, Pool
 
 
 def label(

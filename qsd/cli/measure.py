@@ -7,10 +7,11 @@ import numpy as np
 from rich.table import Table
 
 from qsd.bank import Bank
+from qsd.cli.config_names import read_config
 from qsd.cli.console import bar, console, print_json, run_function
-from qsd.cli.genome import read_config
 from qsd.denoisers.pipeline import load_pipeline
-from qsd.labels import LABELS, EvaluationSettings, Measurer, Pool, headline, verify
+from qsd.evaluation import LABELS, EvaluationSettings, headline
+from qsd.labels import Measurer, Pool, verify
 
 
 def measure(

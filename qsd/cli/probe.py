@@ -9,7 +9,8 @@ from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, run_function
 from qsd.cli.store import show
 from qsd.denoisers.pipeline import load_pipeline
-from qsd.labels import EvaluationSettings, Pool, Prober
+from qsd.evaluation import EvaluationSettings
+from qsd.labels import Pool, Prober
 
 
 def probe(

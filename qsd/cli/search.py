@@ -8,7 +8,7 @@ from rich.table import Table
 from qsd.api import search as search_configs
 from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, console, print_json, run_function
-from qsd.configs import config_to_json, save_config
+from qsd.configs.document import config_to_json, save_config
 from qsd.ranker.checkpoint import load_ranker
 from qsd.search import Front, SearchSettings, plot_front
 

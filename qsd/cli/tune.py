@@ -10,8 +10,17 @@ from rich.live import Live
 from rich.table import Table
 
 from qsd.cli.console import console, messages, run_function
-from qsd.paths import find
-from qsd.tuning import MONITOR, loses, monitored, open_study, read_base, read_space, tune, write_results
+from qsd.ranker.tuning import (
+    MONITOR,
+    loses,
+    monitored,
+    open_study,
+    read_base,
+    read_space,
+    tune,
+    write_results,
+)
+from qsd.support.paths import find
 
 _SHOWN = 10
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from qsd.cli.console import bar, console, messages, print_json, run_function
-from qsd.errors import QsdError
+from qsd.support.errors import QsdError
 from qsd.zoo import TRAINERS, write_data
 from qsd.zoo import measure as measure_miniature
 from qsd.zoo import train as train_miniature

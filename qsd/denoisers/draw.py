@@ -12,7 +12,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from qsd.denoisers.graph import WEIGHT, Graph, Node
 from qsd.denoisers.roles import ROLES
-from qsd.errors import QsdError
+from qsd.support.errors import QsdError
 
 _SYMBOLS = {"add": "+", "mul": "×", "modulate": "mod", "concat": "cat", "matmul": "@"}
 _BOX_WIDTH, _BOX_HEIGHT, _COLUMN_GAP = 0.92, 0.46, 1.0

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from qsd.errors import QsdError, first_line
+from qsd.support.errors import QsdError, first_line
 
 _WRAPPER_PREFIX = "denoiser."
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from qsd.errors import QsdError
+from qsd.support.errors import QsdError
 
 WEIGHT = "weight"
 COMBINE_KINDS = ("add", "mul", "modulate", "concat", "qk", "sv", "matmul", "norm", "join")

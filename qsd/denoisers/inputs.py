@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qsd.errors import QsdError
+from qsd.support.errors import QsdError
 
 BATCH = 1  # more would show forwards that loop over the batch once per image
 TOKENS = 8

@@ -7,7 +7,7 @@ from typing import Any, Self, TypeGuard
 import torch
 from torch import nn
 
-from qsd.errors import QsdError
+from qsd.support.errors import QsdError
 
 KINDS: dict[type[nn.Module], str] = {
     nn.Linear: "linear",

@@ -9,9 +9,9 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from qsd.denoisers.layers import tie_equal_weights
-from qsd.errors import QsdError, first_line
-from qsd.paths import find
-from qsd.quiet import quiet
+from qsd.support.errors import QsdError, first_line
+from qsd.support.paths import find
+from qsd.support.quiet import quiet
 
 DENOISER_NAMES = ("transformer", "unet")
 

@@ -14,7 +14,7 @@ from qsd.denoisers.graph import WEIGHT, Graph, Node
 from qsd.denoisers.inputs import example_inputs
 from qsd.denoisers.layers import WeightLayer, kind_of, segment_name, tied_modules
 from qsd.denoisers.roles import attention_part, attention_role, role_of
-from qsd.errors import QsdError
+from qsd.support.errors import QsdError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,26 +1,6 @@
-"""Packed safetensors in a diffusers folder, the layers that run on packed codes, and their profile."""
+"""Files of a quantized denoiser: packed safetensors in a diffusers folder, and how they are read back."""
 
-from qsd.export.layers import (
-    PackedWeight,
-    QuantizedConv1d,
-    QuantizedConv2d,
-    QuantizedConv3d,
-    QuantizedLinear,
-)
-from qsd.export.profile import profile
 from qsd.export.read import load_export
-from qsd.export.register import register
 from qsd.export.write import ExportResult, export
 
-__all__ = [
-    "ExportResult",
-    "PackedWeight",
-    "QuantizedConv1d",
-    "QuantizedConv2d",
-    "QuantizedConv3d",
-    "QuantizedLinear",
-    "export",
-    "load_export",
-    "profile",
-    "register",
-]
+__all__ = ["ExportResult", "export", "load_export"]

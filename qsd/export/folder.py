@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from qsd.denoisers.pipeline import DENOISER_NAMES
-from qsd.errors import QsdError
-from qsd.export.manifest import Method
+from qsd.runtime.manifest import Method
+from qsd.support.errors import QsdError
 
 CONFIG_NAME = "config.json"
 INDEX_NAME = "model_index.json"

@@ -10,9 +10,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from qsd.denoisers.pipeline import DENOISER_NAMES
-from qsd.errors import QsdError, first_line
 from qsd.export.folder import CONFIG_NAME, is_export
-from qsd.export.register import register
+from qsd.runtime.register import register
+from qsd.support.errors import QsdError, first_line
 
 
 def load_export(

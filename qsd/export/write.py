@@ -20,13 +20,13 @@ from qsd.denoisers.pipeline import (
     identity,
     keep_class_names,
 )
-from qsd.errors import QsdError
 from qsd.export.folder import CONFIG_NAME, replacing, strip_paths, without_paths, write_json
-from qsd.export.layers import check_supported
-from qsd.export.manifest import Manifest
-from qsd.progress import Progress
-from qsd.provenance import provenance as software
-from qsd.quiet import quiet
+from qsd.runtime.layers import check_supported
+from qsd.runtime.manifest import Manifest
+from qsd.support.errors import QsdError
+from qsd.support.progress import Progress
+from qsd.support.provenance import provenance as software
+from qsd.support.quiet import quiet
 
 
 @dataclasses.dataclass(frozen=True)

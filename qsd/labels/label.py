@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from qsd.bank import Bank
-from qsd.errors import QsdError
-from qsd.labels.evaluator import LABELS, headline
+from qsd.configs.sampling import sample_configs
+from qsd.evaluation.evaluator import LABELS, headline
+from qsd.evaluation.settings import EvaluationSettings
 from qsd.labels.measurer import Job
-from qsd.labels.settings import EvaluationSettings
-from qsd.progress import Progress
-from qsd.sampling import sample_configs
 from qsd.store import SPLITS, Header, Store, split_of_index
+from qsd.support.errors import QsdError
+from qsd.support.progress import Progress
 
 Run = Callable[[Sequence[Job]], Iterator[tuple[Job, dict[str, float], float]]]
 """Measures jobs, here (:meth:`Measurer.run`) or in several processes (:meth:`qsd.labels.pool.Pool.run`)."""

@@ -9,8 +9,8 @@ from diffusers import DiffusionPipeline
 
 from qsd.bank import Applier, Bank
 from qsd.denoisers.pipeline import denoiser_of
-from qsd.labels.evaluator import Evaluator, Measurement
-from qsd.labels.settings import EvaluationSettings
+from qsd.evaluation.evaluator import Evaluator, Measurement
+from qsd.evaluation.settings import EvaluationSettings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 
 from qsd.bank import Bank
 from qsd.denoisers.pipeline import load_pipeline
-from qsd.labels.settings import EvaluationSettings
+from qsd.evaluation.settings import EvaluationSettings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

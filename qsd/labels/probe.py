@@ -14,12 +14,12 @@ import torch
 
 from qsd.bank import FULL_PRECISION, Applier, Bank
 from qsd.denoisers.pipeline import denoiser_of
-from qsd.errors import QsdError
-from qsd.labels.extractors import load_features
-from qsd.labels.generate import Generator
-from qsd.labels.settings import EvaluationSettings
-from qsd.progress import Progress
+from qsd.evaluation.extractors import load_features
+from qsd.evaluation.generate import Generator
+from qsd.evaluation.settings import EvaluationSettings
 from qsd.store import Responses, Store
+from qsd.support.errors import QsdError
+from qsd.support.progress import Progress
 
 _SKETCH = 8192  # numbers that are kept of a change while layers are still to be measured
 _COORDINATES = 256  # and in the end

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from qsd.labels.evaluator import headline
+from qsd.evaluation.evaluator import headline
 from qsd.labels.label import Run
 from qsd.labels.measurer import Job
-from qsd.progress import Progress
+from qsd.support.progress import Progress
 
 
 def verify(

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from qsd.errors import QsdError
+from qsd.support.errors import QsdError
 
 METHODS = ("uaq", "kmeans_c", "kmeans_a")
 """Uniform affine per output channel; one k-means codebook per output channel; one for all the weight."""

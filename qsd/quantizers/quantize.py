@@ -8,12 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from qsd.errors import QsdError
 from qsd.quantizers import uaq
 from qsd.quantizers.kmeans import kmeans_codebooks
 from qsd.quantizers.options import Option
 from qsd.quantizers.packing import pack
 from qsd.quantizers.weight import QuantizedWeight
+from qsd.support.errors import QsdError
 
 BACKENDS = ("numba", "torch")
 

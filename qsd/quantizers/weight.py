@@ -7,9 +7,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from qsd.errors import QsdError
 from qsd.quantizers.options import Option
 from qsd.quantizers.packing import packed_bytes, unpack
+from qsd.support.errors import QsdError
 
 CACHED_WEIGHTS = 1 << 15  # the 64-bit indices of as many weights stay in a core's own cache
 

@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from qsd.denoisers.graph import Graph
 from qsd.denoisers.layers import WeightLayer
-from qsd.errors import QsdError, first_line
-from qsd.features import FEATURE_VERSION, GraphFeatures
-from qsd.files import atomic
-from qsd.paths import find
 from qsd.quantizers.options import Option
 from qsd.ranker.ensemble import Ensemble, Member
+from qsd.ranker.features import FEATURE_VERSION, GraphFeatures
 from qsd.ranker.network import NetworkSettings
 from qsd.store import Header
+from qsd.support.errors import QsdError, first_line
+from qsd.support.files import atomic
+from qsd.support.paths import find
 
 FORMAT = "qsd-ranker"
 VERSION = 6

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qsd.data import StoreData
-from qsd.features import GraphFeatures
 from qsd.ranker.additive import AdditiveModel, fit_additive_model
+from qsd.ranker.data import StoreData
+from qsd.ranker.features import GraphFeatures
 from qsd.ranker.link import bend, unbend
 from qsd.ranker.metrics import ndcg_at_10, spearman
 from qsd.ranker.network import GraphRanker, NetworkSettings, Prediction

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from qsd.data import StoreData
 from qsd.ranker.baselines import BASELINES, probed_length
+from qsd.ranker.data import StoreData
 from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.metrics import evaluate
 

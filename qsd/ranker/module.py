@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
-from qsd.data import Batch, StoreData, StoreDataModule
+from qsd.ranker.data import Batch, StoreData, StoreDataModule
 from qsd.ranker.ensemble import Ensemble, Member, share_of
 from qsd.ranker.losses import hop_loss, relevance
 from qsd.ranker.metrics import METRICS, mean_correlation, spearman

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import GATv2Conv, GINConv, GraphConv, PNAConv, SAGEConv, TransformerConv
 from torch_geometric.utils import degree
 
-from qsd.features import KINDS, NODE_ROLES, OPTION_FEATURES, STATIC_FEATURES, GraphFeatures
+from qsd.ranker.features import KINDS, NODE_ROLES, OPTION_FEATURES, STATIC_FEATURES, GraphFeatures
 from qsd.ranker.propagation import linear_maps, propagate, rows_of
 
 ConvName = Literal["gatv2", "gin", "sage", "graphconv", "pna", "transformer"]

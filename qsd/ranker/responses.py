@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from qsd.errors import QsdError
 from qsd.ranker.evidence import MEAN_VARIANCE, Slopes, most_likely
 from qsd.store import Responses
+from qsd.support.errors import QsdError
 
 _SLOPE, _PROCESS = 0.3, 0.5  # variances expected, of a target of variance 1
 _SCALE = 0.3  # of the mean squared distance of two configs

@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from qsd.errors import QsdError
+from qsd.bank.sizes import config_bytes
+from qsd.configs.sampling import sample_configs
 from qsd.quantizers.options import Option
-from qsd.sampling import sample_configs
 from qsd.search.budget import Budget
 from qsd.search.evaluator import Evaluator, Predictor
 from qsd.search.front import Front, FrontMeta
 from qsd.search.lagrangian import fit_additive, greedy_fill
 from qsd.search.repair import Downgrades, repair
 from qsd.search.search import front_of
-from qsd.sizes import config_bytes
+from qsd.support.errors import QsdError
 
 
 def best_labeled(configs: np.ndarray, quality: np.ndarray, num_bytes: np.ndarray, budget: Budget) -> int:

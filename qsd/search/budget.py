@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from qsd.errors import QsdError
+from qsd.support.errors import QsdError
 
 
 def uniform_configs(num_layers: int, num_options: int) -> np.ndarray:

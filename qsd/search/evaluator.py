@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from qsd.errors import QsdError
+from qsd.support.errors import QsdError
 
 
 @runtime_checkable

@@ -6,9 +6,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from qsd.configs import layers_from_json, layers_to_json, read_json, write_json
+from qsd.configs.document import layers_from_json, layers_to_json, read_json, write_json
 from qsd.denoisers.pipeline import check_same_denoiser
-from qsd.errors import QsdError
+from qsd.support.errors import QsdError
 
 FRONT_FORMAT = "qsd-front"
 FRONT_VERSION = 1

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from qsd.progress import Progress
-from qsd.sizes import config_bytes
+from qsd.bank.sizes import config_bytes
+from qsd.support.progress import Progress
 
 PARENTS = 8
 PATIENCE = 8

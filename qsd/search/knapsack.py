@@ -9,8 +9,8 @@ What remains is solved by dynamic programming over non-dominated (bytes, value) 
 
 import numpy as np
 
+from qsd.bank.sizes import config_bytes
 from qsd.search.lagrangian import greedy_fill, lagrangian_front
-from qsd.sizes import config_bytes
 
 _SLACK = 1 + 1e-12  # rounding must not drop the config that set the bound
 

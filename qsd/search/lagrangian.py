@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from qsd.errors import QsdError
-from qsd.sizes import config_bytes
+from qsd.bank.sizes import config_bytes
+from qsd.support.errors import QsdError
 
 _RIDGE_GRID = np.logspace(-4, 4, 25)
 

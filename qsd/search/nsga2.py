@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from qsd.progress import Progress
-from qsd.sizes import config_bytes
+from qsd.bank.sizes import config_bytes
+from qsd.support.progress import Progress
 
 CROSSOVER_PROBABILITY = 0.9
 

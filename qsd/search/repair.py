@@ -5,7 +5,7 @@ from typing import Self
 
 import numpy as np
 
-from qsd.sizes import config_bytes
+from qsd.bank.sizes import config_bytes
 
 
 @dataclass(frozen=True)

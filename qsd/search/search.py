@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from qsd.progress import Progress
+from qsd.bank.sizes import average_bits, config_bytes
+from qsd.configs.sampling import sample_configs
 from qsd.quantizers.options import Option
-from qsd.sampling import sample_configs
 from qsd.search.budget import Budget, uniform_configs
 from qsd.search.evaluator import Evaluator, Predictor
 from qsd.search.front import Front, FrontMeta
@@ -16,7 +16,7 @@ from qsd.search.knapsack import solve_knapsack
 from qsd.search.lagrangian import fit_additive, lagrangian_front
 from qsd.search.nsga2 import evolve
 from qsd.search.repair import Downgrades, repair
-from qsd.sizes import average_bits, config_bytes
+from qsd.support.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 
-from qsd.progress import Progress
+from qsd.support.progress import Progress
 from qsd.zoo.digits import IMAGE_SIZE, Digits
 from qsd.zoo.optimization import Batch, fit
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from qsd.progress import Progress
+from qsd.support.progress import Progress
 from qsd.zoo.autoencoder import to_pixels
 from qsd.zoo.captions import DIGIT_WORDS
 from qsd.zoo.digits import load_digits

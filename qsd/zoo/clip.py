@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from qsd.progress import Progress
+from qsd.support.progress import Progress
 from qsd.zoo.autoencoder import to_pixels
 from qsd.zoo.captions import SLANTS, WEIGHTS, Attributes, all_captions, caption, parse
 from qsd.zoo.classifier import shifted

@@ -10,7 +10,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from torch import nn
 
-from qsd.progress import Progress
+from qsd.support.progress import Progress
 from qsd.zoo.captions import all_captions, caption
 from qsd.zoo.digits import KEEP_ATTRIBUTE, Digits
 from qsd.zoo.optimization import Batch, MovingAverage, fit

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from qsd.errors import QsdError
+from qsd.support.errors import QsdError
 from qsd.zoo.captions import Attributes, caption, measure
 
 IMAGE_SIZE = 16

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import nn
 
-from qsd.progress import Progress
+from qsd.support.progress import Progress
 
 Batch = tuple[torch.Tensor, ...]
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from qsd.paths import find
-from qsd.quiet import quiet
+from qsd.support.paths import find
+from qsd.support.quiet import quiet
 
 
 def pretrained(cls: type[Any], checkpoint: str, subfolder: str = "") -> Any:

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from qsd.labels import EvaluationSettings, Evaluator
-from qsd.labels.distribution import frechet_metric
-from qsd.labels.extractors import load_features
+from qsd.evaluation import EvaluationSettings, Evaluator
+from qsd.evaluation.distribution import frechet_metric
+from qsd.evaluation.extractors import load_features
 
 
 def measure_quality(pipe: Any, settings: EvaluationSettings, *, seed: int = 0) -> dict[str, float]:

@@ -12,10 +12,10 @@ import yaml
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from qsd.denoisers.pipeline import load_pipeline
-from qsd.errors import QsdError
-from qsd.labels import EvaluationSettings
-from qsd.paths import find
-from qsd.progress import Progress
+from qsd.evaluation import EvaluationSettings
+from qsd.support.errors import QsdError
+from qsd.support.paths import find
+from qsd.support.progress import Progress
 from qsd.zoo.autoencoder import encode, to_pixels, train_autoencoder
 from qsd.zoo.classifier import train_classifier
 from qsd.zoo.clip import train_clip

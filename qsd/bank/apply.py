@@ -1,0 +1,83 @@
+"""Points the layers of a denoiser at tensors of a bank, and back."""
+
+from typing import Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from qsd.bank.bank import FULL_PRECISION, Bank, module_weight
+from qsd.denoisers.pipeline import check_same_denoiser, identity
+
+_MOST_KEPT_BYTES = 2**30
+
+
+class Applier:
+    """Points the layers of a denoiser at tensors of a bank, and back.
+
+    Dequantized tensors are kept, up to a GiB, and reused: applying a config of a small denoiser costs next to
+    nothing. Only layers whose option changed are touched. As a context manager it restores full precision on
+    leaving.
+
+    Attributes:
+        bank: where the tensors come from.
+        denoiser: what they are applied to.
+    """
+
+    def __init__(self, bank: Bank, denoiser: nn.Module) -> None:
+        """Remembers full precision.
+
+        Raises:
+            QsdError: the bank was made for another denoiser.
+        """
+        check_same_denoiser(identity(denoiser), bank.denoiser, "bank")
+        self.bank = bank
+        self.denoiser = denoiser
+        self._by_module: dict[str, list[int]] = {}
+        for index, layer in enumerate(bank.layers):
+            self._by_module.setdefault(layer.module, []).append(index)
+        self._full = {name: module_weight(denoiser, name).data for name in self._by_module}
+        self._current = np.full(len(bank.layers), FULL_PRECISION, dtype=np.int8)
+        self._dequantized: dict[tuple[int, int], torch.Tensor] = {}
+        self._kept_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+
+    def apply(self, config: np.ndarray) -> None:
+        """Makes the denoiser the one of a config.
+
+        Args:
+            config: int8 [L], option index per layer, or ``FULL_PRECISION``.
+        """
+        config = np.asarray(config, dtype=np.int8)
+        for module, indices in self._by_module.items():
+            if (config[indices] == self._current[indices]).all():
+                continue
+            parts = [self._tensor(index, int(config[index])) for index in indices]
+            weight = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            module_weight(self.denoiser, module).data = weight
+        self._current = config.copy()
+
+    def restore(self) -> None:
+        """Brings full precision back, bit for bit: the very tensors the denoiser came with."""
+        for module, weight in self._full.items():
+            module_weight(self.denoiser, module).data = weight
+        self._current[:] = FULL_PRECISION
+
+    def _tensor(self, index: int, option: int) -> torch.Tensor:
+        layer = self.bank.layers[index]
+        full = self._full[layer.module]
+        if option == FULL_PRECISION:
+            return full if layer.segment is None else full[:, layer.segment[0] : layer.segment[1]]
+        kept = self._dequantized.get((index, option))
+        if kept is not None:
+            return kept
+        weight = self.bank.weights[index][option].dequantize(full.dtype).to(full.device)
+        if self._kept_bytes + weight.nbytes <= _MOST_KEPT_BYTES:
+            self._dequantized[index, option] = weight
+            self._kept_bytes += weight.nbytes
+        return weight

@@ -1,0 +1,215 @@
+"""The bank: every option of every weight layer of one denoiser, built once and saved."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from qsd.bank.sizes import average_bits, config_bytes
+from qsd.denoisers.graph import Graph
+from qsd.denoisers.layers import WeightLayer
+from qsd.denoisers.pipeline import identity
+from qsd.denoisers.trace import trace
+from qsd.quantizers import Option, QuantizedWeight, options_hash, quantize_all, relative_error
+from qsd.support.errors import QsdError, first_line
+from qsd.support.files import atomic
+from qsd.support.progress import Progress
+
+FORMAT = "qsd-bank"
+VERSION = 1
+FULL_PRECISION = -1
+"""In a config, the option index that leaves a layer as it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bank:
+    """All options of all weight layers. L layers, O options.
+
+    Attributes:
+        denoiser: identity of the denoiser (:func:`qsd.denoisers.pipeline.identity`).
+        layers: L weight layers; their order is "bank order".
+        graph: the traced graph, whose weight nodes point into ``layers``.
+        options: O options.
+        weights: the quantized weights, ``weights[layer][option]``.
+        relative_errors: float64 [L, O], ||W - W_q|| / ||W||.
+        provenance: versions and command.
+    """
+
+    denoiser: dict[str, Any]
+    layers: list[WeightLayer]
+    graph: Graph
+    options: tuple[Option, ...]
+    weights: list[list[QuantizedWeight]]
+    relative_errors: np.ndarray
+    provenance: dict[str, Any]
+
+    @property
+    def options_hash(self) -> str:
+        """Short stable hash of the option table."""
+        return options_hash(self.options)
+
+    @property
+    def num_bytes(self) -> np.ndarray:
+        """Exact bytes of codes, codebooks and scales, int64 [L, O]."""
+        return np.array([[weight.num_bytes for weight in row] for row in self.weights], dtype=np.int64)
+
+    @property
+    def num_weights(self) -> np.ndarray:
+        """Weights per layer, int64 [L]."""
+        return np.array([layer.num_weights for layer in self.layers], dtype=np.int64)
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Names in bank order."""
+        return [layer.name for layer in self.layers]
+
+    def uniform_config(self, option: Option | str) -> np.ndarray:
+        """The config that stores every layer by one option, int8 [L].
+
+        Raises:
+            QsdError: the bank lacks the option.
+        """
+        parsed = Option.parse(option) if isinstance(option, str) else option
+        if parsed not in self.options:
+            raise QsdError(f"the bank has no option {option}; it has {', '.join(map(str, self.options))}")
+        return np.full(len(self.layers), self.options.index(parsed), dtype=np.int8)
+
+    def config_bytes(self, config: np.ndarray) -> np.ndarray:
+        """Exact bytes of configs.
+
+        Args:
+            config: int8 [..., L] without full-precision entries.
+
+        Returns:
+            int64 [...].
+        """
+        return config_bytes(config, self.num_bytes)
+
+    def average_bits(self, config: np.ndarray) -> np.ndarray:
+        """Bits per weight of the weight layers, codebooks and scales included, float64 [...]."""
+        return average_bits(self.config_bytes(config), self.num_weights)
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file, whole or not at all."""
+        tensors = {
+            f"{layer.name}|{option}|{key}": tensor.contiguous()
+            for layer, row in zip(self.layers, self.weights, strict=True)
+            for option, weight in zip(self.options, row, strict=True)
+            for key, tensor in weight.tensors().items()
+        }
+        tensors["relative_errors"] = torch.from_numpy(self.relative_errors)
+        tensors["edge_index"] = torch.from_numpy(self.graph.edge_index)
+        meta = {
+            "format": FORMAT,
+            "version": VERSION,
+            "denoiser": self.denoiser,
+            "layers": [layer.to_json() for layer in self.layers],
+            "graph": self.graph.to_json(),
+            "options": [str(option) for option in self.options],
+            "provenance": self.provenance,
+        }
+        with atomic(path) as temporary:
+            save_file(tensors, temporary, metadata={"qsd": json.dumps(meta, sort_keys=True)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads a bank.
+
+        Raises:
+            QsdError: the file is missing, truncated, or no bank.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise QsdError(f"{path}: no such bank; build one with `qsd bank --out {path}`")
+        try:
+            with safe_open(path, "pt") as file:
+                meta = json.loads((file.metadata() or {}).get("qsd", "{}"))
+                if meta.get("format") != FORMAT or meta["version"] != VERSION:
+                    raise QsdError(f"{path}: not a qsd bank of version {VERSION}; build one with `qsd bank`")
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            raise QsdError(
+                f"{path}: truncated or damaged ({first_line(error)}); build it again with `qsd bank`"
+            ) from error
+        layers = [WeightLayer.from_json(layer) for layer in meta["layers"]]
+        options = tuple(Option.parse(text) for text in meta["options"])
+        grouped: dict[str, dict[str, torch.Tensor]] = {}
+        for key, tensor in tensors.items():
+            owner, _, name = key.rpartition("|")
+            grouped.setdefault(owner, {})[name] = tensor
+        weights = [
+            [
+                QuantizedWeight.from_tensors(option, layer.shape, grouped[f"{layer.name}|{option}"])
+                for option in options
+            ]
+            for layer in layers
+        ]
+        return cls(
+            denoiser=meta["denoiser"],
+            layers=layers,
+            graph=Graph.from_json(meta["graph"], tensors["edge_index"].numpy()),
+            options=options,
+            weights=weights,
+            relative_errors=tensors["relative_errors"].numpy(),
+            provenance=meta["provenance"],
+        )
+
+
+def build_bank(
+    denoiser: nn.Module,
+    options: Sequence[Option],
+    *,
+    threads: int = 1,
+    provenance: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Bank:
+    """Quantizes every weight layer of a denoiser by every option.
+
+    Args:
+        denoiser: at full precision.
+        options: the option table.
+        threads: layers quantized at a time.
+        provenance: recorded in the bank.
+        progress: called once per layer.
+
+    Raises:
+        QsdError: a weight holds NaN or infinity, or the denoiser cannot be traced.
+    """
+    traced = trace(denoiser)
+    options = tuple(options)
+    inputs = ((layer.name, layer_weight(denoiser, layer)) for layer in traced.layers)
+    outputs = quantize_all(inputs, options, threads=threads)
+    weights, errors = [], []
+    for done, (layer, (_, quantized)) in enumerate(zip(traced.layers, outputs, strict=True)):
+        weight = layer_weight(denoiser, layer)
+        weights.append([quantized[option] for option in options])
+        errors.append([relative_error(weight, quantized[option]) for option in options])
+        if progress:
+            progress(done + 1, len(traced.layers), layer.name)
+    return Bank(
+        denoiser=identity(denoiser),
+        layers=traced.layers,
+        graph=traced.graph,
+        options=options,
+        weights=weights,
+        relative_errors=np.array(errors, dtype=np.float64),
+        provenance=provenance or {},
+    )
+
+
+def module_weight(denoiser: nn.Module, module: str) -> nn.Parameter:
+    """The weight of a module of the denoiser."""
+    return cast(nn.Parameter, denoiser.get_submodule(module).weight)
+
+
+def layer_weight(denoiser: nn.Module, layer: WeightLayer) -> torch.Tensor:
+    """The full-precision weight of a layer: the module's weight, or its segment of input channels."""
+    weight = module_weight(denoiser, layer.module).detach()
+    return weight if layer.segment is None else weight[:, layer.segment[0] : layer.segment[1]]

@@ -1,0 +1,1 @@
+"""Configs: one option per weight layer, as documents and as random draws."""

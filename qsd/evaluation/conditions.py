@@ -1,0 +1,153 @@
+"""What images are drawn from: prompts that are encoded once, classes, or plain text."""
+
+import dataclasses
+import inspect
+from typing import Any
+
+import torch
+
+from qsd.denoisers.pipeline import denoiser_of
+from qsd.support.errors import QsdError
+
+Conditions = dict[str, torch.Tensor | list[Any]]
+"""Keyword arguments of a pipeline's call, one row an image."""
+
+_NULL_CLASS = 1000
+"""The class that ``DiTPipeline`` takes for no class, whatever the denoiser's number of classes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Encoding:
+    """One call of a pipeline's ``encode_prompt``.
+
+    Attributes:
+        returned: the arguments of the pipeline's call that the returned values are.
+        arguments: what this call needs beside the arguments that all pipelines share.
+        trimmed: whether text is cut to the longest prompt: masked tokens change nothing but the time.
+    """
+
+    returned: tuple[str, ...]
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    trimmed: bool = False
+
+
+_PLAIN = ("prompt_embeds", "negative_prompt_embeds")
+_POOLED = (*_PLAIN, "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+_MASKED = (
+    "prompt_embeds",
+    "prompt_attention_mask",
+    "negative_prompt_embeds",
+    "negative_prompt_attention_mask",
+)
+_HUNYUAN = (*_PLAIN, "prompt_attention_mask", "negative_prompt_attention_mask")
+
+_ENCODINGS: dict[str, tuple[_Encoding, ...]] = {
+    "PixArtAlphaPipeline": (_Encoding(_MASKED, trimmed=True),),
+    "PixArtSigmaPipeline": (_Encoding(_MASKED, trimmed=True),),
+    "StableDiffusionPipeline": (_Encoding(_PLAIN),),
+    "StableDiffusionXLPipeline": (_Encoding(_POOLED),),
+    "StableDiffusion3Pipeline": (_Encoding(_POOLED, {"prompt_2": None, "prompt_3": None}),),
+    "HunyuanDiTPipeline": (
+        _Encoding(_HUNYUAN, {"text_encoder_index": 0, "max_sequence_length": 77}),
+        _Encoding(
+            tuple(f"{name}_2" for name in _HUNYUAN), {"text_encoder_index": 1, "max_sequence_length": 256}
+        ),
+    ),
+}
+"""Pipelines whose text is encoded once; the others encode it again for every batch."""
+
+
+def conditions_of(pipe: Any, prompts: list[str], guidance: float, batch_size: int) -> Conditions:
+    """The conditions of the images of a pipeline.
+
+    Args:
+        pipe: a diffusers pipeline that draws from text or classes.
+        prompts: n prompts; of a class-conditional pipeline, names that it knows or numbers of classes.
+        guidance: above 1 the negative (empty) prompt is a condition too.
+        batch_size: prompts per forward pass of a text encoder.
+
+    Returns:
+        Tensors [n, ...] on the CPU, or lists of n.
+
+    Raises:
+        QsdError: the pipeline draws from something else, or a prompt is no class of it.
+    """
+    accepted = inspect.signature(pipe.__call__).parameters
+    if "class_labels" in accepted:
+        return {"class_labels": _classes(pipe, prompts, guidance)}
+    encodings = _ENCODINGS.get(type(pipe).__name__)
+    if encodings is not None:
+        return _encoded(pipe, encodings, prompts, guidance > 1, batch_size)
+    if "prompt" not in accepted:
+        raise QsdError(f"{type(pipe).__name__}: draws from neither prompts nor classes, which labels need")
+    conditions: Conditions = {"prompt": prompts}
+    if guidance > 1 and "true_cfg_scale" in guidance_of(pipe, guidance):
+        conditions["negative_prompt"] = [""] * len(prompts)  # without one such pipelines do not guide
+    return conditions
+
+
+def guidance_of(pipe: Any, guidance: float) -> dict[str, float]:
+    """The arguments of a pipeline's call that mean classifier-free guidance of a scale.
+
+    A denoiser distilled to take the scale as an input (``guidance_embeds``) is given the scale and is not
+    guided on top of that.
+
+    Args:
+        pipe: a diffusers pipeline.
+        guidance: 1 for none: the prediction is then the conditional one.
+    """
+    if type(pipe).__name__.startswith(("ZImage", "Krea2")):
+        return {"guidance_scale": guidance - 1}  # they add that many times (conditional - unconditional)
+    accepted = inspect.signature(pipe.__call__).parameters
+    embeds: Any = getattr(denoiser_of(pipe), "config", {})
+    if "true_cfg_scale" in accepted and not embeds.get("guidance_embeds"):
+        return {"true_cfg_scale": guidance}
+    return {"guidance_scale": guidance} if "guidance_scale" in accepted else {}
+
+
+@torch.inference_mode()
+def _encoded(
+    pipe: Any, encodings: tuple[_Encoding, ...], prompts: list[str], guided: bool, batch_size: int
+) -> Conditions:
+    conditions: Conditions = {}
+    for encoding in encodings:
+        parts: dict[str, list[torch.Tensor]] = {}
+        for start in range(0, len(prompts), batch_size):
+            values = pipe.encode_prompt(
+                prompt=prompts[start : start + batch_size],
+                device=pipe.device,
+                num_images_per_prompt=1,
+                do_classifier_free_guidance=guided,
+                **encoding.arguments,
+            )
+            for name, value in zip(encoding.returned, values, strict=True):
+                if value is not None:
+                    parts.setdefault(name, []).append(value.cpu())
+        joined = {name: torch.cat(values) for name, values in parts.items()}
+        conditions |= _trimmed(joined) if encoding.trimmed else joined
+    return conditions
+
+
+def _trimmed(encoded: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Cut to the longest text; both prompts of a guided pair share one length."""
+    used = [value.sum(1).max() for name, value in encoded.items() if name.endswith("mask")]
+    tokens = int(torch.stack(used).max())
+    return {name: value[:, :tokens].contiguous() for name, value in encoded.items()}
+
+
+def _classes(pipe: Any, prompts: list[str], guidance: float) -> list[int]:
+    classes: int = denoiser_of(pipe).config.num_embeds_ada_norm  # type: ignore[union-attr,assignment]
+    if guidance > 1 and classes < _NULL_CLASS:
+        raise QsdError(
+            f"{type(pipe).__name__}: guides with class {_NULL_CLASS}, and the denoiser has {classes}; "
+            "set guidance to 1"
+        )
+    names: dict[str, int] = pipe.labels or {}
+    known: dict[str, int] = {str(index): index for index in range(classes)} | names
+    for prompt in prompts:
+        if prompt.strip() not in known:
+            raise QsdError(
+                f"{prompt.strip()!r} is no class of the pipeline; prompts must be class names "
+                f"({', '.join([*names][:3]) or 'it has none'}, ...) or numbers from 0 to {classes - 1}"
+            )
+    return [known[prompt.strip()] for prompt in prompts]

@@ -1,0 +1,87 @@
+"""How drawn images compare with real ones as a distribution: FID, KID, and agreement with a classifier."""
+
+import warnings
+
+import torch
+from torch import nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from qsd.evaluation.extractors import InceptionFeatures, load_features
+from qsd.evaluation.settings import EvaluationSettings
+from qsd.support.errors import QsdError
+
+
+class Distribution:
+    """Accumulates the features of drawn images against those of the real ones."""
+
+    def __init__(self, settings: EvaluationSettings, device: torch.device) -> None:
+        """Takes the features of the real images.
+
+        Raises:
+            QsdError: images or feature extractor named by the settings are missing or too few.
+        """
+        self._features = load_features(settings.features).to(device)
+        self._classes = settings.load_classes()
+        if self._classes is not None and isinstance(self._features, InceptionFeatures):
+            raise QsdError("agreement needs a classifier; give its folder as features or leave classes out")
+        reference = settings.load_reference()
+        if settings.kid_subset_size > min(len(reference), settings.num_images):
+            raise QsdError(
+                f"kid_subset_size {settings.kid_subset_size} exceeds the {settings.num_images} images or the "
+                f"{len(reference)} real ones; lower it"
+            )
+        real = torch.cat([self._features(batch)[0].cpu() for batch in reference.split(settings.batch_size)])
+        self._fid, self._kid = frechet_metric(real), _kernel_metric(real, settings)
+        self._hits = self._count = 0
+
+    def reset(self) -> None:
+        """Forgets the drawn images."""
+        self._fid.reset()
+        self._kid.reset()
+        self._hits = self._count = 0
+
+    def update(self, rows: slice, images: torch.Tensor) -> None:
+        """Adds the drawn images (uint8 [B, 3, H, W]) of those rows."""
+        features, logits = self._features(images)
+        self._fid.update(features.cpu(), real=False)
+        self._kid.update(features.cpu(), real=False)
+        if self._classes is not None and logits is not None:
+            self._hits += int((logits.argmax(1).cpu() == self._classes[rows]).sum())
+            self._count += len(images)
+
+    def labels(self) -> dict[str, float]:
+        """``fid``, ``kid`` and, where classes are known, ``agreement``."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the subsets of KID are the same for every config
+            kid = float(self._kid.compute()[0])
+        labels = {"fid": float(self._fid.compute()), "kid": kid}
+        return labels if self._classes is None else labels | {"agreement": self._hits / self._count}
+
+
+def frechet_metric(real: torch.Tensor) -> FrechetInceptionDistance:
+    """FID to real images whose features [N, F] are ready; it is updated with ready features, too."""
+    metric = FrechetInceptionDistance(feature=_ready(real), reset_real_features=False)
+    metric.update(real, real=True)
+    return metric
+
+
+def _kernel_metric(real: torch.Tensor, settings: EvaluationSettings) -> KernelInceptionDistance:
+    """KID, likewise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # KID keeps all features; that is intended
+        metric = KernelInceptionDistance(
+            feature=_ready(real),
+            subsets=settings.kid_subsets,
+            subset_size=settings.kid_subset_size,
+            reset_real_features=False,
+        )
+    metric.update(real, real=True)
+    return metric
+
+
+def _ready(features: torch.Tensor) -> nn.Module:
+    """An extractor for what is extracted already, so that one extraction serves several metrics."""
+    extractor = nn.Identity()
+    extractor.num_features = features.shape[1]  # type: ignore[assignment]
+    return extractor

@@ -1,0 +1,126 @@
+"""Measures what the images of a config are worth.
+
+Distribution metrics (FID, KID, CLIP score, agreement) say how good the images are; paired metrics (PSNR,
+latent MSE) say how far they drifted from the full-precision images of the same prompts and noise. They
+disagree, so both are recorded.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torchmetrics.functional.image import peak_signal_noise_ratio
+from torchmetrics.multimodal import CLIPScore
+
+from qsd.evaluation.distribution import Distribution
+from qsd.evaluation.extractors import clip_loader
+from qsd.evaluation.generate import Generator
+from qsd.evaluation.settings import EvaluationSettings
+from qsd.store import Label
+from qsd.support.errors import QsdError
+
+LABELS = (
+    Label("fid", False, "Frechet distance of image features to the real images"),
+    Label("kid", False, "unbiased polynomial MMD of image features to the real images"),
+    Label("clip", True, "100 times the mean CLIP cosine of image and prompt"),
+    Label("agreement", True, "share of images that the classifier gives the prompted class"),
+    Label("psnr", True, "mean PSNR in dB to the full-precision images, at most 100 each"),
+    Label("latent_mse", False, "mean squared distance of the final latents to full precision"),
+)
+_PART = 100  # images that are compared at a time: large ones would fill the memory as floats
+MAX_PSNR = 100.0
+"""Identical images have infinite PSNR; the mean needs a ceiling."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What one config measured.
+
+    Attributes:
+        labels: value by label name; names that the settings leave out are missing.
+        images: uint8 [n, 3, H, W].
+        latents: float32 [n, ...], see :meth:`qsd.evaluation.generate.Generator.batches`.
+    """
+
+    labels: dict[str, float]
+    images: torch.Tensor
+    latents: torch.Tensor
+
+
+class Evaluator:
+    """Measures the current weights of a pipeline's denoiser.
+
+    Attributes:
+        settings: what is measured under.
+    """
+
+    def __init__(self, pipe: Any, settings: EvaluationSettings) -> None:
+        """Encodes the prompts and, if the settings name real images, takes their features.
+
+        Raises:
+            QsdError: prompts, images or feature extractors named by the settings are missing or too few.
+        """
+        self.settings = settings
+        self._generator = Generator(pipe, settings)
+        self._distribution = Distribution(settings, pipe.device) if settings.reference else None
+        self._clip = CLIPScore(clip_loader(settings.clip)).to(pipe.device) if settings.clip else None
+        self._full_precision: dict[int, Measurement] = {}
+
+    def full_precision(self, noise_seed: int) -> Measurement:
+        """Measures full precision, once per seed; the denoiser must be at full precision on first call."""
+        if noise_seed not in self._full_precision:
+            self._full_precision[noise_seed] = self._measure(noise_seed, None)
+        return self._full_precision[noise_seed]
+
+    def measure(self, noise_seed: int) -> Measurement:
+        """Measures the denoiser's current weights.
+
+        Raises:
+            QsdError: full precision was not measured with this seed before.
+        """
+        if noise_seed not in self._full_precision:
+            raise QsdError(f"noise seed {noise_seed}: measure full precision first, for the paired labels")
+        return self._measure(noise_seed, self._full_precision[noise_seed])
+
+    def _measure(self, noise_seed: int, full: Measurement | None) -> Measurement:
+        if self._distribution is not None:
+            self._distribution.reset()
+        if self._clip is not None:
+            self._clip.reset()
+        all_latents, all_images = [], []
+        for rows, latents, images in self._generator.batches(noise_seed):
+            if self._distribution is not None:
+                self._distribution.update(rows, images)
+            if self._clip is not None:
+                self._clip.update(list(images.to(self._clip.device)), self._generator.prompts[rows])
+            all_latents.append(latents)
+            all_images.append(images)
+        latents, images = torch.cat(all_latents), torch.cat(all_images)
+        labels = self._distribution.labels() if self._distribution is not None else {}
+        if self._clip is not None:
+            labels["clip"] = float(self._clip.score / self._clip.n_samples)  # compute() clips at 0
+        reference = full or Measurement({}, images, latents)
+        labels |= paired_labels(images, latents, reference)
+        return Measurement(labels, images, latents)
+
+
+def headline(labels: Mapping[str, Any]) -> str:
+    """The label that stands for the others: FID, or PSNR where nothing was compared with real images."""
+    return "fid" if "fid" in labels else "psnr"
+
+
+def paired_labels(images: torch.Tensor, latents: torch.Tensor, full: Measurement) -> dict[str, float]:
+    """PSNR (dB, mean over images, each capped) and latent MSE against full precision."""
+    psnr = torch.cat(
+        [
+            peak_signal_noise_ratio(
+                some.float(), wanted.float(), data_range=255.0, dim=(1, 2, 3), reduction="none"
+            )
+            for some, wanted in zip(images.split(_PART), full.images.split(_PART), strict=True)
+        ]
+    )
+    return {
+        "psnr": float(psnr.clamp(max=MAX_PSNR).mean()),
+        "latent_mse": float((latents - full.latents).square().mean()),
+    }

@@ -1,0 +1,50 @@
+"""An image grid: one row per config, one column per prompt, all from the same noise."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from qsd.support.files import atomic
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageRow:
+    """One row of a grid.
+
+    Attributes:
+        title: stands to its left; a second line in smaller print is fine.
+        images: uint8 [columns, 3, H, W].
+    """
+
+    title: str
+    images: torch.Tensor
+
+
+def draw_grid(rows: Sequence[ImageRow], captions: Sequence[str], path: str | Path) -> None:
+    """Draws a grid and writes it as PNG; small images are enlarged without smoothing.
+
+    Args:
+        rows: from top to bottom.
+        captions: the prompt of each column, broken into short lines above it.
+        path: destination.
+    """
+    columns = len(captions)
+    figure = Figure(figsize=(2.2 + 1.05 * columns, 0.75 + 1.1 * len(rows)), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for row, axes_of_row in zip(rows, grid, strict=True):
+        for image, axes in zip(row.images, axes_of_row, strict=True):
+            axes.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+        axes_of_row[0].set_ylabel(row.title, rotation=0, ha="right", va="center", fontsize=9, labelpad=8)
+    for caption, axes in zip(captions, grid[0], strict=True):
+        axes.set_title(caption.replace(" ", "\n"), fontsize=7, va="bottom")
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png")

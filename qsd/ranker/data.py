@@ -1,0 +1,322 @@
+"""Batches of records for the ranker. A record is a row; batches never mix denoisers."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from qsd.ranker.features import GraphFeatures
+from qsd.ranker.target import Target
+from qsd.store import SPLITS, Header, Responses, Store
+from qsd.support.errors import QsdError
+from qsd.support.paths import find
+
+DEFAULT_FOLDS = 4
+
+
+class Batch(NamedTuple):
+    """Records of one store, for each member of the ensemble. K members.
+
+    Attributes:
+        store: position of the store in the data module.
+        configs: int64 [K, b, L]; in validation only one member's, [1, b, L].
+        targets: float32 [K, b, T], in the units of the expressions; NaN where an auxiliary one is missing.
+        rows: int64 [K, b], positions of the records in the store's data.
+        member: the member that a validation batch belongs to, -1 for all.
+    """
+
+    store: int
+    configs: Tensor
+    targets: Tensor
+    rows: Tensor
+    member: int = -1
+
+
+BatchKey = tuple[int, Tensor, int]
+"""(store, rows int64 [K, b], member) of a batch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreData:
+    """One store made ready for training. R usable records.
+
+    Attributes:
+        path: of the store, as given.
+        header: what its records share.
+        graph: features of its denoiser.
+        configs: int64 [R, L].
+        targets: float32 [R, T], the target first, then the auxiliary ones.
+        fold: int64 [R], the member that validates on a record; -1 for test records.
+        spared: bool [K, R], further records that a member does not learn from but validates on.
+        repeats: float32 [Z, R], the target of test records measured again under Z further noise seeds; NaN
+            where it was not. Nothing learns from them: they tell what no ranker can know.
+        message: what was skipped, empty when nothing was.
+    """
+
+    path: str
+    header: Header
+    graph: GraphFeatures
+    configs: Tensor
+    targets: Tensor
+    fold: Tensor
+    spared: Tensor
+    repeats: Tensor
+    message: str
+
+    @property
+    def responses(self) -> Responses | None:
+        """What each option does alone, if that is known of all layers."""
+        responses = self.header.responses
+        return responses if responses is not None and not len(responses.missing()) else None
+
+    def training_rows(self, member: int) -> Tensor:
+        """Positions of the records that a member may learn from, int64 [r]."""
+        return ((self.fold >= 0) & (self.fold != member) & ~self.spared[member]).nonzero().squeeze(1)
+
+    def validation_rows(self, member: int) -> Tensor:
+        """Positions of the records that a member validates on, int64 [r]."""
+        return ((self.fold == member) | self.spared[member]).nonzero().squeeze(1)
+
+    def known_rows(self) -> Tensor:
+        """Positions of training and validation records, int64 [r]."""
+        return (self.fold >= 0).nonzero().squeeze(1)
+
+    def test_rows(self) -> Tensor:
+        """Positions of the test records, int64 [r]."""
+        return (self.fold < 0).nonzero().squeeze(1)
+
+
+def prepare(
+    store: Store,
+    target: Target,
+    auxiliary: Sequence[Target] = (),
+    folds: int = 1,
+    max_labels: int | None = None,
+    seed: int = 0,
+    member_labels: Sequence[int] = (),
+) -> StoreData:
+    """Evaluates targets and divides the records.
+
+    The store fixes which records are test. With ``folds`` 1 it also fixes which are validation; with more,
+    training and validation records together are divided anew into ``folds`` parts, and each member of the
+    ensemble holds out one part. All these records are of one noise seed, that of the store's first record.
+
+    Args:
+        store: where the records are.
+        target: what to rank by.
+        auxiliary: further expressions that the network learns to predict beside it.
+        folds: K, number of members.
+        max_labels: use at most this many training and validation records (a random choice), None for all.
+        seed: of the folds and of that choice.
+        member_labels: each member learns from at most so many of its records (a random choice; several
+            numbers are taken in turns) and validates on all others.
+
+    Raises:
+        QsdError: the target cannot be evaluated, or fewer than 2 records remain for training, validation or
+            test.
+    """
+    evaluated = target.evaluate(store)
+    is_first = store.records.noise_seed == store.records.noise_seed[0]
+    rows = np.flatnonzero(evaluated.valid & is_first)
+    rows = rows[np.argsort(store.records.index[rows])]  # workers finish in any order
+    columns = [evaluated.values, *(other.evaluate(store).values for other in auxiliary)]
+    split = store.records.split[rows]
+    fold = np.where(split == 2, -1, np.where(split == 1, 0, 1))
+    rng = np.random.default_rng([seed, folds])
+    known = rng.permutation(np.flatnonzero(fold >= 0))
+    if max_labels is not None:
+        kept = np.concatenate([np.flatnonzero(fold < 0), known[:max_labels]])
+        known = np.searchsorted(np.sort(kept), known[:max_labels])
+        rows, fold = rows[np.sort(kept)], fold[np.sort(kept)]
+    if folds > 1:
+        fold[known] = np.arange(len(known)) % folds
+    spared = np.zeros((folds, len(fold)), dtype=bool)
+    if member_labels:
+        for member in range(folds):
+            inside = rng.permutation(np.flatnonzero((fold >= 0) & (fold != member)))
+            spared[member, inside[member_labels[member % len(member_labels)] :]] = True
+    _check_sizes(store, fold, folds)
+    _check_spread(store, target, columns[0][rows][fold >= 0])
+    return StoreData(
+        path=str(store.path),
+        header=store.header,
+        graph=GraphFeatures.of(store.header),
+        configs=torch.from_numpy(store.records.config[rows].astype(np.int64)),
+        targets=torch.from_numpy(np.stack([column[rows] for column in columns], axis=1)).float(),
+        fold=torch.from_numpy(fold),
+        spared=torch.from_numpy(spared),
+        repeats=torch.from_numpy(_repeats(store, evaluated.values, rows)).float(),
+        message=evaluated.message,
+    )
+
+
+def _repeats(store: Store, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Values of the test records among ``rows`` under every other noise seed, float64 [Z, len(rows)]."""
+    records = store.records
+    others = np.unique(records.noise_seed[records.noise_seed != records.noise_seed[0]])
+    repeats = np.full((len(others), len(rows)), np.nan)
+    for position, seed in enumerate(others):
+        measured = (records.noise_seed == seed) & (records.split == SPLITS.index("test"))
+        value_of = dict(zip(records.index[measured].tolist(), values[measured].tolist(), strict=True))
+        repeats[position] = [value_of.get(index, np.nan) for index in records.index[rows].tolist()]
+    return repeats
+
+
+def _check_sizes(store: Store, fold: np.ndarray, folds: int) -> None:
+    counts = {"test": int((fold < 0).sum())}
+    for member in range(folds):
+        counts["validation"] = min(counts.get("validation", len(fold)), int((fold == member).sum()))
+        training = int(((fold >= 0) & (fold != member)).sum())
+        counts["training"] = min(counts.get("training", len(fold)), training)
+    for part, count in counts.items():
+        if count < 2:
+            raise QsdError(
+                f"{store.path}: {count} usable {part} records of {len(fold)}, at least 2 are needed; "
+                f"label more with `qsd label --store {store.path}`"
+            )
+
+
+def _check_spread(store: Store, target: Target, known: np.ndarray) -> None:
+    if np.ptp(known) <= 1e-12 * np.abs(known).max():
+        raise QsdError(
+            f"{store.path}: {target.text!r} is the same for all {len(known)} training and validation "
+            "records, so there is nothing to learn; choose another target or label more"
+        )
+
+
+class _Rows(Dataset[Batch]):
+    """Batches by (store, rows int64 [K, b], member): gathers, nothing else."""
+
+    def __init__(self, stores: Sequence[StoreData]) -> None:
+        self.stores = stores
+
+    def __getitem__(self, key: BatchKey) -> Batch:
+        store, rows, member = key
+        data = self.stores[store]
+        return Batch(store, data.configs[rows], data.targets[rows], rows, member)
+
+
+class _EpochSampler(Sampler[BatchKey]):
+    """One epoch: every member sees each of its training records about once, in its own order.
+
+    Of members with different numbers of records, each sees as many as the one with the fewest has.
+    """
+
+    def __init__(self, stores: Sequence[StoreData], folds: int, batch_size: int, seed: int) -> None:
+        self.stores = stores
+        self.folds = folds
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch, so that a resumed run shuffles as an unbroken one."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return sum(self._plan(data)[0] for data in self.stores)
+
+    def __iter__(self) -> Iterator[BatchKey]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        keys: list[BatchKey] = []
+        for store, data in enumerate(self.stores):
+            count, size = self._plan(data)
+            orders = []
+            for member in range(self.folds):
+                rows = data.training_rows(member)
+                orders.append(rows[torch.randperm(len(rows), generator=generator)][: count * size])
+            keys += [(store, rows, -1) for rows in torch.stack(orders).split(size, dim=1)]
+        yield from (keys[position] for position in torch.randperm(len(keys), generator=generator).tolist())
+
+    def _plan(self, data: StoreData) -> tuple[int, int]:
+        """(batches, records per batch): equal batches, so that edges are repeated for one size only."""
+        shortest = min(len(data.training_rows(member)) for member in range(self.folds))
+        count = max(1, round(shortest / self.batch_size))
+        return count, shortest // count
+
+
+class StoreDataModule(lightning.LightningDataModule):
+    """Training, validation and test batches over one store or several.
+
+    Args:
+        stores: paths, or names of shipped stores such as ``datasets/digits-pixart-alpha.h5``.
+        target: expression over label names, ``avg_bits`` and ``bytes``; larger is better.
+        auxiliary: further expressions that the network learns to predict beside it.
+        batch_size: records per step and member, about: epochs are cut into equal batches.
+        folds: K, members of the ensemble; 1 trains a single one on the store's own training split.
+        max_labels: use at most this many training and validation records per store, None for all.
+        seed: of folds, shuffling and that choice.
+        member_labels: let each member learn from at most so many records, and validate on all others: tells
+            on many records how a ranker does with few. Members take several numbers in turns.
+    """
+
+    def __init__(
+        self,
+        stores: list[str],
+        target: str = "-fid",
+        auxiliary: list[str] | None = None,
+        batch_size: int = 32,
+        folds: int = DEFAULT_FOLDS,
+        max_labels: int | None = None,
+        seed: int = 0,
+        member_labels: list[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if folds < 1 or batch_size < 2:
+            raise QsdError(f"data: folds {folds}, batch_size {batch_size}; use at least 1 and at least 2")
+        if min(member_labels or [2]) < 2:
+            raise QsdError(f"data: member_labels {member_labels}; a member needs at least 2 labels")
+        self.paths = [stores] if isinstance(stores, str) else list(stores)
+        self.targets = [Target(text) for text in (target, *(auxiliary or []))]
+        self.batch_size = batch_size
+        self.folds = folds
+        self.max_labels = max_labels
+        self.seed = seed
+        self.member_labels = member_labels or []
+        self.stores: list[StoreData] = []
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the stores, once."""
+        if not self.stores:
+            target, *auxiliary = self.targets
+            records = (self.folds, self.max_labels, self.seed, self.member_labels)
+            self.stores = [
+                prepare(Store.open(find(path)), target, auxiliary, *records) for path in self.paths
+            ]
+
+    @property
+    def messages(self) -> list[str]:
+        """What was skipped in which store."""
+        return [data.message for data in self.stores if data.message]
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of all members, [K, b, ...]."""
+        return self._loader(_EpochSampler(self.stores, self.folds, self.batch_size, self.seed))
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Each member's own fold of each store, one batch each."""
+        return self._loader(
+            [
+                (store, data.validation_rows(member).unsqueeze(0), member)
+                for store, data in enumerate(self.stores)
+                for member in range(self.folds)
+            ]
+        )
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test records of each store, one batch each."""
+        return self._loader([(store, data.test_rows()[None], -1) for store, data in enumerate(self.stores)])
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """All usable records of each store, one batch each."""
+        return self._loader(
+            [(store, torch.arange(len(data.fold))[None], -1) for store, data in enumerate(self.stores)]
+        )
+
+    def _loader(self, keys: Sampler[BatchKey] | list[BatchKey]) -> DataLoader[Batch]:
+        return DataLoader(_Rows(self.stores), batch_size=None, sampler=keys)

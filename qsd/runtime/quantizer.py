@@ -1,0 +1,165 @@
+"""How diffusers loads and saves a denoiser that was exported by qsd."""
+
+import operator
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import FrozenDict
+from diffusers.quantizers.base import DiffusersQuantizer
+from torch import nn
+
+from qsd.runtime.layers import (
+    PackedWeight,
+    check_supported,
+    empty_weight,
+    pack_module,
+    unpack_modules,
+)
+from qsd.runtime.manifest import Manifest
+from qsd.support.errors import QsdError
+
+
+class QsdQuantizer(DiffusersQuantizer):
+    """Gives the empty model its runtime layers before diffusers fills in the file's tensors."""
+
+    use_keep_in_fp32_modules = True
+    quantization_config: Manifest
+
+    def __init__(self, quantization_config: Manifest, **kwargs: Any) -> None:
+        """Called by diffusers.
+
+        Raises:
+            QsdError: the model to load is at full precision.
+        """
+        super().__init__(quantization_config, **kwargs)
+        if not self.pre_quantized:
+            raise QsdError("qsd does not quantize while loading; build a bank and export the model instead")
+        self._dtype = torch.float32
+        self._parts = quantization_config.parts()
+        self._tied_tensors = dict(quantization_config.tied)
+        self._tied_layers: dict[str, str] = {}
+        for alias, source in quantization_config.tied.items():
+            layer, _, name = source.rpartition(".")
+            if name == "weight" and layer in self._parts:
+                self._tied_layers[alias.rpartition(".")[0]] = layer
+                del self._tied_tensors[alias]
+
+    def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype:
+        """Remembers the dtype to compute in; float32 by default."""
+        self._dtype = torch_dtype or torch.float32
+        return self._dtype
+
+    def _process_model_before_weight_loading(
+        self, model: Any, keep_in_fp32_modules: list[str] | None = None, **_: Any
+    ) -> None:
+        kept = set(keep_in_fp32_modules or ())
+
+        def dtype_of(path: str) -> torch.dtype:
+            return torch.float32 if kept & set(path.split(".")) else self._dtype
+
+        modules = dict(model.named_modules(remove_duplicate=False))
+        for path, parts in self._parts.items():
+            if path not in modules:
+                raise QsdError(
+                    f"config.json: layer '{path}' is not in {type(model).__name__}; load the folder with the "
+                    "class that its config.json names, or export again"
+                )
+            check_supported(modules[path], path)
+            shape = tuple(modules[path].weight.shape)
+            weights = [empty_weight(option, _part_shape(shape, segment)) for option, segment in parts]
+            packed = nn.ModuleList(PackedWeight(weight) for weight in weights)
+            pack_module(modules[path], packed, dtype_of(path))
+        for alias, source in self._tied_layers.items():
+            if modules[alias] is not modules[source]:
+                pack_module(modules[alias], modules[source].packed, dtype_of(alias))
+        model.register_to_config(quantization_config=self.quantization_config)
+
+    def check_if_quantized_param(
+        self, model: Any, param_value: Any, param_name: str, *_: Any, **__: Any
+    ) -> bool:
+        """Whether a tensor of the file belongs to a packed weight."""
+        return isinstance(model.get_submodule(param_name.rpartition(".")[0]), PackedWeight)
+
+    def check_quantized_param_shape(
+        self, param_name: str, current: torch.Tensor, loaded: torch.Tensor
+    ) -> bool:
+        """Diffusers found a tensor of another size than config.json asks for.
+
+        Raises:
+            QsdError: always.
+        """
+        raise QsdError(
+            f"tensor '{param_name}' has shape {tuple(loaded.shape)}, and config.json asks for "
+            f"{tuple(current.shape)}; the two files do not belong together: export again"
+        )
+
+    def create_quantized_param(  # type: ignore[override]
+        self,
+        model: Any,
+        param_value: torch.Tensor,
+        param_name: str,
+        target_device: torch.device,
+        state_dict: dict[str, torch.Tensor],
+        *_: Any,
+        **__: Any,
+    ) -> None:
+        """Takes a tensor over in the type it is stored in; ``param_value`` was cast to the model's dtype."""
+        module, _dot, name = param_name.rpartition(".")
+        setattr(model.get_submodule(module), name, state_dict[param_name].to(target_device))
+
+    def update_missing_keys(self, model: Any, missing_keys: list[str], prefix: str) -> list[str]:
+        """Tied tensors are not in the file; everything else must be.
+
+        Raises:
+            QsdError: a tensor is missing.
+        """
+        missing = sorted(key for key in missing_keys if not self._is_tied(key))
+        if missing:
+            raise QsdError(f"tensor '{missing[0]}' is missing from the safetensors file; export again")
+        return []
+
+    def _process_model_after_weight_loading(self, model: Any, **_: Any) -> None:
+        for alias, source in self._tied_tensors.items():
+            owner, _dot, name = alias.rpartition(".")
+            setattr(model.get_submodule(owner), name, operator.attrgetter(source)(model))
+        for path, module in model.named_modules():
+            if isinstance(module, PackedWeight):
+                try:
+                    module.quantized()
+                except QsdError as error:
+                    raise QsdError(f"layer '{path.partition('.packed.')[0]}': {error}") from error
+
+    def get_state_dict_and_metadata(
+        self, state_dict: dict[str, Any], safe_serialization: bool = False
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What ``save_pretrained`` writes: tied tensors once."""
+        return {key: value for key, value in state_dict.items() if not self._is_tied(key)}, {}
+
+    def _dequantize(self, model: Any) -> Any:
+        unpack_modules(model)
+        settings = {key: value for key, value in model.config.items() if key != "quantization_config"}
+        model._internal_dict = FrozenDict(settings)  # diffusers has no way to take an entry back
+        return model
+
+    def _is_tied(self, key: str) -> bool:
+        prefixes = tuple(f"{alias}.packed." for alias in self._tied_layers)
+        return key in self._tied_tensors or key.startswith(prefixes)
+
+    @property
+    def is_serializable(self) -> bool:
+        """``save_pretrained`` writes the packed form."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Codes have no gradient."""
+        return False
+
+    @property
+    def is_compileable(self) -> bool:
+        """Unpacking is plain tensor operations."""
+        return True
+
+
+def _part_shape(shape: tuple[int, ...], segment: tuple[int, int] | None) -> tuple[int, ...]:
+    return shape if segment is None else (shape[0], segment[1] - segment[0], *shape[2:])

@@ -1,0 +1,192 @@
+import csv
+import json
+
+import lightning
+import numpy as np
+import pytest
+import torch
+import yaml
+from support.synthetic_store import synthetic_store
+
+from qsd.cli.fit import run
+from qsd.ranker.checkpoint import load_ranker
+from qsd.ranker.data import StoreDataModule
+from qsd.ranker.metrics import mean_correlation, spearman
+from qsd.ranker.module import RankerModule
+from qsd.ranker.network import NetworkSettings
+from qsd.support.errors import QsdError
+from qsd.support.paths import find, shipped_root
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with two stores, a YAML, and a ranker that was fitted with them."""
+    folder = tmp_path_factory.mktemp("fit")
+    synthetic_store(folder / "a.h5", 60, 1)
+    synthetic_store(folder / "b.h5", 60, 2)
+    loggers = [
+        {"class_path": name, "init_args": {"save_dir": str(folder), "name": "logs"}}
+        for name in ("CSVLogger", "TensorBoardLogger")
+    ]
+    config = {
+        "seed_everything": 1,
+        "out": str(folder / "ranker"),
+        "trainer": {"max_epochs": 2, "accelerator": "cpu", "logger": loggers, "num_sanity_val_steps": 0},
+        "data": {"stores": [str(folder / "a.h5")], "target": "-log(fid)", "auxiliary": ["clip"], "folds": 2},
+        "model": {"network": {"width": 8, "depth": 1, "heads": 2}},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    run(["fit", "--config", str(folder / "config.yaml")])
+    return folder
+
+
+def _checkpoint(place):
+    return str(next(place.rglob("last.ckpt")))
+
+
+def test_fit_writes_metrics_and_a_ranker(place):
+    report = json.loads((place / "ranker" / "metrics.json").read_text())[str(place / "a.h5")]
+    assert list(report) == [
+        "ranker",
+        "ridge on one-hots",
+        "ridge on one-hots + errors",
+        "sum of errors",
+        "average bits",
+    ]
+    for row in report.values():
+        assert set(row) == {"spearman", "kendall", "ndcg@10", "top10_regret", "best_of_10_regret"}
+    ranker = load_ranker(place / "ranker")
+    assert ranker.metrics == {str(place / "a.h5"): report}
+    mean, spread = ranker.predict(np.zeros((3, len(ranker.header.layers)), np.int8))
+    assert np.isfinite(mean).all()
+    assert (spread >= 0).all()
+
+
+def test_fit_logs(place):
+    with next(place.rglob("metrics.csv")).open() as file:
+        columns = next(csv.reader(file))
+    assert {"train_loss", "val_spearman", "val_mse"} <= set(columns)
+    assert list(place.rglob("events.out.tfevents.*"))
+
+
+def test_checkpoints_need_no_pickle(place):
+    checkpoint = torch.load(_checkpoint(place), weights_only=True)
+    assert checkpoint["hyper_parameters"]["network"]["width"] == 8
+
+
+def test_same_seed_same_ranker(place):
+    run(["fit", "--config", str(place / "config.yaml"), "--out", str(place / "again")])
+    configs = np.random.default_rng(0).integers(0, 6, (5, 9)).astype(np.int8)
+    ours, theirs = (load_ranker(place / name).predict(configs)[0] for name in ("ranker", "again"))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_resume(place):
+    words = ["fit", "--config", str(place / "config.yaml"), "--out", str(place / "resumed")]
+    run([*words, "--trainer.max_epochs", "3", "--ckpt_path", _checkpoint(place)])
+    document = json.loads((place / "resumed" / "ranker.json").read_text())
+    assert document["provenance"]["epochs"] == 3
+
+
+@pytest.mark.parametrize("source", ["checkpoint", "folder", "out"])
+def test_test_prints_the_table(place, capsys, source):
+    words = ["test", "--config", str(place / "config.yaml")]
+    words += {
+        "checkpoint": ["--ckpt_path", _checkpoint(place)],
+        "folder": ["--ckpt_path", str(place / "ranker")],
+    }.get(source, [])
+    run(words)
+    printed = capsys.readouterr().out
+    assert "ridge on" in printed
+    assert "spearman" in printed
+
+
+@pytest.mark.parametrize("verb", ["validate", "predict"])
+def test_other_verbs(place, verb):
+    run([verb, "--config", str(place / "config.yaml"), "--ckpt_path", _checkpoint(place)])
+
+
+def test_validation_ranks_all_records_by_the_members_that_held_them_out(tmp_path):
+    store = synthetic_store(tmp_path / "a.h5", 60, 1)
+    data = StoreDataModule([str(store.path)], target="-log(fid)", folds=3)
+    module = RankerModule(NetworkSettings(width=8, depth=1, heads=2))
+    trainer = lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.fit(module, datamodule=data)
+    (metrics,) = trainer.validate(module, datamodule=data)
+    module.members.calibrate(data.stores)
+    records = data.stores[0]
+    predicted = torch.full((len(records.fold),), torch.nan)
+    with torch.no_grad():
+        for index, member in enumerate(module.members):
+            rows = records.validation_rows(index)
+            predicted[rows] = member.score(records.graph, records.configs[rows])
+    known = records.known_rows()
+    rank = spearman(records.targets[known, 0].numpy(), predicted[known].numpy())
+    assert metrics["val_spearman"] == pytest.approx(rank, abs=1e-6)
+
+
+def test_validation_ranks_members_with_as_many_labels_together(tmp_path):
+    store = synthetic_store(tmp_path / "a.h5", 80, 1)
+    data = StoreDataModule([str(store.path)], target="-log(fid)", folds=4, member_labels=[10, 40])
+    module = RankerModule(NetworkSettings(width=8, depth=1, heads=2, graph_head=False))
+    trainer = lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.fit(module, datamodule=data)
+    (metrics,) = trainer.validate(module, datamodule=data)
+    records, members = data.stores[0], list(module.members)
+    ranks = []
+    for some in ((0, 2), (1, 3)):
+        rows = [records.validation_rows(index) for index in some]
+        parts = zip(rows, some, strict=True)
+        scores = [members[index].score(records.graph, records.configs[part]) for part, index in parts]
+        ranks.append(
+            spearman(records.targets[torch.cat(rows), 0].numpy(), torch.cat(scores).detach().numpy())
+        )
+    assert metrics["val_spearman"] == pytest.approx(mean_correlation(ranks), abs=1e-6)
+
+
+def test_two_stores_at_once(place):
+    both = f"[{place / 'a.h5'},{place / 'b.h5'}]"
+    out = place / "both"
+    run(["fit", "--config", str(place / "config.yaml"), "--data.stores", both, "--out", str(out)])
+    assert len(json.loads((out / "metrics.json").read_text())) == 2
+    first = load_ranker(out)
+    document = json.loads((out / "ranker.json").read_text())
+    second = load_ranker(out, document["denoisers"][1]["denoiser"])
+    assert len(second.header.layers) == len(first.header.layers) + 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--data.target=-kid"], "has no 'kid'; it has fid, clip, avg_bits, bytes"),
+        (["--data.target", "__import__('os')"], "cannot read"),
+        (["--data.stores", "[nothing.h5]"], "nothing.h5: no such file"),
+    ],
+)
+def test_mistakes(place, change, message):
+    with pytest.raises(QsdError, match=message.replace("(", r"\(")):
+        run(["fit", "--config", str(place / "config.yaml"), *change])
+
+
+def test_test_needs_a_ranker(place):
+    with pytest.raises(QsdError, match="which ranker"):
+        run(["test", "--config", str(place / "config.yaml"), "--out", "null"])
+
+
+def test_print_config(place, capsys):
+    with pytest.raises(SystemExit):
+        run(["fit", "--config", str(place / "config.yaml"), "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["network"]["conv"] == "gatv2"
+
+
+SHIPPED = sorted((shipped_root() / "lightning_configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in SHIPPED if "model:" in file.read_text()], ids=lambda f: f.name
+)
+def test_shipped_configs_parse_anywhere(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run(["fit", "--config", str(find(file.name)), "--print_config"])
+    assert stop.value.code == 0

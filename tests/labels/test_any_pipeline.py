@@ -1,0 +1,115 @@
+"""The whole road on pipelines without code of their own: folder, bank, labels, ranker, search, export."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from support.tiny_pipelines import PROMPTS, dit
+from support.unseen_pipelines import UNSEEN_PIPELINES
+
+import qsd
+from qsd.bank import Applier, Bank
+from qsd.cli.fit import run
+from qsd.configs.sampling import sample_configs
+from qsd.denoisers.pipeline import denoiser_of
+from qsd.evaluation.generate import Generator
+from qsd.export import load_export
+from qsd.search import SearchSettings
+from qsd.store import Store
+
+RANKED = ("flux", "sd3")
+
+
+def labeled(
+    build: Any, folder: Path, num_configs: int, **changes: Any
+) -> tuple[Any, Bank, Store, qsd.EvaluationSettings]:
+    """A pipeline that was saved and opened again, its bank, and a store of labels without real images."""
+    build().save_pretrained(folder / "pipeline")
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS))
+    settings = qsd.EvaluationSettings(
+        prompts=str(folder / "prompts.txt"), num_images=2, steps=2, guidance=1.0, batch_size=2, **changes
+    )
+    pipe = qsd.load_pipeline(folder / "pipeline")
+    bank = qsd.build_bank(pipe)
+    store = qsd.label(pipe, bank, folder / "store.h5", num_configs=num_configs, evaluator=settings)
+    return pipe, bank, store, settings
+
+
+def check_export(pipe: Any, bank: Bank, config: Any, settings: qsd.EvaluationSettings, out: Path) -> None:
+    """What is exported draws the latents that the bank's config draws, opened in either way."""
+    qsd.export(pipe, bank, config, out)
+    denoiser = denoiser_of(pipe)
+    with Applier(bank, denoiser) as applier:
+        applier.apply(config)
+        expected = latents(pipe, settings)
+    reopened = qsd.load_pipeline(out)
+    assert torch.equal(latents(reopened, settings), expected)
+    again = type(denoiser).from_pretrained(out / "transformer")
+    loaded = load_export(out)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in loaded.state_dict().items())
+    reopened.transformer = loaded
+    assert torch.equal(latents(reopened, settings), expected)
+
+
+def latents(pipe: Any, settings: qsd.EvaluationSettings) -> torch.Tensor:
+    return torch.cat([latents for _, latents, _ in Generator(pipe, settings).batches(0)])
+
+
+@pytest.mark.parametrize("family", [name for name in UNSEEN_PIPELINES if name != "deepfloyd"])
+def test_from_folder_to_export(family: str, tmp_path: Path) -> None:
+    size: dict[str, Any] = {"height": 32, "width": 32}
+    if family == "wan":
+        size["num_frames"] = 5
+    num_configs = 12 if family in RANKED else 3
+    pipe, bank, store, settings = labeled(UNSEEN_PIPELINES[family], tmp_path, num_configs, **size)
+    assert store.header.label_names == ["psnr", "latent_mse"]
+    assert store.header.provenance["full_precision"] == {"psnr": 100.0, "latent_mse": 0.0}
+    assert (store.values("psnr") < 100).all()
+    assert (store.values("latent_mse") > 0).all()
+    config = sample_configs(bank.options, len(bank.layers), 1, seed=9)[0]
+    if family in RANKED:
+        probed = qsd.probe(pipe, bank, store.path, evaluator=settings, num_images=2)
+        assert not len(probed.header.responses.missing())
+        assert len(probed.records) == num_configs
+        config = searched(bank, tmp_path)
+    check_export(pipe, bank, config, settings, tmp_path / "export")
+
+
+def searched(bank: Bank, folder: Path) -> Any:
+    """The best config of at most 4.5 bits by a ranker fitted to the store for two epochs."""
+    config = {
+        "seed_everything": 0,
+        "out": str(folder / "ranker"),
+        "trainer": {
+            "max_epochs": 2,
+            "accelerator": "cpu",
+            "logger": False,
+            "num_sanity_val_steps": 0,
+            "default_root_dir": str(folder),
+        },
+        "data": {"stores": [str(folder / "store.h5")], "target": "psnr", "folds": 2},
+        "model": {"network": {"width": 8, "depth": 1, "heads": 2}},
+    }
+    (folder / "fit.yaml").write_text(yaml.safe_dump(config))
+    run(["fit", "--config", str(folder / "fit.yaml")])
+    ranker = qsd.load_ranker(folder / "ranker")
+    assert ranker.target == "psnr"
+    front = qsd.search(
+        ranker, bank, max_bits=4.5, settings=SearchSettings(generations=2, population=8, improve_rounds=1)
+    )
+    best = front.best()
+    assert bank.average_bits(best[None])[0] <= 4.5
+    return best
+
+
+def test_equal_embedders_of_a_dit_are_one_layer(tmp_path: Path) -> None:
+    pipe, bank, store, settings = labeled(dit, tmp_path, 3)
+    embedders = [layer for layer in bank.layers if "timestep_embedder.linear_1" in layer.name]
+    assert [layer.tied for layer in embedders] == [
+        ("transformer_blocks.1.norm1.emb.timestep_embedder.linear_1",)
+    ]
+    assert (store.values("psnr") < 100).all()
+    config = sample_configs(bank.options, len(bank.layers), 1, seed=9)[0]
+    check_export(pipe, bank, config, settings, tmp_path / "export")

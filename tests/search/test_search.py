@@ -1,0 +1,273 @@
+"""NSGA-II and the whole search, against brute force and random search."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qsd.bank.sizes import average_bits, config_bytes
+from qsd.configs.sampling import sample_config, sample_configs
+from qsd.quantizers.options import DEFAULT_OPTIONS, parse_options
+from qsd.search import (
+    Budget,
+    Evaluator,
+    Front,
+    SearchSettings,
+    best_labeled,
+    crowding_distance,
+    evolve,
+    greedy_by_error,
+    non_dominated_rank,
+    random_search,
+    search,
+)
+from qsd.support.errors import QsdError
+
+SMALL = SearchSettings(population=32, generations=12, improve_rounds=10, additive_samples=100)
+
+
+class Damage:
+    """A made-up quality: layers differ in sensitivity, and their errors add up along interactions."""
+
+    def __init__(self, num_layers: int, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.num_weights = rng.choice([96 * 96, 96 * 384], size=num_layers)
+        bits = np.array([option.bits for option in DEFAULT_OPTIONS])
+        overhead = np.array([0.2, 0.2, 1.0, 2.0, 0.01, 0.02])
+        self.num_bytes = (self.num_weights[:, None] * (bits + overhead) / 8).astype(np.int64)
+        step = np.where(bits == 3, 1.0, 0.5) * np.repeat([1.25, 0.85, 1.1], 2)
+        self.error = step * np.exp(0.25 * rng.normal(size=(num_layers, 6)))
+        self.error *= np.sqrt(rng.dirichlet(np.ones(num_layers)))[:, None]
+        self.interaction = rng.normal(size=(num_layers, num_layers)) * (
+            rng.random((num_layers, num_layers)) < 0.1
+        )
+
+    def __call__(self, configs: np.ndarray) -> np.ndarray:
+        error = self.error[np.arange(len(self.error)), configs]
+        pairs = np.einsum("ni,ij,nj->n", error, 0.3 * self.interaction, error)
+        return -60 * np.abs((error**2).sum(axis=1) + pairs) ** 1.3
+
+
+def everything(num_layers: int, num_options: int) -> np.ndarray:
+    return np.array(list(product(range(num_options), repeat=num_layers)), dtype=np.int8)
+
+
+def brute_rank(score: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    rank = np.full(len(score), -1)
+    front = 0
+    while (rank < 0).any():
+        left = np.flatnonzero(rank < 0)
+        s, c = score[left], cost[left]
+        no_worse = (s[:, None] >= s) & (c[:, None] <= c)
+        better = (s[:, None] > s) | (c[:, None] < c)
+        rank[left[~(no_worse & better).any(axis=0)]] = front
+        front += 1
+    return rank
+
+
+@given(
+    points=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=40),
+)
+def test_ranks_are_those_of_the_definition(points: list[tuple[int, int]]) -> None:
+    score, cost = np.array(points, dtype=float).T
+    assert (non_dominated_rank(score, cost) == brute_rank(score, cost)).all()
+
+
+def test_crowding_distance_by_hand() -> None:
+    score, cost = np.array([0.0, 1.0, 3.0, 4.0, 0.0]), np.array([0, 1, 2, 4, 9])
+    rank = np.array([0, 0, 0, 0, 1])
+    distance = crowding_distance(score, cost, rank)
+    assert distance[[0, 3, 4]].tolist() == [np.inf] * 3
+    assert distance[1:3] == pytest.approx([3 / 4 + 2 / 4, 3 / 4 + 3 / 4])
+
+
+def test_evolution_finds_the_true_front_of_a_small_problem() -> None:
+    damage = Damage(5, seed=1)
+    configs = everything(5, 6)
+    score, size = damage(configs), config_bytes(configs, damage.num_bytes)
+    truth = non_dominated_rank(score, size) == 0
+    true_front = {(int(b), round(float(q), 9)) for b, q in zip(size[truth], score[truth], strict=True)}
+    rng = np.random.default_rng(0)
+    found = evolve(
+        damage, configs[rng.integers(len(configs), size=64)], damage.num_bytes, np.copy, rng, 128, 60
+    )
+    sizes, qualities = config_bytes(found, damage.num_bytes), damage(found)
+    found_front = {(int(b), round(float(q), 9)) for b, q in zip(sizes, qualities, strict=True)}
+    assert len(true_front & found_front) >= 0.95 * len(true_front)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
+def test_the_search_finds_the_optimum_of_a_small_problem(fraction: float) -> None:
+    damage = Damage(5, seed=2)
+    configs = everything(5, 6)
+    size = config_bytes(configs, damage.num_bytes)
+    max_bytes = int(size.min() + fraction * (size.max() - size.min()))
+    best = damage(configs)[size <= max_bytes].max()
+    front = search(
+        damage, damage.num_bytes, damage.num_weights, DEFAULT_OPTIONS, max_bytes=max_bytes, settings=SMALL
+    )
+    assert front.predicted[-1] == pytest.approx(best)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), num_layers=st.integers(1, 8), fraction=st.floats(0, 1))
+def test_nothing_exceeds_the_budget_and_the_front_is_a_front(
+    seed: int, num_layers: int, fraction: float
+) -> None:
+    damage = Damage(num_layers, seed)
+    smallest, largest = (int(f(damage.num_bytes, axis=1).sum()) for f in (np.min, np.max))
+    bits = float(average_bits(smallest + int(fraction * (largest - smallest)), damage.num_weights))
+    tiny = SearchSettings(population=16, generations=3, improve_rounds=2, additive_samples=30, max_members=10)
+    front = search(
+        damage, damage.num_bytes, damage.num_weights, DEFAULT_OPTIONS, max_bits=bits, settings=tiny, seed=seed
+    )
+    assert (front.avg_bits <= bits).all()
+    assert (config_bytes(front.configs, damage.num_bytes) == front.num_bytes).all()
+    assert (average_bits(front.num_bytes, damage.num_weights) == front.avg_bits).all()
+    assert (np.diff(front.num_bytes) > 0).all()
+    assert (np.diff(front.score) > 0).all()
+    assert len(front) <= 10
+    assert (front.best() == front.configs[-1]).all()
+
+
+def test_the_search_beats_random_search_and_greedy() -> None:
+    damage = Damage(40, seed=3)
+    sizes = damage.num_bytes, damage.num_weights
+    for max_bits in (3.4, 4.0):
+        budget = Budget.make(*sizes, max_bits=max_bits)
+        front = search(damage, *sizes, DEFAULT_OPTIONS, max_bits=max_bits)
+        evaluations = front.meta.settings["evaluations"]
+        assert evaluations <= 20_000
+        chance = random_search(damage, *sizes, DEFAULT_OPTIONS, budget, evaluations)
+        greedy = greedy_by_error(damage.error, damage.num_bytes, budget)
+        assert config_bytes(greedy, damage.num_bytes) <= budget.max_bytes
+        assert (chance.num_bytes <= budget.max_bytes).all()
+        assert front.predicted[-1] > 0.95 * chance.predicted[-1]
+        assert front.predicted[-1] > damage(greedy[None])[0]
+
+
+def test_equal_seeds_give_equal_fronts() -> None:
+    damage = Damage(12)
+    fronts = [
+        search(
+            damage,
+            damage.num_bytes,
+            damage.num_weights,
+            DEFAULT_OPTIONS,
+            max_bits=3.7,
+            settings=SMALL,
+            seed=seed,
+        )
+        for seed in (5, 5, 6)
+    ]
+    assert (fronts[0].configs == fronts[1].configs).all()
+    assert (
+        fronts[0].configs.shape != fronts[2].configs.shape or (fronts[0].configs != fronts[2].configs).any()
+    )
+
+
+def test_progress_counts_up_to_the_end_of_evolution() -> None:
+    damage, calls = Damage(6), []
+    search(
+        *(damage, damage.num_bytes, damage.num_weights, DEFAULT_OPTIONS),
+        settings=SMALL,
+        progress=lambda done, total, message: calls.append((done, total, message)),
+    )
+    done = [call[0] for call in calls]
+    assert done == sorted(done)
+    assert done[-1] <= calls[-1][1] == 22
+    assert done[:12] == list(range(1, 13))
+
+
+class Flattering:
+    """An ensemble whose mean errs upwards exactly where its members disagree."""
+
+    def __init__(self, damage: Damage) -> None:
+        self.damage = damage
+
+    def predict_with_spread(self, configs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        spread = 4.0 * (configs == 0).sum(axis=1)
+        return self.damage(configs) + spread, spread
+
+
+def test_kappa_takes_back_what_the_spread_flatters() -> None:
+    damage = Damage(10)
+    truths = []
+    for kappa in (0.0, 1.0):
+        settings_ = SearchSettings(
+            population=32, generations=12, improve_rounds=10, additive_samples=200, kappa=kappa
+        )
+        front = search(
+            *(Flattering(damage), damage.num_bytes, damage.num_weights, DEFAULT_OPTIONS),
+            max_bits=3.6,
+            settings=settings_,
+        )
+        assert front.spread is not None
+        assert np.allclose(front.score, front.predicted - kappa * front.spread)
+        truths.append(damage(front.best()[None])[0])
+    assert truths[1] > truths[0]
+
+
+def test_an_evaluator_predicts_each_config_once() -> None:
+    seen: list[int] = []
+
+    def predictor(configs: np.ndarray) -> np.ndarray:
+        seen.append(len(configs))
+        return configs.sum(axis=1).astype(float)
+
+    evaluator = Evaluator(predictor, batch_size=2)
+    assert evaluator(np.array([[1, 2], [0, 0], [1, 2], [3, 3]], dtype=np.int8)).tolist() == [3, 0, 3, 6]
+    assert evaluator(np.array([[3, 3], [5, 5]], dtype=np.int8)).tolist() == [6, 10]
+    assert seen == [2, 1, 1]
+    assert evaluator.count == 4
+
+
+def test_a_predictor_that_returns_nan_is_an_error() -> None:
+    with pytest.raises(QsdError, match="NaN"):
+        Evaluator(lambda configs: np.full(len(configs), np.nan))(np.zeros((2, 3), dtype=np.int8))
+
+
+def test_best_labeled() -> None:
+    damage = Damage(4)
+    configs = sample_configs(DEFAULT_OPTIONS, 4, 50, seed=0)
+    quality = damage(configs)
+    quality[3] = np.nan
+    budget = Budget.make(damage.num_bytes, damage.num_weights, max_bits=3.8)
+    index = best_labeled(configs, quality, damage.num_bytes, budget)
+    fits = config_bytes(configs, damage.num_bytes) <= budget.max_bytes
+    assert fits[index]
+    assert quality[index] == np.nanmax(quality[fits])
+    smallest = Budget.make(damage.num_bytes, damage.num_weights, max_bytes=int(damage.num_bytes.min(1).sum()))
+    with pytest.raises(QsdError, match="no labeled config"):
+        best_labeled(configs[:1] * 0 + 3, quality[:1], damage.num_bytes, smallest)
+
+
+def test_a_sampled_config_depends_on_seed_and_index_only() -> None:
+    all_at_once = sample_configs(DEFAULT_OPTIONS, 9, 20, seed=4)
+    assert all_at_once.dtype == np.int8
+    assert (sample_configs(DEFAULT_OPTIONS, 9, 5, seed=4, start=15) == all_at_once[15:]).all()
+    assert (sample_configs(DEFAULT_OPTIONS, 9, 20, seed=5) != all_at_once).any()
+
+
+def test_the_law_of_random_configs() -> None:
+    configs = sample_configs(DEFAULT_OPTIONS, 200, 1000, seed=0)
+    three_bits = (configs % 2 == 0).mean(axis=1)  # even options have 3 bits
+    assert np.quantile(three_bits, [0.1, 0.5, 0.9]) == pytest.approx([0.1, 0.5, 0.9], abs=0.06)
+    assert np.bincount(configs.ravel(), minlength=6) / configs.size == pytest.approx([1 / 6] * 6, abs=0.02)
+    wide = parse_options(["uaq-2", "uaq-4", "kmeans_a-4", "uaq-8"])
+    drawn = np.concatenate([sample_config(wide, 100, np.random.default_rng(seed)) for seed in range(2000)])
+    shares = np.bincount(drawn, minlength=4) / len(drawn)
+    assert shares == pytest.approx([1 / 3, 1 / 6, 1 / 6, 1 / 3], abs=0.03)  # Binomial(2, U) is uniform
+
+
+def test_best_within_a_limit() -> None:
+    damage = Damage(8)
+    front = search(damage, damage.num_bytes, damage.num_weights, DEFAULT_OPTIONS, settings=SMALL)
+    assert isinstance(front, Front)
+    middle = len(front) // 2
+    assert front.best_index(max_bytes=int(front.num_bytes[middle])) == middle
+    assert front.best_index(max_bits=float(front.avg_bits[middle])) == middle
+    with pytest.raises(QsdError, match="above the limit"):
+        front.best(max_bits=1.0)
