@@ -1,4 +1,4 @@
-"""qsd finds out which parts of a diffusion model can be stored in 3 or 4 bits, and ships the result.
+"""qsd finds out which parts of a diffusion model can be stored in few bits, and ships the result.
 
 A user's five minutes::
 
@@ -13,23 +13,44 @@ A user's five minutes::
     front = qsd.search(ranker, bank, max_bits=3.5)
     qsd.export(pipe, bank, front.best(), "out")
 
-After ``import qsd`` every diffusers class opens exported folders with its own ``from_pretrained``.
+After ``import qsd`` every diffusers class opens exported folders with its own ``from_pretrained``. Names are
+loaded when they are first used, so the import itself takes milliseconds.
 """
 
-# Everything is loaded here: `qsd.search` and `qsd.export` are functions that share their names with packages,
-# and a package that were first imported later would take the name back.
-from qsd.api import build_bank, label, probe, search
-from qsd.bank import Bank
-from qsd.denoisers.pipeline import load_pipeline
-from qsd.evaluation import EvaluationSettings
-from qsd.export import export, load_export
-from qsd.ranker.checkpoint import Ranker, load_ranker
-from qsd.runtime import register
-from qsd.search import Front
-from qsd.store import Store
-from qsd.support.errors import QsdError
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-register()
+from qsd.support.errors import QsdError
+from qsd.support.imports import after_import
+
+if TYPE_CHECKING:
+    from qsd.api import build_bank, label, probe, search
+    from qsd.bank import Bank
+    from qsd.denoisers.pipeline import load_pipeline
+    from qsd.evaluation import EvaluationSettings
+    from qsd.export.read import load_export
+    from qsd.export.write import export
+    from qsd.ranker.checkpoint import Ranker, load_ranker
+    from qsd.search.front import Front
+    from qsd.store import Store
+
+__version__ = version("qsd")
+
+_HOMES = {
+    "Bank": "qsd.bank",
+    "EvaluationSettings": "qsd.evaluation",
+    "Front": "qsd.search",
+    "Ranker": "qsd.ranker.checkpoint",
+    "Store": "qsd.store",
+    "build_bank": "qsd.api",
+    "label": "qsd.api",
+    "load_export": "qsd.export",
+    "load_pipeline": "qsd.denoisers.pipeline",
+    "load_ranker": "qsd.ranker.checkpoint",
+    "probe": "qsd.api",
+}
+_CALLABLE_PACKAGES = ("export", "search")
 
 __all__ = [
     "Bank",
@@ -38,6 +59,7 @@ __all__ = [
     "QsdError",
     "Ranker",
     "Store",
+    "__version__",
     "build_bank",
     "export",
     "label",
@@ -47,3 +69,26 @@ __all__ = [
     "probe",
     "search",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _CALLABLE_PACKAGES:
+        return importlib.import_module(f"qsd.{name}")
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'qsd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _register() -> None:
+    from qsd.runtime.registration import register
+
+    register()
+
+
+after_import("diffusers.quantizers.auto", _register)

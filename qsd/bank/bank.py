@@ -16,7 +16,7 @@ from qsd.bank.sizes import average_bits, config_bytes
 from qsd.denoisers.graph import Graph
 from qsd.denoisers.layers import WeightLayer
 from qsd.denoisers.pipeline import identity
-from qsd.denoisers.trace import trace
+from qsd.denoisers.tracing import trace
 from qsd.quantizers import Option, QuantizedWeight, options_hash, quantize_all, relative_error
 from qsd.support.errors import QsdError, first_line
 from qsd.support.files import atomic

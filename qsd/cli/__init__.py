@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import NamedTuple
 
+from qsd import __version__
 from qsd.support.errors import QsdError
 from qsd.support.paths import find
 
@@ -45,10 +46,13 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0, or 2 for a mistake of the user's, said in one line on standard error.
     """
     words = list(sys.argv[1:] if args is None else args)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_help())
-        return 0
     try:
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(_help())
+            return 0
+        if words[0] in ("-V", "--version"):
+            print(f"qsd {__version__}")
+            return 0
         verb = VERBS.get(words[0])
         if verb is None:
             return _other_program(words)

@@ -3,7 +3,7 @@
 from qsd.denoisers.graph import COMBINE_KINDS, WEIGHT, Graph, Node
 from qsd.denoisers.layers import WeightLayer, tie_equal_weights
 from qsd.denoisers.roles import ROLES
-from qsd.denoisers.trace import Traced, chain_graph, trace, weight_layers
+from qsd.denoisers.tracing import Traced, chain_graph, trace, weight_layers
 
 __all__ = [
     "COMBINE_KINDS",

@@ -11,7 +11,7 @@ from torch import nn
 
 from qsd.denoisers.pipeline import DENOISER_NAMES
 from qsd.export.folder import CONFIG_NAME, is_export
-from qsd.runtime.register import register
+from qsd.runtime.registration import register
 from qsd.support.errors import QsdError, first_line
 
 

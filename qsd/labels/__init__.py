@@ -1,10 +1,10 @@
 """Jobs: probing, labeling and verifying configs, and the pools that run them."""
 
-from qsd.labels.label import Run, jobs_of_stream, label, open_or_create
+from qsd.labels.labeling import Run, jobs_of_stream, label, open_or_create
 from qsd.labels.measurer import Job, Measured, Measurer
 from qsd.labels.pool import Pool
-from qsd.labels.probe import Prober, RunLayers, probe
-from qsd.labels.verify import verify
+from qsd.labels.probing import Prober, RunLayers, probe
+from qsd.labels.verifying import verify
 
 __all__ = [
     "Job",

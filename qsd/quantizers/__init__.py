@@ -2,7 +2,7 @@
 
 from qsd.quantizers.options import DEFAULT_OPTIONS, METHODS, Option, options_hash, parse_options
 from qsd.quantizers.packing import pack, packed_bytes, unpack
-from qsd.quantizers.quantize import quantize, quantize_all
+from qsd.quantizers.quantizing import quantize, quantize_all
 from qsd.quantizers.weight import QuantizedWeight, lookup, relative_error
 
 __all__ = [

@@ -1,7 +1,7 @@
 """A Gaussian process over configs on what their options do alone: errors are vectors, they add or cancel.
 
 To first order a config changes the drawn images by the sum of the changes that its options make alone, and
-those are measured on a few images (:mod:`qsd.labels.probe`). How much damage such a change is, the labels
+those are measured on a few images (:mod:`qsd.labels.probing`). How much damage such a change is, the labels
 tell. A prediction has two parts:
 
     a slope times the logarithm of the length of the change, in latents, features and their mean;

@@ -7,8 +7,8 @@ from qsd.runtime.layers import (
     QuantizedConv3d,
     QuantizedLinear,
 )
-from qsd.runtime.profile import profile
-from qsd.runtime.register import register
+from qsd.runtime.profiling import profile
+from qsd.runtime.registration import register
 
 __all__ = [
     "PackedWeight",

@@ -8,7 +8,8 @@ from qsd.search.knapsack import solve_knapsack
 from qsd.search.lagrangian import fit_additive, greedy_fill, lagrangian_front
 from qsd.search.nsga2 import crowding_distance, evolve, non_dominated_rank
 from qsd.search.plot import Points, plot_front
-from qsd.search.search import SearchSettings, search
+from qsd.search.searching import SearchSettings, search
+from qsd.support.callable_package import make_callable
 
 __all__ = [
     "Budget",
@@ -33,3 +34,5 @@ __all__ = [
     "solve_knapsack",
     "uniform_configs",
 ]
+
+make_callable(__name__, "qsd.api", "search")

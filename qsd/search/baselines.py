@@ -13,7 +13,7 @@ from qsd.search.evaluator import Evaluator, Predictor
 from qsd.search.front import Front, FrontMeta
 from qsd.search.lagrangian import fit_additive, greedy_fill
 from qsd.search.repair import Downgrades, repair
-from qsd.search.search import front_of
+from qsd.search.searching import front_of
 from qsd.support.errors import QsdError
 
 

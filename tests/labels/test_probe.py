@@ -15,7 +15,7 @@ from qsd.denoisers.pipeline import denoiser_of, load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.evaluation.extractors import load_features
 from qsd.evaluation.generate import Generator
-from qsd.labels.probe import _balanced, _principal, _sketched
+from qsd.labels.probing import _balanced, _principal, _sketched
 from qsd.store import Store
 from qsd.support.errors import QsdError
 

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from support.synthetic_store import synthetic_store
 
-from qsd.ranker import tuning
 from qsd.cli import main
 from qsd.cli.fit import run
+from qsd.ranker import tuning
 from qsd.ranker.metrics import mean_correlation
 from qsd.ranker.tuning import (
     Dimension,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from qsd.evaluation.evaluator import headline
-from qsd.labels.label import Run
+from qsd.labels.labeling import Run
 from qsd.labels.measurer import Job
 from qsd.support.progress import Progress
 
