@@ -10,7 +10,6 @@ from torch import nn
 
 from qsd import bank as bank_module
 from qsd import labels as labels_module
-from qsd import search as search_module
 from qsd.bank import Bank
 from qsd.denoisers.pipeline import denoiser_of
 from qsd.evaluation import EvaluationSettings
@@ -18,6 +17,7 @@ from qsd.labels import Measurer, Prober, Run, RunLayers
 from qsd.quantizers import DEFAULT_OPTIONS, Option, parse_options
 from qsd.ranker.checkpoint import Ranker
 from qsd.search import Front, FrontMeta, SearchSettings
+from qsd.search.searching import search as run_search
 from qsd.store import Store
 from qsd.support.progress import Progress
 from qsd.support.provenance import provenance
@@ -165,7 +165,7 @@ def search(
         command=command,
         versions=provenance()["versions"],
     )
-    return search_module.search(
+    return run_search(
         ranker,
         bank.num_bytes,
         bank.num_weights,
