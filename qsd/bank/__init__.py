@@ -1,11 +1,13 @@
 """Every option of every weight layer of one denoiser, built once, saved, applied in place; exact sizes."""
 
+from qsd.bank.activations import ActivationTable
 from qsd.bank.apply import Applier
 from qsd.bank.bank import FULL_PRECISION, Bank, build_bank, layer_weight, module_weight
 from qsd.bank.sizes import average_bits, config_bytes
 
 __all__ = [
     "FULL_PRECISION",
+    "ActivationTable",
     "Applier",
     "Bank",
     "average_bits",

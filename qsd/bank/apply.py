@@ -6,7 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from qsd.bank.activations import ActivationHooks, ActivationTable
 from qsd.bank.bank import FULL_PRECISION, Bank, module_weight
+from qsd.bank.steps import StepCounter
+from qsd.configs.schedule import Schedule
 from qsd.denoisers.pipeline import check_same_denoiser, identity
 
 _MOST_KEPT_BYTES = 2**30
@@ -24,8 +27,18 @@ class Applier:
         denoiser: what they are applied to.
     """
 
-    def __init__(self, bank: Bank, denoiser: nn.Module) -> None:
+    def __init__(
+        self,
+        bank: Bank,
+        denoiser: nn.Module,
+        activations: ActivationTable = ActivationTable(),  # noqa: B008 (frozen)
+    ) -> None:
         """Remembers full precision.
+
+        Args:
+            bank: where the tensors come from.
+            denoiser: what they are applied to.
+            activations: the table that activation vectors point into.
 
         Raises:
             QsdError: the bank was made for another denoiser.
@@ -40,6 +53,8 @@ class Applier:
         self._current = np.full(len(bank.layers), FULL_PRECISION, dtype=np.int8)
         self._dequantized: dict[tuple[int, int], torch.Tensor] = {}
         self._kept_bytes = 0
+        self._hooks = ActivationHooks(denoiser, bank.layers, bank.graph, activations)
+        self._counter: StepCounter | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -47,12 +62,18 @@ class Applier:
     def __exit__(self, *_: object) -> None:
         self.restore()
 
-    def apply(self, config: np.ndarray) -> None:
+    def apply(self, config: np.ndarray, activations: np.ndarray | Schedule | None = None) -> None:
         """Makes the denoiser the one of a config.
 
         Args:
             config: int8 [L], option index per layer, or ``FULL_PRECISION``.
+            activations: int8 [L], index of the activation option of each layer, or such a vector by range of
+                sampling steps; None leaves activations as they are in full precision.
+
+        Raises:
+            QsdError: activation options of another layer set or table.
         """
+        self._apply_activations(activations)
         config = np.asarray(config, dtype=np.int8)
         for module, indices in self._by_module.items():
             if (config[indices] == self._current[indices]).all():
@@ -63,10 +84,27 @@ class Applier:
         self._current = config.copy()
 
     def restore(self) -> None:
-        """Brings full precision back, bit for bit: the very tensors the denoiser came with."""
+        """Brings full precision back, bit for bit: the very tensors the denoiser came with, and no hook."""
+        self._apply_activations(None)
         for module, weight in self._full.items():
             module_weight(self.denoiser, module).data = weight
         self._current[:] = FULL_PRECISION
+
+    def _apply_activations(self, activations: np.ndarray | Schedule | None) -> None:
+        if self._counter is not None:
+            self._counter.remove()
+            self._counter = None
+        if activations is None:
+            self._hooks.clear()
+        elif isinstance(activations, Schedule):
+            for vector in activations.activations:
+                self._hooks.set(vector)  # refuses what does not fit, before anything is drawn
+            schedule = activations
+            self._counter = StepCounter(
+                self.denoiser, schedule.num_steps, lambda step: self._hooks.set(schedule.at(step))
+            )
+        else:
+            self._hooks.set(activations)
 
     def _tensor(self, index: int, option: int) -> torch.Tensor:
         layer = self.bank.layers[index]

@@ -1,0 +1,26 @@
+"""Rounding of activations: the inputs of layers and the operands of attention products."""
+
+from qsd.quantizers.activations.options import (
+    FULL_ACTIVATIONS,
+    FULL_BITS,
+    ActivationOption,
+    parse_activations,
+)
+from qsd.quantizers.activations.ranges import Ranges
+from qsd.quantizers.activations.rotation import rotate
+from qsd.quantizers.activations.rounding import PROBABILITY_BITS, round_probabilities, round_tokens
+from qsd.quantizers.activations.schemes import Rounding, rounding
+
+__all__ = [
+    "FULL_ACTIVATIONS",
+    "FULL_BITS",
+    "PROBABILITY_BITS",
+    "ActivationOption",
+    "Ranges",
+    "Rounding",
+    "parse_activations",
+    "rotate",
+    "round_probabilities",
+    "round_tokens",
+    "rounding",
+]
