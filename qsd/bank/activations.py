@@ -119,9 +119,9 @@ class ActivationHooks:
                 parts = [(self._layers[index].segment, self._rounding(index, options)) for index in indices]
                 self._handles.append(_round_input(module, parts))
         for owner, makers in self._attention.items():
-            parts = {letter: _finest(makers.get(letter, []), options) for letter in "qkv"}
-            if any(parts.values()):
-                self._handles += _round_attention(self._denoiser.get_submodule(owner), owner, parts)
+            operands = {letter: _finest(makers.get(letter, []), options) for letter in "qkv"}
+            if any(operands.values()):
+                self._handles += _round_attention(self._denoiser.get_submodule(owner), owner, operands)
         self._current = activation
 
     def clear(self) -> None:
@@ -172,7 +172,8 @@ def _applied(part: Rounding | None, values: Tensor) -> Tensor:
 
 def channel_axis(module: nn.Module) -> int:
     """The axis of a layer's input that its weight sums over: a token is what lies along it."""
-    return -1 if isinstance(module, nn.Linear) else 1 - module.weight.ndim  # type: ignore[operator, union-attr]
+    weight: Any = module.weight
+    return -1 if isinstance(module, nn.Linear) else 1 - int(weight.ndim)
 
 
 def _round_attention(
