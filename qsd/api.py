@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from diffusers import DiffusionPipeline
 from torch import nn
@@ -81,9 +83,11 @@ def label(
         QsdError: the store was begun under other conditions, or another process is labeling into it.
     """
     measurer = functools.cache(lambda: Measurer(pipe, bank, evaluator))  # if there is something to measure
-    opened = _opened(measurer, bank, store, evaluator, config_seed, command)
-    jobs = labels_module.jobs_of_stream(opened, num_configs, evaluator.noise_seed, split=split)
-    return labels_module.label(opened, jobs, run or measurer().run, progress)
+    with _opened(measurer, bank, store, evaluator, config_seed, command) as opened:
+        jobs = labels_module.jobs_of_stream(opened, num_configs, evaluator.noise_seed, split=split)
+        if jobs:
+            labels_module.label(opened, jobs, run or measurer().run, progress)
+        return opened
 
 
 def probe(
@@ -116,17 +120,18 @@ def probe(
     Raises:
         QsdError: the store was begun under other conditions, or another process is writing it.
     """
-    opened = _opened(lambda: Measurer(pipe, bank, evaluator), bank, store, evaluator, config_seed, command)
     few = dataclasses.replace(evaluator, num_images=num_images)
-    return labels_module.probe(
-        opened,
-        bank,
-        few,
-        run or (lambda layers: Prober(pipe, bank, few).run(layers)),
-        provenance=provenance(command),
-        restart=restart,
-        progress=progress,
-    )
+    measurer = functools.cache(lambda: Measurer(pipe, bank, evaluator))
+    with _opened(measurer, bank, store, evaluator, config_seed, command) as opened:
+        return labels_module.probe(
+            opened,
+            bank,
+            few,
+            run or (lambda layers: Prober(pipe, bank, few).run(layers)),
+            provenance=provenance(command),
+            restart=restart,
+            progress=progress,
+        )
 
 
 def search(
@@ -186,9 +191,13 @@ def _opened(
     evaluator: EvaluationSettings,
     config_seed: int,
     command: str | None,
-) -> Store:
+) -> AbstractContextManager[Store]:
     """The store, which knows full precision from its beginning."""
-    facts = provenance(command)
-    if not Path(store).exists():
-        facts["full_precision"] = measurer().full_precision(evaluator.noise_seed).labels
-    return labels_module.open_or_create(store, bank, evaluator, config_seed=config_seed, provenance=facts)
+
+    def facts() -> dict[str, Any]:
+        full = measurer().full_precision(evaluator.noise_seed).labels
+        return provenance(command) | {"full_precision": full}
+
+    return labels_module.open_or_create(
+        store, bank, evaluator, config_seed=config_seed, make_provenance=facts
+    )

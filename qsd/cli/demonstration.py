@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -140,19 +139,16 @@ def _pool(settings: DemoSettings, evaluation: EvaluationSettings, out: Path) -> 
 
 def _label_some_more(settings: DemoSettings, bank: Bank, out: Path, progress: Progress) -> Store:
     """Copies the shipped store and labels the next configs of its stream into the copy."""
-    path = out / "store.h5"
-    shutil.copyfile(find(settings.store), path)
-    store = open_or_create(
-        path,
-        bank,
-        settings.evaluation,
-        config_seed=Store.open(path).header.conditions["config_seed"],
-        provenance={},
-    )
-    upto = len(np.unique(store.records.index)) + settings.extra_labels  # enough, even if the store has gaps
-    jobs = jobs_of_stream(store, upto, settings.evaluation.noise_seed)[: settings.extra_labels]
-    with _pool(settings, settings.evaluation, out) as pool:
-        return label(store, jobs, pool.run, progress)
+    shipped = Store.open(find(settings.store))
+    path = Store.create(out / "store.h5", shipped.header, shipped.records, replace=True).path
+    seed = shipped.header.conditions["config_seed"]
+    with open_or_create(
+        path, bank, settings.evaluation, config_seed=seed, make_provenance=provenance
+    ) as store:
+        upto = len(np.unique(store.records.index)) + settings.extra_labels  # enough, even if it has gaps
+        jobs = jobs_of_stream(store, upto, settings.evaluation.noise_seed)[: settings.extra_labels]
+        with _pool(settings, settings.evaluation, out) as pool:
+            return label(store, jobs, pool.run, progress)
 
 
 def _fit(fit: Callable[[list[str]], None], config: str, store: Path, out: Path) -> None:

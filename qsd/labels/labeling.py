@@ -1,5 +1,7 @@
 """Labels random configs into a store, one durable record at a time."""
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,19 +19,27 @@ Run = Callable[[Sequence[Job]], Iterator[tuple[Job, dict[str, float], float]]]
 """Measures jobs, here (:meth:`Measurer.run`) or in several processes (:meth:`qsd.labels.pool.Pool.run`)."""
 
 
+@contextlib.contextmanager
 def open_or_create(
     path: str | Path,
     bank: Bank,
     settings: EvaluationSettings,
     *,
     config_seed: int,
-    provenance: dict[str, Any],
-) -> Store:
-    """The store to label into: a new one, or the one on disk if it was begun under the same conditions.
+    make_provenance: Callable[[], dict[str, Any]],
+) -> Iterator[Store]:
+    """Holds the store to label into: a new one, or the one on disk if it was begun under the same conditions.
+
+    Args:
+        path: of the store; locked for this writer before it is read.
+        bank: the denoiser's bank.
+        settings: how records are measured.
+        config_seed: names the stream of random configs.
+        make_provenance: called for a new store.
 
     Raises:
-        QsdError: the store on disk has another denoiser, option table, seed or other conditions; the message
-            names what differs.
+        QsdError: another process is writing it, or it has another denoiser, option table, seed or other
+            conditions; the message names what differs.
     """
     header = Header(
         denoiser=bank.denoiser,
@@ -40,11 +50,18 @@ def open_or_create(
         relative_error=bank.relative_errors,
         labels=tuple(label for label in LABELS if settings.yields(label.name)),
         conditions={**settings.conditions(), "config_seed": config_seed},
-        provenance=provenance,
+        provenance={},
     )
-    if not Path(path).exists():
-        return Store.create(path, header)
-    store = Store.open(path)
+
+    def make() -> Header:
+        return dataclasses.replace(header, provenance=make_provenance())
+
+    with Store.writing(path, make) as store:
+        _check_same(store, header)
+        yield store
+
+
+def _check_same(store: Store, header: Header) -> None:
     pairs: list[tuple[str, Any, Any]] = [
         ("denoiser", store.header.denoiser, header.denoiser),
         ("option table", store.header.options, header.options),
@@ -53,10 +70,9 @@ def open_or_create(
     for what, theirs, ours in pairs:
         if theirs != ours:
             raise QsdError(
-                f"{path}: begun with {what} {_short(theirs)}, not {_short(ours)}; "
+                f"{store.path}: begun with {what} {_short(theirs)}, not {_short(ours)}; "
                 "label into another store or use the store's own settings"
             )
-    return store
 
 
 def jobs_of_stream(store: Store, num_configs: int, noise_seed: int, *, split: str | None = None) -> list[Job]:
@@ -90,27 +106,21 @@ def label(store: Store, jobs: Sequence[Job], run: Run, progress: Progress | None
     """Measures jobs and appends a record for each as soon as it is measured.
 
     Args:
-        store: what to append to; locked for this writer meanwhile.
+        store: what to append to, held by :func:`open_or_create`.
         jobs: from :func:`jobs_of_stream`.
         run: measures jobs.
         progress: called after every record.
 
     Returns:
         The store.
-
-    Raises:
-        QsdError: another process is labeling into the store.
     """
-    with store.locked():
-        for done, (job, labels, seconds) in enumerate(run(jobs)):
-            store.append(
-                index=job.index, config=job.config, labels=labels, noise_seed=job.noise_seed, seconds=seconds
-            )
-            if progress:
-                name = headline(labels)
-                progress(
-                    done + 1, len(jobs), f"config {job.index}: {name} {labels[name]:.4g}, {seconds:.1f} s"
-                )
+    for done, (job, labels, seconds) in enumerate(run(jobs)):
+        store.append(
+            index=job.index, config=job.config, labels=labels, noise_seed=job.noise_seed, seconds=seconds
+        )
+        if progress:
+            name = headline(labels)
+            progress(done + 1, len(jobs), f"config {job.index}: {name} {labels[name]:.4g}, {seconds:.1f} s")
     return store
 
 

@@ -17,7 +17,7 @@ from qsd.denoisers.pipeline import denoiser_of
 from qsd.evaluation.extractors import load_features
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.settings import EvaluationSettings
-from qsd.store import Responses, Store
+from qsd.store import Response, Responses, Store
 from qsd.support.errors import QsdError
 from qsd.support.progress import Progress
 
@@ -43,7 +43,8 @@ def probe(
     """Measures what each option of each layer does alone and writes it into a store, layer by layer.
 
     Args:
-        store: of the bank's denoiser; layers that it knows are not measured again.
+        store: of the bank's denoiser, held by :func:`qsd.labels.open_or_create`; layers that it
+            knows are not measured again.
         bank: the denoiser's bank.
         settings: how to draw; ``num_images`` is the number of images per option.
         run: measures layers under these settings.
@@ -56,9 +57,11 @@ def probe(
 
     Raises:
         QsdError: the store's responses were begun with other images or by another version, an option draws
-            no finite images, or another process is writing the store.
+            no finite images.
     """
-    responses = None if restart else store.header.responses
+    if restart and store.header.responses is not None:
+        store.forget_responses()
+    responses = store.header.responses
     known = responses and (responses.num_images, responses.noise_seed)
     if known and known != (settings.num_images, settings.noise_seed):
         raise QsdError(
@@ -68,31 +71,15 @@ def probe(
     missing = (responses.missing() if responses else np.arange(len(bank.layers))).tolist()
     if not missing:
         return store
-    with store.locked():
-        for done, (layer, changes) in enumerate(run(missing)):
-            responses = responses or _nothing(changes, len(bank.layers), settings)
-            if _shapes(changes) != {name: shape[1:] for name, shape in _shapes(responses.spaces).items()}:
-                raise QsdError(f"{store.path}: half probed by another version of qsd; restart")
-            for name, values in changes.items():
-                responses.spaces[name][layer] = values
-            if done + 1 == len(missing):
-                responses = dataclasses.replace(responses, spaces=_summarized(responses))
-            store.set_responses(responses, provenance)
-            if progress:
-                progress(done + 1, len(missing), bank.layers[layer].name)
+    for done, (layer, changes) in enumerate(run(missing)):
+        store.append_response(Response(layer, changes, settings.num_images, settings.noise_seed, provenance))
+        if progress:
+            progress(done + 1, len(missing), bank.layers[layer].name)
+    sketches = store.header.responses
+    assert sketches is not None, "a layer was measured"
+    summary = dataclasses.replace(sketches, spaces=_summarized(sketches))
+    store.set_header(dataclasses.replace(store.header, responses=summary))
     return store
-
-
-def _shapes(spaces: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    return {name: values.shape for name, values in spaces.items()}
-
-
-def _nothing(changes: Changes, num_layers: int, settings: EvaluationSettings) -> Responses:
-    """NaN of the shapes that changes of all layers have."""
-    spaces = {
-        name: np.full((num_layers, *values.shape), np.nan, np.float32) for name, values in changes.items()
-    }
-    return Responses(spaces, settings.num_images, settings.noise_seed)
 
 
 class Prober:

@@ -1,5 +1,18 @@
-"""The HDF5 store: one graph, one option table, many (config, labels) records."""
+"""The store: one graph, one option table, many (config, labels) records, in HDF5 and a journal."""
 
-from qsd.store.store import SPLITS, Header, Label, Records, Responses, Store, split_of_index
+from qsd.store.journal import Response
+from qsd.store.records import SPLITS, Records, split_of_index
+from qsd.store.schema import FULL_ACTIVATIONS, Header, Label, Responses
+from qsd.store.store import Store
 
-__all__ = ["SPLITS", "Header", "Label", "Records", "Responses", "Store", "split_of_index"]
+__all__ = [
+    "FULL_ACTIVATIONS",
+    "SPLITS",
+    "Header",
+    "Label",
+    "Records",
+    "Response",
+    "Responses",
+    "Store",
+    "split_of_index",
+]

@@ -1,244 +1,215 @@
-"""The HDF5 store: one graph, one option table, many (config, labels) records.
-
-Layout of a store file (schema version 1)::
-
-    /                 attrs: format, schema_version
-    /meta             uint8 [bytes], UTF-8 JSON: denoiser identity, layers, graph nodes, options, labels,
-                      conditions, provenance
-    /graph/edge_index int64 [2, E]
-    /options/num_bytes       int64   [L, O]   exact bytes of every option of every layer
-    /options/relative_error  float64 [L, O]   ||W - W_q|| / ||W||
-    /options/num_weights     int64   [L]
-    /options/responses/*     float32 [L, O, d]  where `qsd probe` measured them (see :class:`Responses`)
-    /records/index      int64   [R]     position in the seeded stream of random configs
-    /records/config     int8    [R, L]  option index per layer, bank order
-    /records/labels     float64 [R, M]  NaN where a label is missing
-    /records/noise_seed int64   [R]
-    /records/split      int8    [R]     0 train, 1 validation, 2 test
-    /records/seconds    float32 [R]
-
-A file is never changed in place: every append writes a new file beside it, syncs it and renames it over
-the old one, so a process killed at any instant leaves the last complete store behind.
-"""
+"""A store on disk: an HDF5 file and, while records are added, a journal beside it."""
 
 import contextlib
 import dataclasses
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import h5py
 import numpy as np
-from filelock import FileLock, Timeout
 
 from qsd.bank.sizes import average_bits, config_bytes
 from qsd.denoisers.graph import Graph
-from qsd.denoisers.layers import WeightLayer
-from qsd.quantizers.options import Option, options_hash
+from qsd.store import hdf5, journal
+from qsd.store.checks import check_content, check_rows
+from qsd.store.records import Records, split_of_index
+from qsd.store.schema import Header
 from qsd.support.errors import QsdError, first_line
-from qsd.support.files import atomic
+from qsd.support.files import locked, sync
 
-FORMAT = "qsd-store"
-SCHEMA_VERSION = 1
-SPLITS = ("train", "validation", "test")
-_RESPONSES = "options/responses"
-_SPLIT_OF_INDEX = np.array([0] * 14 + [1] * 2 + [2] * 4, dtype=np.int8)
-
-
-def split_of_index(index: int | np.ndarray) -> np.ndarray:
-    """The split of the record at ``index`` of the config stream: 70 % train, 10 % validation, 20 % test.
-
-    Configs are independent draws, so a fixed pattern over their positions is a random split that stays
-    the same however far the store grows. The pattern is permuted per block of 20 to look like nothing
-    that the sampler could correlate with.
-    """
-    index = np.asarray(index, dtype=np.int64)
-    return _SPLIT_OF_INDEX[(index * 7 + index // 20) % 20]
-
-
-@dataclasses.dataclass(frozen=True)
-class Label:
-    """A measured number: its name, whether larger is better, and its meaning in a few words."""
-
-    name: str
-    larger_is_better: bool
-    description: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Responses:
-    """What each option does to the drawn images while all other layers are at full precision.
-
-    Attributes:
-        spaces: by ``latents``, ``features`` and ``mean_features`` (of the images), float32 [L, O, d]:
-            coordinates of the change. Squared lengths are its mean square (per latent element; per image,
-            summed over features), where every image counts as much as any other over all options; angles are
-            those between changes. NaN for layers that are still to be measured; until all are, the first two
-            spaces have sketches of each image in place of coordinates.
-        num_images: images drawn for each.
-        noise_seed: of these images.
-    """
-
-    spaces: dict[str, np.ndarray]
-    num_images: int
-    noise_seed: int
-
-    def missing(self) -> np.ndarray:
-        """Positions of the layers that are still to be measured."""
-        return np.flatnonzero(np.isnan(next(iter(self.spaces.values()))).any(axis=(1, 2)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Header:
-    """All that the records of a store share. L layers, O options, M labels.
-
-    Attributes:
-        denoiser: identity of the denoiser (see :func:`qsd.denoisers.pipeline.identity`).
-        layers: weight layers in bank order.
-        graph: the traced graph, whose weight nodes point into ``layers``.
-        options: the option table.
-        num_bytes: int64 [L, O].
-        relative_error: float64 [L, O].
-        labels: what the columns of the label matrix mean.
-        conditions: settings every record was measured under (images, steps, prompts, features, ...).
-        provenance: versions, seed and command.
-        responses: what each option does alone, if it was measured.
-    """
-
-    denoiser: dict[str, Any]
-    layers: list[WeightLayer]
-    graph: Graph
-    options: tuple[Option, ...]
-    num_bytes: np.ndarray
-    relative_error: np.ndarray
-    labels: tuple[Label, ...]
-    conditions: dict[str, Any]
-    provenance: dict[str, Any]
-    responses: Responses | None = None
-
-    @property
-    def num_weights(self) -> np.ndarray:
-        """Weights per layer, int64 [L]."""
-        return np.array([layer.num_weights for layer in self.layers], dtype=np.int64)
-
-    @property
-    def options_hash(self) -> str:
-        """Short stable hash of the option table."""
-        return options_hash(self.options)
-
-    @property
-    def label_names(self) -> list[str]:
-        """Column names of the label matrix."""
-        return [label.name for label in self.labels]
-
-
-@dataclasses.dataclass(frozen=True)
-class Records:
-    """The rows of a store as aligned arrays (see the module's layout for shapes and dtypes)."""
-
-    index: np.ndarray
-    config: np.ndarray
-    labels: np.ndarray
-    noise_seed: np.ndarray
-    split: np.ndarray
-    seconds: np.ndarray
-
-    @classmethod
-    def empty(cls, num_layers: int, num_labels: int) -> Self:
-        """No rows, with the right widths."""
-        return cls(
-            index=np.zeros(0, np.int64),
-            config=np.zeros((0, num_layers), np.int8),
-            labels=np.zeros((0, num_labels), np.float64),
-            noise_seed=np.zeros(0, np.int64),
-            split=np.zeros(0, np.int8),
-            seconds=np.zeros(0, np.float32),
-        )
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def select(self, rows: np.ndarray) -> Self:
-        """The rows at positions or under a mask."""
-        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
-
-    def of_split(self, name: str) -> Self:
-        """The rows of ``train``, ``validation`` or ``test``."""
-        return self.select(self.split == SPLITS.index(name))
-
-    def extended(self, **row: Any) -> Self:
-        """These rows and one more, given as keyword arguments named like the fields."""
-        columns = {}
-        for field in dataclasses.fields(self):
-            column = getattr(self, field.name)
-            columns[field.name] = np.concatenate([column, np.asarray(row[field.name], column.dtype)[None]])
-        return type(self)(**columns)
+_NOTHING = Header(
+    {}, [], Graph((), np.zeros((2, 0), np.int64)), (), np.zeros((0, 0)), np.zeros((0, 0)), (), {}, {}
+)
+_ATTEMPTS = 5  # at reading a store that another process is writing
 
 
 class Store:
-    """An HDF5 store on disk with its header and records in memory.
+    """A store with its header and records in memory.
+
+    Records are added inside a block of :meth:`writing`. They go to a journal beside the file, one durable
+    entry each; when the block ends they are folded into the file. Readers merge the journal whenever there is
+    one, so whatever instant a writer is killed at, every record that was reported is there.
 
     Attributes:
-        path: the file.
+        path: the file, as given.
         header: what all records share.
-        records: all rows, in the order they were appended.
+        torn: whether a last record was left out because its writer was killed while writing it.
     """
 
-    def __init__(self, path: Path, header: Header, records: Records) -> None:
-        self.path = path
+    def __init__(self, path: str | Path, header: Header, records: Records) -> None:
+        self.path = Path(path)
         self.header = header
-        self.records = records
+        self.torn = False
+        self._file = self.path.resolve()
+        self._root = b""  # of the HDF5 file; empty if it is of an older schema
+        self._records = records
+        self._added: list[Records] = []
+        self._appender: journal.Appender | None = None
+        self._is_writer = False
+
+    @property
+    def records(self) -> Records:
+        """All rows, in the order they were appended."""
+        if self._added:
+            self._records, self._added = self._records.joined(self._added), []
+        return self._records
 
     @classmethod
-    def create(cls, path: str | Path, header: Header) -> Self:
-        """Writes an empty store.
+    def create(
+        cls, path: str | Path, header: Header, records: Records | None = None, *, replace: bool = False
+    ) -> Self:
+        """Writes a new store, empty or with records.
+
+        Args:
+            path: the file.
+            header: what all records share.
+            records: all rows; None for none.
+            replace: take the place of a file, and of its journal, that may be there.
 
         Raises:
-            QsdError: a file of that name exists already.
+            QsdError: a file of that name exists already, or header and records do not fit together.
         """
-        path = Path(path)
-        if path.exists():
-            raise QsdError(f"{path} exists already; name another file or remove it")
-        store = cls(path, header, Records.empty(len(header.layers), len(header.labels)))
-        store._write()
-        return store
+        with locked(path, "store") as file:
+            if file.exists() and not replace:
+                raise QsdError(f"{path} exists already; name another file or remove it")
+            _write(file, path, header, records)
+        return cls.open(path)
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
-        """Reads a store.
+    def open(cls, path: str | Path, *, drop_damaged: bool = False) -> Self:
+        """Reads a store, its journal included.
+
+        Args:
+            path: the file.
+            drop_damaged: leave out a journal that is missing, and of a damaged one what follows the damage.
 
         Raises:
-            QsdError: the file is missing, truncated, not a store, or of a newer schema.
+            QsdError: the file is missing, truncated, damaged, not a store, of a newer schema, or without the
+                journal that belongs to it.
         """
-        path = Path(path)
-        if not path.is_file():
+        store = cls(path, _NOTHING, Records.empty(0, 0))
+        if not store._file.is_file():
             raise QsdError(f"{path}: no such store; make one with `qsd label --store {path}`")
-        try:
-            with h5py.File(path, "r") as file:
-                if file.attrs.get("format") != FORMAT:
-                    raise QsdError(f"{path}: an HDF5 file, but not a qsd store; make one with `qsd label`")
-                version = int(file.attrs["schema_version"])
-                if version != SCHEMA_VERSION:
-                    raise QsdError(
-                        f"{path}: schema version {version}, this qsd reads {SCHEMA_VERSION}; update qsd"
-                    )
-                header = _read_header(file)
-                records = Records(
-                    **{f.name: file["records"][f.name][()] for f in dataclasses.fields(Records)}
+        problem = ""
+        for _ in range(_ATTEMPTS):
+            try:
+                problem = store._read(drop_damaged)
+            except FileNotFoundError:
+                problem = f"{path}: moves while it is read; try again"
+            except QsdError:
+                raise
+            except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+                raise QsdError(
+                    f"{path}: truncated or damaged store ({first_line(error)}); restore a copy or label again"
+                ) from error
+            if not problem:
+                return store
+        raise QsdError(problem)
+
+    def _read(self, drop_damaged: bool) -> str:
+        """Reads file and journal; returns what is wrong if they do not belong together.
+
+        Another process may have folded the journal into the file between the two.
+        """
+        beside = journal.journal_path(self._file)
+        content = hdf5.read(self._file, self.path)
+        self.header, self._records, self._root = content.header, content.records, content.root
+        if not beside.exists():
+            if content.journaled and not drop_damaged:
+                return (
+                    f"{self.path}: its journal {beside.name} is missing, and with it records; put both side "
+                    f"by side, or give the journal up with `qsd store compact {self.path} --drop-damaged`"
                 )
-        except QsdError:
-            raise
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise QsdError(
-                f"{path}: truncated or damaged store ({first_line(error)}); restore a copy or label again"
-            ) from error
-        return cls(path, header, records)
+            return ""
+        root = journal.root_of(beside)
+        if root == content.root:
+            entries = journal.read(beside, drop_damaged=drop_damaged)
+            self.header, self._records = journal.merged(beside, entries, self.header, self._records)
+            self.torn = entries.torn
+            check_content(self.header, self._records)
+        elif root != content.replaced:  # else its records are in the file already
+            return (
+                f"{self.path}: {beside.name} is the journal of another store; restore its own, or remove it"
+            )
+        return ""
+
+    @classmethod
+    @contextlib.contextmanager
+    def writing(
+        cls,
+        path: str | Path,
+        make_header: Callable[[], Header] | None = None,
+        *,
+        drop_damaged: bool = False,
+    ) -> Iterator[Self]:
+        """Locks a store, reads it, and yields it for appending; what was added is folded in at the end.
+
+        After an error inside the block the journal stays as it is, and the next writer goes on with it.
+
+        Args:
+            path: the file; what it is a symbolic link to is locked and written.
+            make_header: called for the header of a new store if there is no file yet.
+            drop_damaged: as for :meth:`open`.
+
+        Raises:
+            QsdError: another process is writing it, it cannot be written, or as for :meth:`open`.
+        """
+        with locked(path, "store") as file:
+            if make_header is not None and not file.exists():
+                _write(file, path, make_header(), None)
+            store = cls.open(path, drop_damaged=drop_damaged)
+            store._is_writer = True
+            store._resume()
+            try:
+                yield store
+                if store._appender is not None or drop_damaged:
+                    store._fold()
+            finally:
+                store._is_writer = False
+                store._close_journal()
+
+    def _resume(self) -> None:
+        """Goes on with the journal that a killed writer left, if there is one."""
+        beside = journal.journal_path(self._file)
+        if beside.exists() and journal.root_of(beside) == self._root:
+            self._appender = journal.read(beside, drop_damaged=True).appender(beside)
+        else:
+            beside.unlink(missing_ok=True)  # folded in already
+
+    def _journal(self) -> journal.Appender:
+        if not self._is_writer:
+            raise RuntimeError("a store is appended to inside `with Store.writing(path) as store`")
+        if self._appender is None:
+            if not self._root:
+                self._fold()  # the file is of an older schema, which knows no journal
+            self._appender = journal.create(journal.journal_path(self._file), self._root)
+            hdf5.mark_journal(self._file)
+        return self._appender
+
+    def _fold(self) -> None:
+        """Writes the file anew, with all that the journal holds, and removes the journal."""
+        self._root = hdf5.write(self._file, self.header, self.records, self._root)
+        self._close_journal()
+        journal.journal_path(self._file).unlink(missing_ok=True)
+        sync(self._file.parent)
+
+    def _close_journal(self) -> None:
+        if self._appender is not None:
+            self._appender.close()
+            self._appender = None
 
     def append(
-        self, *, index: int, config: np.ndarray, labels: Mapping[str, float], noise_seed: int, seconds: float
+        self,
+        *,
+        index: int,
+        config: np.ndarray,
+        labels: Mapping[str, float],
+        noise_seed: int,
+        seconds: float,
+        num_images: int | None = None,
+        activation: np.ndarray | None = None,
     ) -> None:
-        """Adds one record durably.
+        """Adds one record durably, in time that does not depend on how many there are.
 
         Args:
             index: position of the config in the seeded stream (decides its split).
@@ -246,40 +217,68 @@ class Store:
             labels: value by label name; a name left out is stored as NaN.
             noise_seed: seed of the initial noise of the images.
             seconds: what the record cost.
+            num_images: that the labels were measured on; by default those of the store's conditions.
+            activation: int8 [L], index into the header's ``activation_options``; by default all 0.
 
         Raises:
-            QsdError: unknown label name, or a config that does not fit the option table.
+            QsdError: unknown label name, a value that is not finite, or a config that does not fit the
+                option table.
         """
         names = self.header.label_names
         unknown = sorted(set(labels) - set(names))
         if unknown:
             raise QsdError(f"{self.path}: no label {unknown[0]!r}; the store has {', '.join(names)}")
+        num_layers = len(self.header.layers)
         config = np.asarray(config)
-        if (
-            config.shape != (len(self.header.layers),)
-            or not ((config >= 0) & (config < len(self.header.options))).all()
-        ):
+        activation = np.zeros(num_layers, np.int8) if activation is None else np.asarray(activation)
+        if config.shape != (num_layers,) or activation.shape != (num_layers,):
             raise QsdError(f"{self.path}: config of shape {config.shape} does not fit the option table")
-        self.records = self.records.extended(
-            index=index,
-            config=config,
-            labels=[labels.get(name, np.nan) for name in names],
-            noise_seed=noise_seed,
-            split=split_of_index(index),
-            seconds=seconds,
+        images = self.header.conditions.get("num_images", 0) if num_images is None else num_images
+        row = Records(
+            index=np.array([index], np.int64),
+            config=config.astype(np.int8)[None],
+            activation=activation.astype(np.int8)[None],
+            labels=np.array([[labels.get(name, np.nan) for name in names]], np.float64),
+            noise_seed=np.array([noise_seed], np.int64),
+            split=split_of_index(np.array([index])),
+            seconds=np.array([seconds], np.float32),
+            num_images=np.array([images], np.int32),
         )
-        self._write()
+        try:
+            check_rows(self.header, row)
+        except ValueError as error:
+            raise QsdError(
+                f"{self.path}: record {index} does not fit the option table or is not finite ({error})"
+            ) from error
+        self._journal().append(journal.RECORD, journal.pack_record(row))
+        self._added.append(row)
 
-    def set_responses(self, responses: Responses, provenance: dict[str, Any]) -> None:
-        """Writes what each option does alone, in place of what the store knew of it.
+    def append_response(self, response: journal.Response) -> None:
+        """Adds what the options of one layer do alone, durably, in time that does not depend on the store.
 
-        Args:
-            responses: of the layers measured so far.
-            provenance: of the responses; the store's own gets it as ``probe``.
+        Raises:
+            QsdError: it is of other images or shapes than those of the layers before.
         """
-        facts = self.header.provenance | {"probe": provenance}
-        self.header = dataclasses.replace(self.header, responses=responses, provenance=facts)
-        self._write()
+        try:
+            header = journal.with_response(self.header, response)
+        except ValueError as error:
+            raise QsdError(
+                f"{self.path}: half probed by another version of qsd ({error}); restart"
+            ) from error
+        self._journal().append(journal.RESPONSE, journal.pack_response(response))
+        self.header = header
+
+    def forget_responses(self) -> None:
+        """Gives up what the store knew of options alone, durably."""
+        self._journal().append(journal.FORGET, b"")
+        self.header = dataclasses.replace(self.header, responses=None)
+
+    def set_header(self, header: Header) -> None:
+        """Replaces what all records share, by writing the file anew."""
+        if not self._is_writer:
+            raise RuntimeError("a store is changed inside `with Store.writing(path) as store`")
+        self.header = header
+        self._fold()
 
     def values(self, name: str) -> np.ndarray:
         """One quantity of all records, float64 [R]: a label, ``avg_bits`` or ``bytes``.
@@ -302,79 +301,13 @@ class Store:
         """Exact bytes of the quantized weights of each record, int64 [R]."""
         return config_bytes(self.records.config, self.header.num_bytes)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the store for one writer.
 
-        Raises:
-            QsdError: another process is writing it.
-        """
-        try:
-            with FileLock(f"{self.path}.lock", timeout=0):
-                yield
-        except Timeout:
-            raise QsdError(
-                f"{self.path}: another process is labeling into it; wait for it or stop it"
-            ) from None
-
-    def _write(self) -> None:
-        with atomic(self.path) as temporary, h5py.File(temporary, "w") as file:
-            file.attrs["format"] = FORMAT
-            file.attrs["schema_version"] = SCHEMA_VERSION
-            _write_header(file, self.header)
-            for field in dataclasses.fields(Records):
-                column = getattr(self.records, field.name)
-                file.create_dataset(
-                    f"records/{field.name}", data=column, compression="gzip" if len(column) else None
-                )
-
-
-def _write_header(file: h5py.File, header: Header) -> None:
-    nodes, edge_index = header.graph.to_json(), header.graph.edge_index
-    meta = {
-        "denoiser": header.denoiser,
-        "layers": [layer.to_json() for layer in header.layers],
-        "nodes": nodes,
-        "options": [str(option) for option in header.options],
-        "labels": [dataclasses.asdict(label) for label in header.labels],
-        "conditions": header.conditions,
-        "provenance": header.provenance,
-    }
-    text = json.dumps(meta, sort_keys=True).encode()
-    file.create_dataset("meta", data=np.frombuffer(text, np.uint8), compression="gzip")
-    file.create_dataset("graph/edge_index", data=edge_index, compression="gzip")
-    file.create_dataset("options/num_bytes", data=header.num_bytes.astype(np.int64))
-    file.create_dataset("options/relative_error", data=header.relative_error.astype(np.float64))
-    file.create_dataset("options/num_weights", data=header.num_weights)
-    if header.responses is not None:
-        group = file.create_group(_RESPONSES)
-        group.attrs.update(num_images=header.responses.num_images, noise_seed=header.responses.noise_seed)
-        for name, values in header.responses.spaces.items():
-            group.create_dataset(name, data=values.astype(np.float32), compression="gzip")
-
-
-def _read_responses(file: h5py.File) -> Responses | None:
-    if _RESPONSES not in file:
-        return None
-    group = file[_RESPONSES]
-    return Responses(
-        {name: values[()] for name, values in group.items()},
-        int(group.attrs["num_images"]),
-        int(group.attrs["noise_seed"]),
-    )
-
-
-def _read_header(file: h5py.File) -> Header:
-    meta = json.loads(file["meta"][()].tobytes())
-    return Header(
-        denoiser=meta["denoiser"],
-        layers=[WeightLayer.from_json(layer) for layer in meta["layers"]],
-        graph=Graph.from_json(meta["nodes"], file["graph/edge_index"][()]),
-        options=tuple(Option.parse(text) for text in meta["options"]),
-        num_bytes=file["options/num_bytes"][()],
-        relative_error=file["options/relative_error"][()],
-        labels=tuple(Label(**label) for label in meta["labels"]),
-        conditions=meta["conditions"],
-        provenance=meta["provenance"],
-        responses=_read_responses(file),
-    )
+def _write(file: Path, path: str | Path, header: Header, records: Records | None) -> None:
+    records = Records.empty(len(header.layers), len(header.labels)) if records is None else records
+    try:
+        check_content(header, records)
+    except ValueError as error:
+        raise QsdError(f"{path}: cannot be written ({error})") from error
+    beside = journal.journal_path(file)
+    hdf5.write(file, header, records, journal.root_of(beside) if beside.exists() else b"")
+    beside.unlink(missing_ok=True)

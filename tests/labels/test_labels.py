@@ -1,6 +1,7 @@
 """Labels on the shipped miniature, with few images: determinism, pairing, resuming, refusing."""
 
 import dataclasses
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -88,17 +89,17 @@ def test_fid_by_definition(measurer: Measurer) -> None:
 
 
 def test_labeling_resumes_and_grows(measurer: Measurer, bank: Bank, tmp_path: Path) -> None:
-    def begin() -> Store:
-        return open_or_create(tmp_path / "s.h5", bank, SETTINGS, config_seed=3, provenance={})
+    def begin() -> AbstractContextManager[Store]:
+        return open_or_create(tmp_path / "s.h5", bank, SETTINGS, config_seed=3, make_provenance=dict)
 
-    store = begin()
-    label(store, jobs_of_stream(store, 2, 0), measurer.run)
-    store = begin()
-    jobs = jobs_of_stream(store, 3, 0)
-    assert [job.index for job in jobs] == [2]
-    label(store, jobs, measurer.run)
-    store = begin()
-    assert jobs_of_stream(store, 3, 0) == []
+    with begin() as store:
+        label(store, jobs_of_stream(store, 2, 0), measurer.run)
+    with begin() as store:
+        jobs = jobs_of_stream(store, 3, 0)
+        assert [job.index for job in jobs] == [2]
+        label(store, jobs, measurer.run)
+    with begin() as store:
+        assert jobs_of_stream(store, 3, 0) == []
     assert store.records.index.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(store.records.config, sample_configs(bank.options, len(bank.layers), 3, 3))
     assert np.isfinite(store.records.labels).all()
@@ -108,17 +109,17 @@ def test_labeling_resumes_and_grows(measurer: Measurer, bank: Bank, tmp_path: Pa
 
 
 def test_store_of_other_conditions_is_refused(bank: Bank, tmp_path: Path) -> None:
-    path = tmp_path / "s.h5"
-    open_or_create(path, bank, SETTINGS, config_seed=0, provenance={})
+    def begin(bank: Bank, settings: EvaluationSettings = SETTINGS) -> None:
+        with open_or_create(tmp_path / "s.h5", bank, settings, config_seed=0, make_provenance=dict):
+            pass
+
+    begin(bank)
     with pytest.raises(QsdError, match="begun with steps 4, not 5"):
-        other = dataclasses.replace(SETTINGS, steps=5)
-        open_or_create(path, bank, other, config_seed=0, provenance={})
+        begin(bank, dataclasses.replace(SETTINGS, steps=5))
     with pytest.raises(QsdError, match="begun with option table"):
-        small = dataclasses.replace(bank, options=bank.options[:2], weights=[row[:2] for row in bank.weights])
-        open_or_create(path, small, SETTINGS, config_seed=0, provenance={})
+        begin(dataclasses.replace(bank, options=bank.options[:2], weights=[row[:2] for row in bank.weights]))
     with pytest.raises(QsdError, match="begun with denoiser"):
-        stranger = dataclasses.replace(bank, denoiser={**bank.denoiser, "weights_hash": "0" * 32})
-        open_or_create(path, stranger, SETTINGS, config_seed=0, provenance={})
+        begin(dataclasses.replace(bank, denoiser={**bank.denoiser, "weights_hash": "0" * 32}))
 
 
 def test_verify_averages_over_seeds(measurer: Measurer, bank: Bank) -> None:

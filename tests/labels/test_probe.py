@@ -120,11 +120,10 @@ def test_probing_goes_on_where_it_was(probed: Store, bank: Bank, tmp_path: Path)
 def test_sketches_of_another_version_are_refused(probed: Store, bank: Bank, tmp_path: Path) -> None:
     path = tmp_path / "s.h5"
     path.write_bytes(probed.path.read_bytes())
-    store = Store.open(path)
-    responses = store.header.responses
-    for values in responses.spaces.values():
-        values[0] = np.nan  # half probed, in other shapes than sketches have
-    store.set_responses(responses, {})
+    with Store.writing(path) as store:
+        for values in store.header.responses.spaces.values():
+            values[0] = np.nan  # half probed, in other shapes than sketches have
+        store.set_header(store.header)
     with pytest.raises(QsdError, match="half probed by another version"):
         probe(load_pipeline(PIPELINE), bank, path, evaluator=SETTINGS, num_images=IMAGES)
 

@@ -39,17 +39,19 @@ def test_header_and_records_survive_the_disk(tmp_path: Path) -> None:
     rows=st.lists(
         st.tuples(st.integers(0, 10**6), st.floats(allow_nan=False, allow_infinity=False, width=32)),
         max_size=5,
+        unique_by=lambda row: row[0],
     )
 )
 def test_appended_rows_come_back_in_order(rows: list, tmp_path_factory: pytest.TempPathFactory) -> None:
     store = Store.create(tmp_path_factory.mktemp("s") / "s.h5", synthetic_header())
-    for index, fid in rows:
-        _append(store, index, fid)
+    with Store.writing(store.path) as writer:
+        for index, fid in rows:
+            _append(writer, index, fid)
     again = Store.open(store.path)
     assert again.records.index.tolist() == [index for index, _ in rows]
     np.testing.assert_array_equal(again.values("fid"), [fid for _, fid in rows])
     assert np.isnan(again.values("clip")).all()
-    assert list(store.path.parent.iterdir()) == [store.path]
+    assert {path.name for path in store.path.parent.iterdir()} == {"s.h5", "s.h5.lock"}
 
 
 def test_sizes_are_sums_of_option_bytes(tmp_path: Path) -> None:
@@ -71,9 +73,9 @@ def test_split_is_fixed_by_position_and_balanced() -> None:
 
 
 def _append_forever(path: Path) -> None:
-    store = Store.open(path)
-    while True:
-        _append(store, len(store.records))
+    with Store.writing(path) as store:
+        while True:
+            _append(store, len(store.records))
 
 
 def test_killed_while_appending_leaves_a_complete_store(tmp_path: Path) -> None:
@@ -95,9 +97,9 @@ def test_killed_while_appending_leaves_a_complete_store(tmp_path: Path) -> None:
 def test_only_one_writer(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "s.h5", synthetic_header())
     with (
-        store.locked(),
-        pytest.raises(QsdError, match=r"s\.h5: another process is labeling"),
-        Store.open(store.path).locked(),
+        Store.writing(store.path),
+        pytest.raises(QsdError, match=r"s\.h5: another process is writing"),
+        Store.writing(store.path),
     ):
         pass
 
@@ -130,10 +132,14 @@ def test_mistakes_in_a_record_change_nothing(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "s.h5", synthetic_header())
     num_layers = len(store.header.layers)
     good = {"index": 0, "noise_seed": 0, "seconds": 0.0}
-    with pytest.raises(QsdError, match="no label 'nonsense'"):
-        store.append(config=np.zeros(num_layers, np.int8), labels={"nonsense": 1.0}, **good)
-    with pytest.raises(QsdError, match="does not fit the option table"):
-        store.append(config=np.full(num_layers, 6, np.int8), labels={}, **good)
+    fits = np.zeros(num_layers, np.int8)
+    with Store.writing(store.path) as writer:
+        with pytest.raises(QsdError, match="no label 'nonsense'"):
+            writer.append(config=fits, labels={"nonsense": 1.0}, **good)
+        with pytest.raises(QsdError, match="does not fit the option table"):
+            writer.append(config=np.full(num_layers, 6, np.int8), labels={}, **good)
+        with pytest.raises(QsdError, match="not finite"):
+            writer.append(config=fits, labels={"fid": np.inf}, **good)
     with pytest.raises(QsdError, match="no label 'nonsense'"):
         store.values("nonsense")
     with pytest.raises(QsdError, match="exists already"):

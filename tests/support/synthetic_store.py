@@ -131,8 +131,8 @@ def synthetic_store(
         labels=np.stack([fid, 30 - 3 * np.log(fid)], axis=1),
         noise_seed=np.zeros(num_records, np.int64),
         split=split_of_index(index),
+        activation=np.zeros_like(configs),
         seconds=np.ones(num_records, np.float32),
+        num_images=np.zeros(num_records, np.int32),
     )
-    store = Store(path, header, records)
-    store._write()  # one write instead of one per record
-    return store
+    return Store.create(path, header, records)

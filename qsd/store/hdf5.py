@@ -1,0 +1,242 @@
+"""The HDF5 file of a store, read and written whole.
+
+Layout (schema version 2)::
+
+    512 bytes before the HDF5 content: "qsd store" and whether a journal was begun (see :func:`mark_journal`)
+    /                 attrs: format, schema_version, root_hash (of the bytes of /meta)
+    /meta             uint8 [bytes], UTF-8 JSON: denoiser identity, layers, graph nodes, options, activation
+                      options, labels, conditions, provenance; facts of the responses; content hashes of all
+                      datasets below; root hash of the file that this one replaced
+    /graph/edge_index int64 [2, E]
+    /options/num_bytes       int64   [L, O]   exact bytes of every option of every layer, -1: not available
+    /options/relative_error  float64 [L, O]   ||W - W_q|| / ||W||
+    /options/num_weights     int64   [L]
+    /options/responses/*     float32 [L, O, d]  where `qsd probe` measured them (see :class:`Responses`)
+    /records/*               the columns of :class:`qsd.store.records.Records`
+
+What else a user keeps in the file, groups, datasets and attributes, is carried over whenever it is written.
+
+Schema version 1 has no hashes, no journal, no ``activation`` and ``num_images``, and keeps the facts of the
+responses in attributes. It is read as it is, and written as version 2.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from qsd.denoisers.graph import Graph
+from qsd.denoisers.layers import WeightLayer
+from qsd.quantizers.options import Option
+from qsd.store.checks import check_content, checked_dataset, checked_file
+from qsd.store.records import Records
+from qsd.store.schema import FULL_ACTIVATIONS, Header, Label, Responses
+from qsd.support.errors import QsdError
+from qsd.support.files import atomic, sync
+from qsd.support.hashing import array_hash, bytes_hash, verifying
+
+FORMAT = "qsd-store"
+SCHEMA_VERSION = 2
+_RESPONSES = "options/responses"
+_USER_BLOCK = 512
+_PREFIX = b"qsd store\n"
+_CLOSED, _JOURNALED = b"complete\n", b"+journal\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """All that an HDF5 file of a store holds.
+
+    Attributes:
+        header: what all records share.
+        records: all rows.
+        version: schema version of the file.
+        root: root hash, 16 bytes; of a file of version 1 empty.
+        replaced: root hash of the file whose place it took, if there was one.
+        journaled: whether a journal was begun for it.
+    """
+
+    header: Header
+    records: Records
+    version: int
+    root: bytes
+    replaced: bytes
+    journaled: bool
+
+
+def read(path: Path, shown: str | Path) -> Content:
+    """Reads and checks a file.
+
+    Args:
+        path: behind symbolic links.
+        shown: its name in messages.
+
+    Raises:
+        QsdError: it is truncated, damaged, no store, or of a newer schema.
+    """
+    with h5py.File(path, "r") as file:
+        if file.attrs.get("format") != FORMAT:
+            raise QsdError(f"{shown}: an HDF5 file, but not a qsd store; make one with `qsd label`")
+        version = int(file.attrs["schema_version"])
+        if version not in (1, SCHEMA_VERSION):
+            raise QsdError(f"{shown}: schema version {version}, this qsd reads {SCHEMA_VERSION}; update qsd")
+        checked_file(file, path)
+        text = checked_dataset(file, "meta", np.uint8, 1).tobytes()
+        if version == 2 and verifying() and bytes_hash(text) != file.attrs["root_hash"]:
+            raise ValueError("/meta differs from its hash")
+        meta = json.loads(text)
+        hashes = meta["hashes"] if version == 2 else {}
+        header = _header(file, meta, hashes)
+        records = _records(file, header, hashes, version)
+    check_content(header, records)
+    return Content(
+        header=header,
+        records=records,
+        version=version,
+        root=bytes.fromhex(bytes_hash(text)) if version == 2 else b"",
+        replaced=bytes.fromhex(meta.get("replaced", "")),
+        journaled=version == 2 and _is_journaled(path),
+    )
+
+
+def write(path: Path, header: Header, records: Records, replaced: bytes = b"") -> bytes:
+    """Writes a file whole or not at all, in place of the one that is there.
+
+    Args:
+        path: behind symbolic links.
+        header: what all records share.
+        records: all rows.
+        replaced: root hash of the file that is there.
+
+    Returns:
+        The root hash.
+    """
+    datasets = {
+        "graph/edge_index": header.graph.edge_index.astype(np.int64),
+        "options/num_bytes": header.num_bytes.astype(np.int64),
+        "options/relative_error": header.relative_error.astype(np.float64),
+        "options/num_weights": header.num_weights,
+        **{f"records/{field.name}": getattr(records, field.name) for field in dataclasses.fields(Records)},
+    }
+    if header.responses is not None:
+        for name, values in header.responses.spaces.items():
+            datasets[f"{_RESPONSES}/{name}"] = values.astype(np.float32)
+    meta = _meta(header) | {
+        "hashes": {name: array_hash(values) for name, values in datasets.items()},
+        "replaced": replaced.hex(),
+    }
+    text = json.dumps(meta, sort_keys=True).encode()
+    datasets["meta"] = np.frombuffer(text, np.uint8)
+    with atomic(path) as temporary:
+        with h5py.File(temporary, "w", userblock_size=_USER_BLOCK) as file:
+            for name, values in datasets.items():
+                file.create_dataset(name, data=values, compression="gzip" if values.size else None)
+            if path.exists():
+                with h5py.File(path, "r") as old:
+                    _carry_over(old, file)
+            file.attrs["format"] = FORMAT
+            file.attrs["schema_version"] = SCHEMA_VERSION
+            file.attrs["root_hash"] = bytes_hash(text)
+        with temporary.open("r+b") as raw:
+            raw.write((_PREFIX + _CLOSED).ljust(_USER_BLOCK, b"\0"))
+    return bytes.fromhex(bytes_hash(text))
+
+
+def mark_journal(path: Path) -> None:
+    """Notes in a file that a journal belongs to it from now on, by one write in the block before HDF5's own.
+
+    A copy of the file without its journal is then known to be incomplete.
+    """
+    with path.open("r+b", buffering=0) as raw:
+        raw.seek(len(_PREFIX))
+        raw.write(_JOURNALED)
+    sync(path)
+
+
+def _is_journaled(path: Path) -> bool:
+    with path.open("rb") as raw:
+        block = raw.read(_USER_BLOCK)
+    for state in (_CLOSED, _JOURNALED):
+        if block == (_PREFIX + state).ljust(_USER_BLOCK, b"\0"):
+            return state == _JOURNALED
+    raise ValueError("its first 512 bytes are not those of a store")
+
+
+def _meta(header: Header) -> dict[str, Any]:
+    responses = header.responses
+    return {
+        "denoiser": header.denoiser,
+        "layers": [layer.to_json() for layer in header.layers],
+        "nodes": header.graph.to_json(),
+        "options": [str(option) for option in header.options],
+        "activation_options": list(header.activation_options),
+        "labels": [dataclasses.asdict(label) for label in header.labels],
+        "conditions": header.conditions,
+        "provenance": header.provenance,
+        "responses": responses and {"num_images": responses.num_images, "noise_seed": responses.noise_seed},
+    }
+
+
+def _header(file: h5py.File, meta: dict[str, Any], hashes: dict[str, str]) -> Header:
+    options = tuple(Option.parse(text) for text in meta["options"])
+    return Header(
+        denoiser=meta["denoiser"],
+        layers=[WeightLayer.from_json(layer) for layer in meta["layers"]],
+        graph=Graph.from_json(meta["nodes"], checked_dataset(file, "graph/edge_index", np.int64, 2, hashes)),
+        options=options,
+        num_bytes=checked_dataset(file, "options/num_bytes", np.int64, 2, hashes),
+        relative_error=checked_dataset(file, "options/relative_error", np.float64, 2, hashes),
+        labels=tuple(Label(**label) for label in meta["labels"]),
+        conditions=meta["conditions"],
+        provenance=meta["provenance"],
+        responses=_responses(file, meta, hashes),
+        activation_options=tuple(meta.get("activation_options", FULL_ACTIVATIONS)),
+    )
+
+
+def _responses(file: h5py.File, meta: dict[str, Any], hashes: dict[str, str]) -> Responses | None:
+    facts, prefix = meta.get("responses"), f"{_RESPONSES}/"
+    names = [key.removeprefix(prefix) for key in hashes if key.startswith(prefix)]
+    if not hashes and _RESPONSES in file:  # version 1
+        group = file[_RESPONSES]
+        names, facts = list(group), {key: int(group.attrs[key]) for key in ("num_images", "noise_seed")}
+    if facts is None:
+        return None
+    spaces = {name: checked_dataset(file, prefix + name, np.float32, 3, hashes) for name in names}
+    return Responses(spaces, facts["num_images"], facts["noise_seed"])
+
+
+def _records(file: h5py.File, header: Header, hashes: dict[str, str], version: int) -> Records:
+    empty = Records.empty(len(header.layers), len(header.labels))
+    columns = {}
+    for field in dataclasses.fields(Records):
+        like = getattr(empty, field.name)
+        if version == 1 and field.name in ("activation", "num_images"):
+            continue
+        columns[field.name] = checked_dataset(file, f"records/{field.name}", like.dtype, like.ndim, hashes)
+    if version == 1:
+        images = int(header.conditions.get("num_images", 0))
+        columns["activation"] = np.zeros_like(columns["config"])
+        columns["num_images"] = np.full(len(columns["index"]), images, np.int32)
+    return Records(**columns)
+
+
+def _carry_over(old: h5py.Group, new: h5py.Group) -> None:
+    """Copies what ``old`` has and ``new`` lacks: attributes, and items as they are, links unfollowed."""
+    for name, value in old.attrs.items():
+        if name not in new.attrs:
+            new.attrs[name] = value
+    if not isinstance(old, h5py.Group):
+        return
+    for name in old:
+        link = old.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            if name not in new:
+                new[name] = link
+        elif name not in new:
+            old.copy(name, new, name, expand_soft=False, expand_external=False)
+        else:
+            _carry_over(old[name], new[name])

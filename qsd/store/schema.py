@@ -1,0 +1,97 @@
+"""What the records of a store share: denoiser, graph, option table, labels, conditions, responses."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from qsd.denoisers.graph import Graph
+from qsd.denoisers.layers import WeightLayer
+from qsd.quantizers.options import Option, options_hash
+
+FULL_ACTIVATIONS = ("16",)
+"""The activation options of a store whose layers all read 16-bit activations."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    """A measured number: its name, whether larger is better, and its meaning in a few words."""
+
+    name: str
+    larger_is_better: bool
+    description: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Responses:
+    """What each option does to the drawn images while all other layers are at full precision.
+
+    Attributes:
+        spaces: by ``latents``, ``features`` and ``mean_features`` (of the images), float32 [L, O, d]:
+            coordinates of the change. Squared lengths are its mean square (per latent element; per image,
+            summed over features), where every image counts as much as any other over all options; angles are
+            those between changes. NaN for layers that are still to be measured; until all are, the first two
+            spaces have sketches of each image in place of coordinates.
+        num_images: images drawn for each.
+        noise_seed: of these images.
+    """
+
+    spaces: dict[str, np.ndarray]
+    num_images: int
+    noise_seed: int
+
+    def missing(self) -> np.ndarray:
+        """Positions of the layers that are still to be measured."""
+        unknown = [np.isnan(values).any(axis=(1, 2)) for values in self.spaces.values()]
+        return np.flatnonzero(np.any(unknown, axis=0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """All that the records of a store share. L layers, O options, M labels.
+
+    Attributes:
+        denoiser: identity of the denoiser (see :func:`qsd.denoisers.pipeline.identity`).
+        layers: weight layers in bank order.
+        graph: the traced graph, whose weight nodes point into ``layers``.
+        options: the option table.
+        num_bytes: int64 [L, O], -1 where a layer cannot take an option.
+        relative_error: float64 [L, O], NaN there.
+        labels: what the columns of the label matrix mean.
+        conditions: settings every record was measured under (images, steps, prompts, features, ...).
+        provenance: versions, seed and command.
+        responses: what each option does alone, if it was measured.
+        activation_options: what the activations of a record mean, such as ``("16", "8")``.
+    """
+
+    denoiser: dict[str, Any]
+    layers: list[WeightLayer]
+    graph: Graph
+    options: tuple[Option, ...]
+    num_bytes: np.ndarray
+    relative_error: np.ndarray
+    labels: tuple[Label, ...]
+    conditions: dict[str, Any]
+    provenance: dict[str, Any]
+    responses: Responses | None = None
+    activation_options: tuple[str, ...] = FULL_ACTIVATIONS
+
+    @property
+    def available(self) -> np.ndarray:
+        """Which layers can take which options, bool [L, O]."""
+        return self.num_bytes >= 0
+
+    @property
+    def num_weights(self) -> np.ndarray:
+        """Weights per layer, int64 [L]."""
+        return np.array([layer.num_weights for layer in self.layers], dtype=np.int64)
+
+    @property
+    def options_hash(self) -> str:
+        """Short stable hash of the option table."""
+        return options_hash(self.options)
+
+    @property
+    def label_names(self) -> list[str]:
+        """Column names of the label matrix."""
+        return [label.name for label in self.labels]
