@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from label_efficiency import Run, plan, train
 from measured import markdown_table
 from scipy.stats import rankdata
@@ -33,6 +32,7 @@ from qsd.ranker.data import prepare
 from qsd.ranker.target import Target
 from qsd.store import Store
 from qsd.support.paths import find
+from qsd.support.yaml_files import read_yaml
 
 RESAMPLES = 2000
 
@@ -112,8 +112,8 @@ def main() -> None:
         path = find(f"datasets/{store}.h5")
         settings[store] = {
             "records": len(Store.open(path).records.index),
-            "default": yaml.safe_load(find(name).read_text()),
-            "best": yaml.safe_load(find(name.replace(".yaml", "_best.yaml")).read_text()),
+            "default": read_yaml(find(name)),
+            "best": read_yaml(find(name.replace(".yaml", "_best.yaml"))),
         }
         wanted += plan(settings[store]["default"], [path], arguments.labels, arguments.seeds)
     runs: list[Run] = [

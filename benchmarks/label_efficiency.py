@@ -34,6 +34,7 @@ from qsd.ranker.target import Target
 from qsd.store import Store
 from qsd.support.files import atomic
 from qsd.support.paths import find, shipped_root
+from qsd.support.yaml_files import read_yaml
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -153,7 +154,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
-    config = yaml.safe_load(find(arguments.config).read_text())
+    config = read_yaml(find(arguments.config))
     for setting in arguments.network:
         key, value = setting.split("=")
         config["model"]["network"][key] = yaml.safe_load(value)

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 from typing import NamedTuple
 
 from qsd import __version__
@@ -88,14 +89,28 @@ def _help() -> str:
 
 
 def _with_shipped_configs(words: Sequence[str]) -> list[str]:
-    """Replaces the value of every --config by the path it resolves to."""
-    resolved = list(words)
-    for position, word in enumerate(words):
-        if word in ("--config", "-c") and position + 1 < len(words):
-            resolved[position + 1] = str(find(words[position + 1]))
-        elif word.startswith("--config="):
-            resolved[position] = f"--config={find(word.removeprefix('--config='))}"
+    """Replaces the value of every --config by its path, behind those of the files it builds on."""
+    resolved: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name not in ("--config", "-c"):
+            resolved.append(word)
+        elif (value := value if equals else next(rest, "")) == "":
+            resolved.append(word)  # the verb's parser says what is missing
+        else:
+            for file in _files_of(value):
+                resolved += ["--config", str(file)]
     return resolved
+
+
+def _files_of(name: str) -> list[Path]:
+    path = find(name)
+    if path.suffix not in (".yaml", ".yml"):
+        return [path]
+    from qsd.support.yaml_files import with_bases
+
+    return with_bases(path)
 
 
 def _other_program(words: list[str]) -> int:

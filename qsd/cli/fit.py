@@ -8,9 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.table import Table
 
 from qsd.cli.console import command_line, console, messages
@@ -39,6 +41,19 @@ class RankerCLI(LightningCLI):
             default=None,
             help="ranker folder; by default `ranker` in the log folder",
         )
+        parser.add_argument(
+            "--base", type=str | None, default=None, help="in a YAML file: the file whose settings it adds to"
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
+        """Logs to CSV and TensorBoard, in one folder `logs/RANKER/version_N` beside the ranker."""
+        settings = self._get(self.config, "trainer")
+        if settings.logger in (None, True):
+            out = Path(self._get(self.config, "out") or "runs/ranker")
+            table = CSVLogger(out.parent / "logs", name=out.name)
+            board = TensorBoardLogger(out.parent / "logs", name=out.name, version=f"version_{table.version}")
+            kwargs["logger"] = [table, board]
+        return super().instantiate_trainer(**kwargs)
 
     def after_fit(self) -> None:
         """Restores the best epoch, measures it on the test records and saves the ranker."""

@@ -21,6 +21,7 @@ from qsd.ranker.data import DEFAULT_FOLDS, StoreDataModule
 from qsd.ranker.module import RankerModule
 from qsd.support.errors import QsdError, first_line
 from qsd.support.files import atomic
+from qsd.support.yaml_files import read_yaml
 
 MONITOR = "val_spearman"
 _LABELS = "member_labels"
@@ -85,7 +86,7 @@ def read_space(path: str | Path) -> list[Dimension]:
     Raises:
         QsdError: the file is missing, no such mapping, or an entry is malformed.
     """
-    document = _read_yaml(path)
+    document = read_yaml(path)
     return [Dimension.read(key, entry) for key, entry in document.items()]
 
 
@@ -272,17 +273,13 @@ def _run(
     return float(runner.callback_metrics[MONITOR])
 
 
-def _read_yaml(path: str | Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise QsdError(f"{path}: cannot be read as YAML ({first_line(error)}); check the file") from error
-    if not isinstance(document, dict) or not document:
-        raise QsdError(f"{path}: not a YAML mapping; {_SPACE_GRAMMAR}")
-    return document
+def read_base(path: str | Path) -> dict[str, Any]:
+    """Reads the base of a study: a YAML file that ``lightning fit`` takes, over the files that it builds on.
 
-
-read_base = _read_yaml  # the base of a study is a `fit` YAML as it is
+    Raises:
+        QsdError: it is missing or no YAML mapping.
+    """
+    return read_yaml(path)
 
 
 def _write_csv(study: optuna.Study, path: Path) -> None:

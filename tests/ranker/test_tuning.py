@@ -153,7 +153,7 @@ def test_shipped_families_say_all_that_a_study_varies():
     configs = shipped_root() / "lightning_configs"
     space = read_space(configs / "tune.yaml")
     for name in ("pixart", "pixart_sigma", "hunyuan", "sd15", "sdxl", "dit"):
-        family = yaml.safe_load((configs / f"{name}.yaml").read_text())
+        family = read_base(configs / f"{name}.yaml")
         for dimension in space:
             value = family
             for part in dimension.key.split("."):
