@@ -1,5 +1,6 @@
 """Rounding of activations: the inputs of layers and the operands of attention products."""
 
+from qsd.quantizers.activations.arithmetic import PROBABILITY_BITS, round_probabilities, round_tokens
 from qsd.quantizers.activations.options import (
     FULL_ACTIVATIONS,
     FULL_BITS,
@@ -8,7 +9,6 @@ from qsd.quantizers.activations.options import (
 )
 from qsd.quantizers.activations.ranges import Ranges
 from qsd.quantizers.activations.rotation import rotate
-from qsd.quantizers.activations.rounding import PROBABILITY_BITS, round_probabilities, round_tokens
 from qsd.quantizers.activations.schemes import Rounding, rounding
 
 __all__ = [

@@ -6,10 +6,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from qsd.quantizers.activations.arithmetic import affine, round_to, round_tokens
 from qsd.quantizers.activations.options import ActivationOption
 from qsd.quantizers.activations.ranges import Ranges
 from qsd.quantizers.activations.rotation import rotate
-from qsd.quantizers.activations.rounding import affine, round_to, round_tokens
 from qsd.support.errors import QsdError
 
 Rounding = Callable[[Tensor], Tensor]
