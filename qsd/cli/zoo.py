@@ -7,17 +7,19 @@ import torch
 
 from qsd.cli.console import bar, console, messages, print_json, run_function
 from qsd.support.errors import QsdError
-from qsd.zoo import TRAINERS, write_data
+from qsd.zoo import TRAINERS, write_data, write_emoji_data
 from qsd.zoo import measure as measure_miniature
 from qsd.zoo import train as train_miniature
 
 
 def train(name: str, out: str | None = None, seed: int = 0, device: str = "cpu", json: bool = False) -> None:
-    """Trains a shipped checkpoint anew, on the real digits of scikit-learn.
+    """Trains a shipped checkpoint anew, on the real digits of scikit-learn or on emoji.
 
     Args:
         name: digits-classifier, digits-clip, digits-pixart-alpha, digits-pixart-sigma, digits-hunyuan-dit,
-            digits-sd15, digits-sdxl or digits-dit.
+            digits-sd15, digits-sdxl, digits-dit, emoji-autoencoder, emoji-classifier, emoji-clip or
+            emoji-flux.
+            What is interrupted goes on when run again.
         out: folder to write; by default `checkpoints/NAME` below the current folder.
         seed: of weights and batches.
         device: where to train.
@@ -44,14 +46,31 @@ def measure(name: str, folder: str | None = None, json: bool = False) -> None:
     _tell(facts, json)
 
 
-def data(out: str = "datasets/digits") -> None:
-    """Writes the digits' reference images, prompts and classes, so that measuring needs no scikit-learn.
+def data(name: str, fluent: str | None = None, google: str | None = None, out: str | None = None) -> None:
+    """Writes reference images, prompts and classes, so that measuring needs nothing else.
+
+    The emoji come from two npm archives: `npm pack @lobehub/fluent-emoji-3d` and
+    `npm pack emoji-datasource-google` fetch them.
 
     Args:
-        out: folder to write.
+        name: digits or emoji.
+        fluent: the archive of @lobehub/fluent-emoji-3d (emoji only).
+        google: the archive of emoji-datasource-google (emoji only).
+        out: folder to write; by default `datasets/NAME` below the current folder.
     """
-    write_data(Path(out))
-    console.print(f"wrote {out}")
+    if name not in ("digits", "emoji"):
+        raise QsdError(f"no data named {name!r}; there are digits and emoji")
+    folder = Path(out or f"datasets/{name}")
+    if name == "digits":
+        _tell({"folder": str(folder), **write_data(folder)}, json=False)
+        return
+    if not fluent or not google:
+        raise QsdError(
+            "emoji come from two archives; give --fluent and --google after "
+            "`npm pack @lobehub/fluent-emoji-3d` "
+            "and `npm pack emoji-datasource-google`"
+        )
+    _tell({"folder": str(folder), **write_emoji_data(Path(fluent), Path(google), folder)}, json=False)
 
 
 def _tell(facts: Mapping[str, object], json: bool) -> None:

@@ -1,5 +1,6 @@
-"""The tiny AutoencoderKL of the latent miniatures: 16x16x3 pixels to 8x8x4, 4x4x8 or 2x2x32 latents."""
+"""The tiny AutoencoderKL of the latent miniatures: 2, 4 or 8 pixels a latent in each direction."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 
 from qsd.support.progress import Progress
-from qsd.zoo.digits import IMAGE_SIZE, Digits
+from qsd.zoo.digits import IMAGE_SIZE
 from qsd.zoo.optimization import Batch, fit
 
 LATENT_CHANNELS = {2: 4, 4: 8, 8: 32}
@@ -22,11 +23,12 @@ def latent_size(factor: int) -> int:
     return IMAGE_SIZE // factor
 
 
-def build_autoencoder(factor: int = 2) -> AutoencoderKL:
+def build_autoencoder(factor: int = 2, size: int = IMAGE_SIZE) -> AutoencoderKL:
     """An untrained autoencoder with a decoder that costs little beside the denoising steps.
 
     Args:
         factor: 2, 4 or 8, pixels per latent in each direction.
+        size: height and width of the images.
     """
     levels = factor.bit_length()
     return AutoencoderKL(
@@ -39,31 +41,40 @@ def build_autoencoder(factor: int = 2) -> AutoencoderKL:
         layers_per_block=1,
         norm_num_groups=8,
         mid_block_add_attention=False,
-        sample_size=IMAGE_SIZE,
+        sample_size=size,
         scaling_factor=1.0,
     )
 
 
 def train_autoencoder(
-    digits: Digits,
+    images: torch.Tensor,
     *,
     factor: int = 2,
     steps: int = 1500,
     device: torch.device,
     progress: Progress | None = None,
+    resume: Path | None = None,
 ) -> tuple[AutoencoderKL, dict[str, float]]:
-    """Trains on all digits and normalises the latents.
+    """Trains on images and normalises their latents.
+
+    Args:
+        images: uint8 [N, 3, H, W], square.
+        factor: 2, 4 or 8, pixels per latent in each direction.
+        steps: updates of 32 images.
+        device: where to train.
+        progress: told every 10 steps.
+        resume: see :func:`qsd.zoo.optimization.fit`.
 
     Returns:
         The autoencoder, whose latents have mean 0 and variance 1 per channel, and the root mean squared
         error of its reconstructions in grey levels of 255.
     """
     with device:
-        vae = build_autoencoder(factor)
-    images = to_pixels(digits.rgb).to(device)
+        vae = build_autoencoder(factor, images.shape[-1])
+    pixels = to_pixels(images).to(device)
 
     def draw() -> Batch:
-        return (images[torch.randint(len(images), (_BATCH,))],)
+        return (pixels[torch.randint(len(pixels), (_BATCH,))],)
 
     def loss(batch: torch.Tensor) -> torch.Tensor:
         posterior = vae.encode(batch).latent_dist
@@ -76,13 +87,13 @@ def train_autoencoder(
         loss,
         steps=steps,
         learning_rate=3e-3,
+        resume=resume,
         progress=progress,
         message="autoencoder",
     )
     vae.eval().requires_grad_(False)
-    _normalise_latents(vae, encode(vae, images))
-    error = (vae.decode(encode(vae, images)).sample - images).square().mean().sqrt()
-    return vae, {"autoencoder_rmse": error.item() * 127.5}
+    _normalise_latents(vae, encode(vae, pixels))
+    return vae, {"autoencoder_rmse": reconstruction_rmse(vae, pixels)}
 
 
 def to_pixels(images: torch.Tensor) -> torch.Tensor:
@@ -96,6 +107,15 @@ def encode(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
     return torch.cat([vae.encode(part).latent_dist.mode() for part in images.split(256)]) * float(
         vae.config["scaling_factor"]
     )
+
+
+@torch.no_grad()
+def reconstruction_rmse(vae: AutoencoderKL, pixels: torch.Tensor) -> float:
+    """Root mean squared error in grey levels of 255, of images in [-1, 1]."""
+    latents = encode(vae, pixels) / float(vae.config["scaling_factor"])
+    parts = zip(latents.split(256), pixels.split(256), strict=True)
+    total = sum(float((vae.decode(latent).sample - part).square().sum()) for latent, part in parts)
+    return (total / pixels.numel()) ** 0.5 * 127.5
 
 
 @torch.no_grad()

@@ -1,10 +1,10 @@
 """The denoiser training that all miniatures share: noise prediction on latents, averaged weights."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
@@ -60,7 +60,7 @@ class Miniature(Protocol):
     """A denoiser with its conditioning, trained together; what differs between the families."""
 
     factor: int
-    """Pixels per latent of its autoencoder, in each direction."""
+    """Pixels per latent of its autoencoder, in each direction; 1 has none and draws pixels."""
     recipe: Recipe
     autoencoder_of: str | None
     """The checkpoint whose autoencoder it shares; None has its own."""
@@ -69,8 +69,8 @@ class Miniature(Protocol):
     def modules(self) -> nn.ModuleDict:
         """Everything that is trained, under the pipeline's component names."""
 
-    def pipeline(self, vae: AutoencoderKL) -> DiffusionPipeline:
-        """The stock pipeline around the trained parts."""
+    def pipeline(self, vae: Any) -> DiffusionPipeline:
+        """The stock pipeline around the trained parts; ``vae`` is None where it draws pixels."""
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:
         """Predicts the noise.
@@ -93,6 +93,7 @@ def train_denoiser(
     digits: Digits,
     recipe: Recipe,
     *,
+    resume: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """Trains in place; the modules end with their averaged weights.
@@ -102,14 +103,16 @@ def train_denoiser(
         latents: float32 [N, C, H, W] of all digits, unit variance.
         digits: the captions' source.
         recipe: how long and how fast.
+        resume: see :func:`qsd.zoo.optimization.fit`; an interruption repeats earlier cycles.
         progress: told every 10 steps.
 
     Returns:
         ``loss``, the mean squared error over the last tenth of the steps of the last cycle.
     """
     final = 0.0
-    for steps, learning_rate in recipe.cycles:
-        final = _train_cycle(miniature, latents, digits, recipe, steps, learning_rate, progress)
+    for number, (steps, learning_rate) in enumerate(recipe.cycles):
+        file = resume and resume.with_name(f"{resume.name}-{number}")
+        final = _train_cycle(miniature, latents, digits, recipe, steps, learning_rate, file, progress)
     return {"loss": final}
 
 
@@ -120,6 +123,7 @@ def _train_cycle(
     recipe: Recipe,
     steps: int,
     learning_rate: float,
+    resume: Path | None,
     progress: Progress | None,
 ) -> float:
     add_noise = DDPMScheduler(**NOISE_SCHEDULE).add_noise
@@ -148,9 +152,10 @@ def _train_cycle(
         loss,
         steps=steps,
         learning_rate=learning_rate,
-        matrices=_block_matrices(miniature.modules) if recipe.muon else (),
+        matrices=block_matrices(miniature.modules) if recipe.muon else (),
         workers=recipe.workers,
-        after_step=average.update,
+        average=average,
+        resume=resume,
         progress=progress,
         message="denoiser",
     )
@@ -159,7 +164,7 @@ def _train_cycle(
     return final
 
 
-def _block_matrices(modules: nn.Module) -> list[torch.Tensor]:
+def block_matrices(modules: nn.Module) -> list[torch.Tensor]:
     """The weights of linear layers and convolutions inside blocks; embedders and output layers stay out."""
     layers = {name: module for name, module in modules.named_modules() if "block" in name}
     return [layer.weight for layer in layers.values() if isinstance(layer, nn.Linear | nn.Conv2d)]

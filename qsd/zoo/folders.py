@@ -30,8 +30,8 @@ def write_folder(out: Path, save: Callable[[Path], None]) -> int:
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
 
-def write_image_processor(folder: Path, image_processor_type: str) -> None:
-    """Writes the stock preprocessing of 16x16 images: to [-1, 1], nothing else.
+def write_image_processor(folder: Path, image_processor_type: str, size: int = IMAGE_SIZE) -> None:
+    """Writes the stock preprocessing of small square images: to [-1, 1], nothing else.
 
     The file is written by hand because the class that would save it needs torchvision.
     """
@@ -44,6 +44,6 @@ def write_image_processor(folder: Path, image_processor_type: str) -> None:
         "do_normalize": True,
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
-        "size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        "size": {"height": size, "width": size},
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -1,17 +1,44 @@
-"""What the training loops of the zoo share: AdamW and Muon, warmup and cosine decay, weight averaging."""
+"""What the training loops of the zoo share: AdamW, Muon, cosine decay, weight averaging, resuming."""
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from qsd.support.errors import QsdError, first_line
+from qsd.support.files import atomic
 from qsd.support.progress import Progress
 
 Batch = tuple[torch.Tensor, ...]
 
 _MUON_RATE = 0.01
+_SAVE_SECONDS = 60.0
+
+
+class MovingAverage:
+    """Exponential moving average of a module's parameters, with a decay that warms up."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.module = module
+        self.average = [p.detach().clone() for p in module.parameters()]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Moves the average towards the current parameters."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.average, list(self.module.parameters()), 1 - decay)
+
+    @torch.no_grad()
+    def load(self) -> None:
+        """Replaces the module's parameters by their average."""
+        for parameter, average in zip(self.module.parameters(), self.average, strict=True):
+            parameter.copy_(average)
 
 
 def fit(
@@ -24,7 +51,8 @@ def fit(
     weight_decay: float = 0.01,
     matrices: Sequence[torch.Tensor] = (),
     workers: int = 1,
-    after_step: Callable[[int], None] | None = None,
+    average: MovingAverage | None = None,
+    resume: Path | None = None,
     progress: Progress | None = None,
     message: str,
 ) -> float:
@@ -41,12 +69,17 @@ def fit(
             but the first are flattened. On the miniatures it needs a third of AdamW's steps.
         workers: threads that share each batch; networks this small gain nothing from threads within an
             operation.
-        after_step: called with the number of steps done.
+        average: follows the parameters.
+        resume: file that holds the state once a minute, and from which an interrupted training goes on as if
+            nothing had happened; removed at the end.
         progress: told every 10 steps.
         message: what the progress line says.
 
     Returns:
         Mean loss of the last tenth of the steps.
+
+    Raises:
+        QsdError: the file to resume from belongs to another training.
     """
     parameters = list(parameters)
     warmup = max(1, min(200, steps // 20))
@@ -75,9 +108,13 @@ def fit(
         value = loss(*part)
         return value.item(), torch.autograd.grad(value, parameters)
 
-    losses = []
+    losses: list[float] = []
+    state = _State(parameters, optimizers, schedules, average)
+    if resume and resume.exists():
+        losses = state.load(resume)
+    saved = time.monotonic()
     with ThreadPoolExecutor(workers) as pool:
-        for step in range(1, steps + 1):
+        for step in range(len(losses) + 1, steps + 1):
             parts = zip(*(tensor.chunk(workers) for tensor in draw()), strict=True)
             values, gradients = zip(*pool.map(gradient, parts), strict=True)
             for parameter, *shares in zip(parameters, *gradients, strict=True):
@@ -89,31 +126,56 @@ def fit(
                 optimizer.step()
                 schedule.step()
             losses.append(sum(values) / workers)
-            if after_step:
-                after_step(step)
+            if average:
+                average.update(step)
+            if resume and time.monotonic() - saved > _SAVE_SECONDS:
+                state.save(resume, losses)
+                saved = time.monotonic()
             if progress and (step % 10 == 0 or step == steps):
                 recent = losses[-100:]
                 progress(step, steps, f"{message}, loss {sum(recent) / len(recent):.4f}")
+    if resume:
+        resume.unlink(missing_ok=True)
     tail = losses[-max(1, steps // 10) :]
     return sum(tail) / len(tail)
 
 
-class MovingAverage:
-    """Exponential moving average of a module's parameters, with a decay that warms up."""
+class _State:
+    """Everything that a training has changed, with the global generator."""
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.module = module
-        self.average = [p.detach().clone() for p in module.parameters()]
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        optimizers: list[torch.optim.Optimizer],
+        schedules: list[torch.optim.lr_scheduler.LambdaLR],
+        average: MovingAverage | None,
+    ) -> None:
+        self._tensors = [*parameters, *(average.average if average else ())]
+        self._stateful: list[Any] = [*optimizers, *schedules]
+
+    def save(self, path: Path, losses: list[float]) -> None:
+        """Writes the file in one step."""
+        content = {
+            "tensors": [tensor.detach() for tensor in self._tensors],
+            "stateful": [thing.state_dict() for thing in self._stateful],
+            "losses": losses,
+            "generator": torch.get_rng_state(),
+        }
+        with atomic(path) as temporary:
+            torch.save(content, temporary)
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Moves the average towards the current parameters."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.average, list(self.module.parameters()), 1 - decay)
-
-    @torch.no_grad()
-    def load(self) -> None:
-        """Replaces the module's parameters by their average."""
-        for parameter, average in zip(self.module.parameters(), self.average, strict=True):
-            parameter.copy_(average)
+    def load(self, path: Path) -> list[float]:
+        """Puts everything back; returns the losses so far."""
+        try:
+            content = torch.load(path, weights_only=True)
+            for tensor, value in zip(self._tensors, content["tensors"], strict=True):
+                tensor.copy_(value)
+            for thing, value in zip(self._stateful, content["stateful"], strict=True):
+                thing.load_state_dict(value)
+        except Exception as error:  # unpickling and copying raise many kinds; all mean "not this training"
+            raise QsdError(
+                f"{path}: cannot resume from it ({first_line(error)}); remove it to train from the start"
+            ) from error
+        torch.set_rng_state(content["generator"])
+        return list(content["losses"])

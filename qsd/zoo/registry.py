@@ -22,6 +22,11 @@ from qsd.zoo.clip import train_clip
 from qsd.zoo.diffusion import Miniature, train_denoiser
 from qsd.zoo.digits import load_digits
 from qsd.zoo.dit import DiT
+from qsd.zoo.emoji.autoencoder import train_emoji_autoencoder
+from qsd.zoo.emoji.classifier import train_emoji_classifier
+from qsd.zoo.emoji.clip import train_emoji_clip
+from qsd.zoo.emoji.flux import Flux
+from qsd.zoo.emoji.train import train_emoji
 from qsd.zoo.folders import write_folder
 from qsd.zoo.hunyuan_dit import HunyuanDiT
 from qsd.zoo.pixart_alpha import PixArtAlpha
@@ -82,17 +87,22 @@ def train_miniature(
     facts: dict[str, float] = {}
     torch.manual_seed(seed)
     miniature = make(device)
-    if miniature.autoencoder_of:
+    vae: AutoencoderKL | None = None
+    if miniature.factor == 1:
+        latents = to_pixels(digits.rgb).to(device)
+    elif miniature.autoencoder_of:
         vae = pretrained(AutoencoderKL, miniature.autoencoder_of, "vae").to(device)
     else:
         torch.manual_seed(seed)
         vae, facts = train_autoencoder(
-            digits, factor=miniature.factor, steps=autoencoder_steps, device=device, progress=progress
+            digits.rgb, factor=miniature.factor, steps=autoencoder_steps, device=device, progress=progress
         )
-    latents = encode(vae, to_pixels(digits.rgb).to(device))
+    if vae is not None:
+        latents = encode(vae, to_pixels(digits.rgb).to(device))
     torch.manual_seed(seed)
     recipe = miniature.recipe if cycles is None else dataclasses.replace(miniature.recipe, cycles=cycles)
-    facts |= train_denoiser(miniature, latents, digits, recipe, progress=progress)
+    resume = out.with_name(f"{out.name}.training")
+    facts |= train_denoiser(miniature, latents, digits, recipe, resume=resume, progress=progress)
     return facts | {"bytes": write_folder(out, miniature.pipeline(vae).save_pretrained)}
 
 
@@ -100,6 +110,10 @@ TRAINERS: dict[str, Callable[..., dict[str, float]]] = {
     "digits-classifier": train_classifier,
     "digits-clip": train_clip,
     **{name: partial(train_miniature, make) for name, make in MINIATURES.items()},
+    "emoji-autoencoder": train_emoji_autoencoder,
+    "emoji-classifier": train_emoji_classifier,
+    "emoji-clip": train_emoji_clip,
+    "emoji-flux": partial(train_emoji, Flux),
 }
 """Name of a checkpoint folder to the function that makes it, in an order that makes what is needed first."""
 

@@ -1,5 +1,6 @@
 """Word-level tokenizers for the captions, in the stock classes of transformers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import BertTokenizer, CLIPTokenizer, T5Tokenizer
@@ -10,16 +11,17 @@ _BEGIN, _END, _PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def t5_tokenizer() -> T5Tokenizer:
-    """One token per word of the captions; anything else is the unknown token."""
+def t5_tokenizer(words: Sequence[str] = VOCABULARY, marks: Sequence[str] = ()) -> T5Tokenizer:
+    """One token per word of the captions and per mark that follows a word; all else is the unknown token."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    return T5Tokenizer(vocab=[*special, *((f"▁{word}", -1.0) for word in VOCABULARY)], extra_ids=0)
+    pieces = [*(f"▁{word}" for word in words), *marks]
+    return T5Tokenizer(vocab=[*special, *((piece, -1.0) for piece in pieces)], extra_ids=0)
 
 
-def bert_tokenizer() -> BertTokenizer:
+def bert_tokenizer(words: Sequence[str] = VOCABULARY, **options: Any) -> BertTokenizer:
     """One token per word of the captions; anything else is the unknown token."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *VOCABULARY]
-    return BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    return BertTokenizer(vocab={token: index for index, token in enumerate(tokens)}, **options)
 
 
 def clip_tokenizer(max_length: int) -> CLIPTokenizer:
