@@ -20,7 +20,8 @@ from qsd.bank import build_bank
 from qsd.cli.console import console
 from qsd.cli.fit import run as lightning_cli
 from qsd.configs.document import write_json
-from qsd.denoisers.pipeline import denoiser_of, load_pipeline
+from qsd.denoisers.components import denoiser_of
+from qsd.denoisers.pipeline import load_pipeline
 from qsd.labels.measurer import Measurer
 from qsd.quantizers import DEFAULT_OPTIONS
 from qsd.store import Store

@@ -27,7 +27,7 @@ from transformers import T5Config, T5EncoderModel
 import qsd
 from qsd.bank import Applier
 from qsd.denoisers import trace
-from qsd.denoisers.pipeline import denoiser_of
+from qsd.denoisers.components import denoiser_of
 from qsd.zoo.tokenizers import t5_tokenizer
 
 MOST_GIB = 20.0

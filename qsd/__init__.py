@@ -27,7 +27,9 @@ from qsd.support.imports import after_import
 if TYPE_CHECKING:
     from qsd.api import build_bank, label, probe, search
     from qsd.bank import Bank
+    from qsd.denoisers.input_files import load_inputs, save_inputs
     from qsd.denoisers.pipeline import load_pipeline
+    from qsd.denoisers.recording import record_inputs
     from qsd.evaluation import EvaluationSettings
     from qsd.export.read import load_export
     from qsd.export.write import export
@@ -46,9 +48,12 @@ _HOMES = {
     "build_bank": "qsd.api",
     "label": "qsd.api",
     "load_export": "qsd.export",
+    "load_inputs": "qsd.denoisers.input_files",
     "load_pipeline": "qsd.denoisers.pipeline",
     "load_ranker": "qsd.ranker.checkpoint",
     "probe": "qsd.api",
+    "record_inputs": "qsd.denoisers.recording",
+    "save_inputs": "qsd.denoisers.input_files",
 }
 _CALLABLE_PACKAGES = ("export", "search")
 
@@ -64,9 +69,12 @@ __all__ = [
     "export",
     "label",
     "load_export",
+    "load_inputs",
     "load_pipeline",
     "load_ranker",
     "probe",
+    "record_inputs",
+    "save_inputs",
     "search",
 ]
 

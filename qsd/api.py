@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import nn
 from qsd import bank as bank_module
 from qsd import labels as labels_module
 from qsd.bank import Bank
-from qsd.denoisers.pipeline import denoiser_of
+from qsd.denoisers import GraphKind, trace_whole
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Measurer, Prober, Run, RunLayers
 from qsd.quantizers import DEFAULT_OPTIONS, Option, parse_options
@@ -29,15 +29,22 @@ def build_bank(
     pipe: DiffusionPipeline | nn.Module,
     options: Sequence[Option | str] = DEFAULT_OPTIONS,
     *,
+    denoiser: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    graph: GraphKind = "traced",
     threads: int = 1,
     command: str | None = None,
     progress: Progress | None = None,
 ) -> Bank:
-    """Quantizes every weight layer of a denoiser by every option.
+    """Quantizes every weight layer of a denoiser, or of all denoisers of a pipeline, by every option.
 
     Args:
         pipe: a pipeline, or its denoiser, at full precision.
         options: the option table, such as ``["uaq-4", "kmeans_c-3"]``.
+        denoiser: name of the pipeline's component to restrict to; by default all its denoisers.
+        inputs: keyword arguments of the denoiser's forward, or denoiser name -> such. By default those that
+            the pipeline's own call gives it.
+        graph: "traced", or "chain" for a denoiser that cannot be traced: weights in module order.
         threads: layers quantized at a time.
         command: for the provenance.
         progress: called once per layer.
@@ -45,10 +52,10 @@ def build_bank(
     Raises:
         QsdError: an unknown option, a weight with NaN or infinity, or a denoiser that cannot be traced.
     """
-    denoiser = denoiser_of(pipe) if isinstance(pipe, DiffusionPipeline) else pipe
     table = parse_options([str(option) for option in options])
+    module, traced = trace_whole(pipe, denoiser=denoiser, inputs=inputs, graph=graph)
     return bank_module.build_bank(
-        denoiser, table, threads=threads, provenance=provenance(command), progress=progress
+        module, table, traced=traced, threads=threads, provenance=provenance(command), progress=progress
     )
 
 

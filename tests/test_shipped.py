@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from qsd.cli import main
-from qsd.denoisers.pipeline import denoiser_of, identity, load_pipeline
+from qsd.denoisers.components import denoiser_of
+from qsd.denoisers.pipeline import identity, load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.quantizers import DEFAULT_OPTIONS
 from qsd.store import Store

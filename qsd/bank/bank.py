@@ -16,7 +16,7 @@ from qsd.bank.sizes import average_bits, config_bytes
 from qsd.denoisers.graph import Graph
 from qsd.denoisers.layers import WeightLayer
 from qsd.denoisers.pipeline import identity
-from qsd.denoisers.tracing import trace
+from qsd.denoisers.tracing import Traced, trace
 from qsd.quantizers import Option, QuantizedWeight, options_hash, quantize_all, relative_error
 from qsd.support.errors import QsdError, first_line
 from qsd.support.files import atomic
@@ -166,6 +166,7 @@ def build_bank(
     denoiser: nn.Module,
     options: Sequence[Option],
     *,
+    traced: Traced | None = None,
     threads: int = 1,
     provenance: dict[str, Any] | None = None,
     progress: Progress | None = None,
@@ -175,6 +176,7 @@ def build_bank(
     Args:
         denoiser: at full precision.
         options: the option table.
+        traced: its weight layers and graph; by default it is traced with inputs guessed from its config.
         threads: layers quantized at a time.
         provenance: recorded in the bank.
         progress: called once per layer.
@@ -182,7 +184,7 @@ def build_bank(
     Raises:
         QsdError: a weight holds NaN or infinity, or the denoiser cannot be traced.
     """
-    traced = trace(denoiser)
+    traced = trace(denoiser) if traced is None else traced
     options = tuple(options)
     inputs = ((layer.name, layer_weight(denoiser, layer)) for layer in traced.layers)
     outputs = quantize_all(inputs, options, threads=threads)

@@ -8,6 +8,9 @@ from rich.table import Table
 from qsd.api import build_bank
 from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, console, print_json, run_function
+from qsd.denoisers import GraphKind, holdings, load_inputs
+from qsd.denoisers.accounting import average_bits_of_all
+from qsd.denoisers.components import denoiser_like
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.quantizers import DEFAULT_OPTIONS
 
@@ -16,29 +19,49 @@ def bank(
     pipeline: str,
     out: str,
     options: list[str] = list(map(str, DEFAULT_OPTIONS)),  # noqa: B006, B008
+    denoiser: str | None = None,
+    inputs: str | None = None,
+    graph: GraphKind = "traced",
     threads: int = os.cpu_count() or 1,
     device: str = "cpu",
     json: bool = False,
 ) -> None:
     """Quantizes every weight layer of a pipeline's denoiser by every option and saves the bank.
 
+    A pipeline with several denoisers (Wan 2.2, Stable Cascade) gets one bank for all of them.
+
     Args:
         pipeline: diffusers folder, shipped pipeline, or hub id.
         out: safetensors file to write.
         options: the option table, such as [uaq-4, kmeans_c-3]; methods uaq, kmeans_c, kmeans_a; 2 to 8 bits.
+        denoiser: name of the component to restrict to, where a pipeline has several denoisers.
+        inputs: JSON file of the arguments of the denoiser's forward (qsd.save_inputs); none records them from
+            the pipeline's own call.
+        graph: traced, or chain for a denoiser that cannot be traced (weights in module order).
         threads: layers quantized at a time on the CPU.
         device: where the pipeline is loaded.
         json: print the sizes and errors of the uniform configs as JSON.
     """
     pipe = load_pipeline(pipeline, device=device)
     with bar("Bank") as progress:
-        built = build_bank(pipe, options, threads=threads, command=command_line(), progress=progress)
+        built = build_bank(
+            pipe,
+            options,
+            denoiser=denoiser,
+            inputs=load_inputs(inputs) if inputs else None,
+            graph=graph,
+            threads=threads,
+            command=command_line(),
+            progress=progress,
+        )
     built.save(out)
     rows = uniform_rows(built)
+    held = holdings(denoiser_like(pipe, built.denoiser), built.layers)
     if json:
-        print_json({"bank": out, "layers": len(built.layers), "uniform": rows})
+        print_json({"bank": out, "layers": len(built.layers), "uniform": rows, "holdings": held.to_json()})
     else:
         console.print(_table(built, rows, out))
+        console.print("\n".join(held.lines()))
 
 
 def uniform_rows(built: Bank) -> list[dict[str, float | int | str]]:
@@ -51,6 +74,11 @@ def uniform_rows(built: Bank) -> list[dict[str, float | int | str]]:
                 "option": str(option),
                 "bytes": int(built.config_bytes(config)),
                 "avg_bits": float(built.average_bits(config)),
+                "avg_bits_of_all": average_bits_of_all(
+                    int(built.config_bytes(config)),
+                    int(built.num_weights.sum()),
+                    built.denoiser["num_parameters"],
+                ),
                 "mean_relative_error": float(built.relative_errors[:, index].mean()),
             }
         )
@@ -60,13 +88,14 @@ def uniform_rows(built: Bank) -> list[dict[str, float | int | str]]:
 def _table(built: Bank, rows: list[dict[str, float | int | str]], out: str) -> Table:
     weights = int(built.num_weights.sum())
     table = Table(title=f"{out}: {len(built.layers)} weight layers, {weights:,} weights, uniform configs")
-    for heading in ("option", "bytes", "average bits", "mean relative error"):
+    for heading in ("option", "bytes", "average bits", "of all parameters", "mean relative error"):
         table.add_column(heading, justify="left" if heading == "option" else "right")
     for row in rows:
         table.add_row(
             str(row["option"]),
             f"{row['bytes']:,}",
             f"{row['avg_bits']:.3f}",
+            f"{row['avg_bits_of_all']:.3f}",
             f"{row['mean_relative_error']:.4f}",
         )
     return table

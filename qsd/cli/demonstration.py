@@ -14,7 +14,8 @@ from diffusers import DiffusionPipeline
 from qsd.api import build_bank, search
 from qsd.bank import FULL_PRECISION, Applier, Bank
 from qsd.configs.document import write_json
-from qsd.denoisers.pipeline import denoiser_of, load_pipeline
+from qsd.denoisers.components import denoiser_of
+from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.grid import ImageRow, draw_grid

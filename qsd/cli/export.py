@@ -26,15 +26,25 @@ def export(pipeline: str, bank: str, config_file: str, out: str, json: bool = Fa
     result = export_config(
         load_pipeline(pipeline), loaded, genome, out, provenance=provenance(command_line())
     )
-    sizes = {**dataclasses.asdict(result), "path": str(result.path)}
+    sizes = {
+        **dataclasses.asdict(result),
+        "path": str(result.path),
+        "paths": {name: str(path) for name, path in result.paths.items()},
+        "holdings": result.holdings.to_json(),
+    }
     if json:
         print_json(sizes)
         return
     console.print(
         f"wrote {result.path}: {result.num_bytes:,} bytes, of {result.full_precision_bytes:,} at 16 bits"
     )
+    console.print(
+        f"  {result.average_bits:.2f} bits on average over the weight layers, "
+        f"{result.average_bits_of_all:.2f} over all parameters"
+    )
     for name in ("code_bytes", "codebook_bytes", "unquantized_bytes", "header_bytes"):
         console.print(f"  {name.replace('_', ' '):<18}{sizes[name]:>12,}")
+    console.print("\n".join(result.holdings.lines()))
 
 
 def run(words: Sequence[str]) -> None:

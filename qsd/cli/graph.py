@@ -4,23 +4,40 @@ from collections import Counter
 from collections.abc import Sequence
 
 from qsd.cli.console import console, messages, print_json, run_function
-from qsd.denoisers import trace
+from qsd.denoisers import GraphKind, holdings, load_inputs, trace_whole
+from qsd.denoisers.components import class_name
 from qsd.denoisers.draw import draw
-from qsd.denoisers.pipeline import denoiser_of, load_pipeline
+from qsd.denoisers.pipeline import load_pipeline
 
 
-def graph(pipeline: str, out: str | None = None, block: int | None = None, json: bool = False) -> None:
+def graph(
+    pipeline: str,
+    out: str | None = None,
+    block: int | None = None,
+    denoiser: str | None = None,
+    inputs: str | None = None,
+    graph: GraphKind = "traced",
+    json: bool = False,
+) -> None:
     """Traces a pipeline's denoiser and draws its graph, weight nodes coloured by role.
 
     Args:
         pipeline: diffusers folder, shipped pipeline, or hub id.
         out: picture to write (.svg, .png or .pdf); none only counts.
         block: draw only this block.
+        denoiser: name of the component to restrict to, where a pipeline has several denoisers.
+        inputs: JSON file of the arguments of the denoiser's forward (qsd.save_inputs); none records them from
+            the pipeline's own call.
+        graph: traced, or chain for a denoiser that cannot be traced (weights in module order).
         json: print the counts as JSON.
     """
     with messages.status("tracing"):
-        denoiser = denoiser_of(load_pipeline(pipeline))
-        traced = trace(denoiser)
+        module, traced = trace_whole(
+            load_pipeline(pipeline),
+            denoiser=denoiser,
+            inputs=load_inputs(inputs) if inputs else None,
+            graph=graph,
+        )
     if out:
         draw(traced.graph, out, block=block)
     counts = {
@@ -28,14 +45,15 @@ def graph(pipeline: str, out: str | None = None, block: int | None = None, json:
         "roles": dict(Counter(layer.role for layer in traced.layers)),
     }
     facts = {
-        "denoiser": type(denoiser).__name__,
+        "denoiser": class_name(module),
         "nodes": traced.graph.num_nodes,
         "edges": traced.graph.num_edges,
         "weight_layers": len(traced.layers),
         "weights": sum(layer.num_weights for layer in traced.layers),
     }
+    held = holdings(module, traced.layers)
     if json:
-        print_json(facts | counts)
+        print_json(facts | counts | {"holdings": held.to_json()})
         return
     console.print(
         f"{facts['denoiser']}: {facts['nodes']} nodes, {facts['edges']} edges, "
@@ -43,6 +61,7 @@ def graph(pipeline: str, out: str | None = None, block: int | None = None, json:
     )
     for title, numbers in counts.items():
         console.print(f"{title}: " + ", ".join(f"{name} {count}" for name, count in numbers.items()))
+    console.print("\n".join(held.lines()))
     if out:
         console.print(f"wrote {out}")
 

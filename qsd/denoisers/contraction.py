@@ -1,6 +1,6 @@
 """From ATen operations to weight nodes and joining nodes.
 
-Every value of the exported program is followed to the last weight or joining operation it came from, its
+Every value of the traced program is followed to the last weight or joining operation it came from, its
 **path**. An operation that one path enters is transparent (activations, normalizations, reshapes, constants,
 positional embeddings). An operation that two or more different paths enter is a node.
 """
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from qsd.denoisers.exporting import module_path, parameter_paths
+from qsd.denoisers.exporting import Program, module_path
 from qsd.denoisers.graph import WEIGHT
 
 _WEIGHT_OPS = {"linear", "addmm", "mm", "matmul", "conv1d", "conv2d", "conv3d", "convolution"}
@@ -89,34 +89,41 @@ class RawNode:
 
 
 class Contraction:
-    """Contracts an exported program.
+    """Contracts a traced program.
 
     Attributes:
         nodes: raw nodes in execution order.
-        output: index of the node that the program's output comes from, None if from no weight.
+        output: index of the node that the program's outputs come from, None if from no weight.
     """
 
-    def __init__(self, program: torch.export.ExportedProgram, weights: Mapping[str, str]) -> None:
+    def __init__(self, program: Program, weights: Mapping[str, str]) -> None:
         """Contracts at once.
 
         Args:
-            program: the exported forward.
+            program: the traced forward.
             weights: path of each weight parameter -> path of its module (one path for tied modules).
         """
         self.nodes: list[RawNode] = []
         self.output: int | None = None
         self._values: dict[fx.Node, Value] = {}
         self._calls: dict[tuple[str, tuple[int, int] | None, int | None], int] = {}
-        parameters = parameter_paths(program)
         for node in program.graph.nodes:
             if node.op == "output":
-                self.output = self._values[node.args[0][0]].path
+                self.output = self._join_outputs(program.outputs)
             elif node.op == "call_function":
                 self._values[node] = self._call(node)
                 self._write_back(node)
             else:
-                path = parameters.get(node.name)
+                path = program.parameters.get(node.name)
                 self._values[node] = Value(weight=weights.get(path or ""))
+
+    def _join_outputs(self, outputs: tuple[fx.Node, ...]) -> int | None:
+        """One node for all that the forward returns, such as a video and its sound."""
+        paths = distinct(self._values[output].path for output in outputs)
+        if len(paths) < 2:
+            return paths[0] if paths else None
+        self.nodes.append(RawNode("join", "", paths))
+        return len(self.nodes) - 1
 
     def _call(self, node: fx.Node) -> Value:
         operation = operation_name(node)

@@ -1,38 +1,77 @@
-"""From a denoiser to its ATen operations, without the memory of its weights."""
+"""From a denoiser to its ATen operations: by shapes, without the memory of its weights, or by values."""
 
+import contextlib
 import copy
+import dataclasses
+import inspect
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from qsd.support.errors import QsdError, first_line
 
 _WRAPPER_PREFIX = "denoiser."
 
 
-class _FirstOutput(nn.Module):
-    """A denoiser called by keywords, returning its prediction as one tensor."""
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The operations of one forward pass.
 
-    def __init__(self, denoiser: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
+    Attributes:
+        graph: ATen operations in execution order, with shapes (``meta["val"]``) and modules.
+        parameters: name of a node that reads a parameter -> path of the parameter in the denoiser.
+        outputs: nodes of the tensors that the forward returns.
+    """
+
+    graph: fx.Graph
+    parameters: dict[str, str]
+    outputs: tuple[fx.Node, ...]
+
+
+class _Called(nn.Module):
+    """A denoiser whose tensor arguments are given one by one, and which returns its tensors one by one."""
+
+    def __init__(self, denoiser: nn.Module, inputs: Mapping[str, Any], *, real_masks: bool) -> None:
         super().__init__()
         self.denoiser = denoiser
-        self._masks = dict(masks)
+        self.real_masks = real_masks
+        self._leaves, self._structure = tree_flatten(dict(inputs))
+        self._places = [
+            place
+            for place, leaf in enumerate(self._leaves)
+            if isinstance(leaf, torch.Tensor) and not (real_masks and _is_mask(leaf))
+        ]
 
-    def forward(self, inputs: dict[str, Any]) -> torch.Tensor:
-        with _RealMasks():
-            outputs = self.denoiser(**inputs, **self._masks, return_dict=False)
-        while isinstance(outputs, tuple | list):
-            outputs = outputs[0]
-        return outputs
+    def tensors(self) -> list[torch.Tensor]:
+        return [self._leaves[place] for place in self._places]
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        leaves = list(self._leaves)
+        for place, tensor in zip(self._places, tensors, strict=True):
+            leaves[place] = tensor
+        with _RealMasks() if self.real_masks else contextlib.nullcontext():
+            outputs = self.denoiser(**tree_unflatten(leaves, self._structure))
+        return tuple(leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor))
+
+
+class _Rooted:
+    """A callable that tells the tracer which module it runs."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._orig_mod = module
+
+    def __call__(self, *tensors: torch.Tensor) -> Any:
+        return self._orig_mod(*tensors)
 
 
 class _RealMasks(TorchFunctionMode):
@@ -59,7 +98,7 @@ def weightless_copy(denoiser: nn.Module, mode: FakeTensorMode) -> nn.Module:
             memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="cpu"), requires_grad=False)
         for buffer in denoiser.buffers():
             memo[id(buffer)] = torch.empty_like(buffer, device="cpu")
-    for table in _plain_meta_tensors(denoiser):  # small, and the exporter knows no other way to hold them
+    for table in _plain_meta_tensors(denoiser):  # small, and the tracer knows no other way to hold them
         memo.setdefault(id(table), torch.zeros_like(table, device="cpu"))
     return copy.deepcopy(denoiser, memo).eval()
 
@@ -70,8 +109,11 @@ def _plain_meta_tensors(denoiser: nn.Module) -> list[torch.Tensor]:
     return [leaf for leaf in attributes if isinstance(leaf, torch.Tensor) and leaf.is_meta]
 
 
-def export(denoiser: nn.Module, inputs: Mapping[str, Any]) -> torch.export.ExportedProgram:
-    """Exports the forward pass of a copy of the denoiser whose tensors have shapes but no memory.
+def export(denoiser: nn.Module, inputs: Mapping[str, Any]) -> Program:
+    """Traces the forward pass of a denoiser.
+
+    At first a copy is run whose tensors have shapes but no memory. A forward that asks for values (``item``,
+    ``nonzero``) is then run for real, where weights and inputs have values.
 
     Args:
         denoiser: any diffusers denoiser, on any device (meta included).
@@ -81,34 +123,88 @@ def export(denoiser: nn.Module, inputs: Mapping[str, Any]) -> torch.export.Expor
     Raises:
         QsdError: the forward cannot be traced; the message names the operation.
     """
-    masks = {name: value for name, value in inputs.items() if _is_mask(value)}
-    others = {name: value for name, value in inputs.items() if name not in masks}
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
-        shapes = tree_map_only(torch.Tensor, lambda tensor: torch.empty_like(tensor, device="cpu"), others)
-    wrapper = _FirstOutput(weightless_copy(denoiser, mode), masks)
+    arguments = {name: value for name, value in inputs.items() if name != "return_dict"}
+    if "return_dict" in inspect.signature(denoiser.forward).parameters:
+        arguments["return_dict"] = False
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.export.export(wrapper, (shapes,), strict=False)
+        return _by_shapes(denoiser, arguments)
     except Exception as error:
-        raise QsdError(
-            f"{type(denoiser).__name__} cannot be traced: {_failing_operation(error)}; "
-            "pass inputs= that avoid it, or ask for the module-order chain graph"
-        ) from error
+        failure = error
+    if not any(tensor.is_meta for tensor in [*denoiser.parameters(), *_tensors(arguments)]):
+        try:
+            return _by_values(denoiser, arguments)
+        except Exception as error:
+            failure = error
+    raise QsdError(
+        f"{type(denoiser).__name__} cannot be traced: {_failing_operation(failure)}; pass inputs= that its "
+        'forward accepts (`--inputs FILE`), or take the module-order graph: graph="chain" (`--graph chain`)'
+    ) from failure
+
+
+def _by_shapes(denoiser: nn.Module, inputs: Mapping[str, Any]) -> Program:
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def shape_of(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if _is_mask(tensor) else torch.empty_like(tensor, device="cpu")
+
+    weightless = weightless_copy(denoiser, mode)
+    containers = copy_of(inputs)
+    with mode:
+        shapes = tree_map_only(torch.Tensor, shape_of, containers)
+        return _program(_Called(weightless, shapes, real_masks=True))
+
+
+def _by_values(denoiser: nn.Module, inputs: Mapping[str, Any]) -> Program:
+    device = next(denoiser.parameters()).device
+    moved = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device, copy=True), copy_of(inputs))
+    with _evaluating(denoiser):
+        return _program(_Called(denoiser, moved, real_masks=False))
+
+
+def _program(called: _Called) -> Program:
+    record = make_fx(
+        _Rooted(called), pre_dispatch=True, record_module_stack=True, _error_on_data_dependent_ops=False
+    )
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = record(*called.tensors())
+    paths = {id(parameter): path for path, parameter in called.denoiser.named_parameters()}
+    parameters = {
+        node.name: paths[id(getattr(traced, str(node.target)))]
+        for node in traced.graph.nodes
+        if node.op == "get_attr" and id(getattr(traced, str(node.target))) in paths
+    }
+    (output,) = traced.graph.find_nodes(op="output")
+    return Program(traced.graph, parameters, tuple(output.all_input_nodes))
+
+
+@contextlib.contextmanager
+def _evaluating(denoiser: nn.Module) -> Iterator[None]:
+    """Evaluation mode meanwhile."""
+    training = [module for module in denoiser.modules() if module.training]
+    denoiser.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def copy_of(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs with containers and caches of their own, since a forward may write into them."""
+    tensors = {id(tensor): tensor for tensor in _tensors(inputs)}
+    return copy.deepcopy(dict(inputs), dict(tensors))
+
+
+def _tensors(inputs: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, torch.Tensor)]
 
 
 def _is_mask(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype == torch.bool and not value.is_meta
 
 
-def parameter_paths(program: torch.export.ExportedProgram) -> dict[str, str]:
-    """Placeholder name -> parameter path in the denoiser, as in ``named_parameters``."""
-    names = program.graph_signature.inputs_to_parameters
-    return {placeholder: path.removeprefix(_WRAPPER_PREFIX) for placeholder, path in names.items()}
-
-
-def module_path(node: torch.fx.Node) -> str:
+def module_path(node: fx.Node) -> str:
     """Path in the denoiser of the innermost module that ran an operation; empty for the denoiser itself."""
     stack = node.meta.get("nn_module_stack") or {}
     innermost = next(reversed(stack.values()), ("",))[0] if stack else ""

@@ -1,4 +1,4 @@
-"""Loads a diffusers pipeline and names its denoiser."""
+"""Loads a diffusers pipeline and says which denoiser it has."""
 
 import hashlib
 from pathlib import Path
@@ -8,12 +8,11 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from qsd.denoisers.components import class_name, denoisers_of, num_parameters
 from qsd.denoisers.layers import tie_equal_weights
 from qsd.support.errors import QsdError, first_line
 from qsd.support.paths import find
 from qsd.support.quiet import quiet
-
-DENOISER_NAMES = ("transformer", "unet")
 
 
 def load_pipeline(
@@ -50,25 +49,9 @@ def load_pipeline(
     for component in pipe.components.values():
         if isinstance(component, nn.Module):
             component.eval().requires_grad_(False)
-    tie_equal_weights(denoiser_of(pipe))
+    for denoiser in denoisers_of(pipe).values():
+        tie_equal_weights(denoiser)
     return pipe.to(device)
-
-
-def denoiser_name(pipe: DiffusionPipeline) -> str:
-    """``transformer`` or ``unet``, whichever the pipeline has.
-
-    Raises:
-        QsdError: the pipeline has neither.
-    """
-    for name in DENOISER_NAMES:
-        if getattr(pipe, name, None) is not None:
-            return name
-    raise QsdError(f"{type(pipe).__name__} has neither a transformer nor a unet; nothing to quantize")
-
-
-def denoiser_of(pipe: DiffusionPipeline) -> nn.Module:
-    """The denoiser of a pipeline."""
-    return getattr(pipe, denoiser_name(pipe))
 
 
 def keep_class_names(pipe: Any) -> None:
@@ -96,8 +79,8 @@ def identity(denoiser: nn.Module) -> dict[str, Any]:
         digest.update(f"{name}{tuple(parameter.shape)}".encode())
         digest.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().data)
     return {
-        "class": type(denoiser).__name__,
-        "num_parameters": sum(parameter.numel() for parameter in denoiser.parameters()),
+        "class": class_name(denoiser),
+        "num_parameters": num_parameters(denoiser),
         "weights_hash": digest.hexdigest(),
     }
 

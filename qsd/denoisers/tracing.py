@@ -33,12 +33,13 @@ class Traced:
 
 
 def trace(denoiser: nn.Module, *, inputs: Mapping[str, Any] | None = None) -> Traced:
-    """Traces one forward pass on the meta device; needs no memory for weights.
+    """Traces one forward pass by shapes; needs no memory for weights unless the forward asks for values.
 
     Args:
         denoiser: any diffusers denoiser, on any device (meta included).
-        inputs: keyword arguments of its forward; by default derived from its config
-            (:func:`qsd.denoisers.inputs.example_inputs`).
+        inputs: keyword arguments of its forward; by default guessed from its config
+            (:func:`qsd.denoisers.inputs.example_inputs`). What its pipeline gives is
+            :func:`qsd.denoisers.recording.record_inputs`.
 
     Returns:
         Weight layers, graph and unused modules. Deterministic: it depends on the architecture alone.

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from qsd.denoisers.pipeline import denoiser_of
+from qsd.denoisers.components import denoiser_of
 from qsd.support.errors import QsdError
 
 Conditions = dict[str, torch.Tensor | list[Any]]

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qsd.denoisers.pipeline import DENOISER_NAMES
 from qsd.runtime.manifest import Method
 from qsd.support.errors import QsdError
 
@@ -54,7 +53,7 @@ def check_replaceable(out: Path) -> None:
         raise QsdError(f"{out}: is a file; name a new folder to export to")
     if not out.is_dir() or not any(out.iterdir()):
         return
-    denoisers = [name for name in DENOISER_NAMES if is_export(out / name)]
+    denoisers = exports_in(out)
     known = {INDEX_NAME, *denoisers, *(_read(out / INDEX_NAME) or {})}
     strange = sorted(entry.name for entry in out.iterdir() if entry.name not in known)
     if not denoisers or strange:
@@ -67,6 +66,11 @@ def is_export(folder: Path) -> bool:
     config = _read(folder / CONFIG_NAME) or {}
     entry = config.get("quantization_config")
     return isinstance(entry, dict) and entry.get("quant_method") == Method.QSD.value
+
+
+def exports_in(folder: Path) -> list[str]:
+    """Names of the folders in a folder that hold a denoiser exported by qsd."""
+    return sorted(entry.name for entry in folder.iterdir() if is_export(entry)) if folder.is_dir() else []
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

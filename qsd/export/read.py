@@ -9,14 +9,18 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from qsd.denoisers.pipeline import DENOISER_NAMES
-from qsd.export.folder import CONFIG_NAME, is_export
+from qsd.denoisers.components import Denoisers
+from qsd.export.folder import CONFIG_NAME, exports_in, is_export
 from qsd.runtime.registration import register
 from qsd.support.errors import QsdError, first_line
 
 
 def load_export(
-    folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    folder: str | Path,
+    *,
+    denoiser: str | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
     """The quantized denoiser of an export.
 
@@ -25,16 +29,23 @@ def load_export(
 
     Args:
         folder: what was given to :func:`qsd.export.export`, or the denoiser's folder in it.
+        denoiser: name of the component to open, where several were exported.
         device: where it runs.
         dtype: of the computation and of everything that is not packed.
 
     Returns:
-        The denoiser in evaluation mode, holding packed codes.
+        The denoiser in evaluation mode, holding packed codes; where several were exported and none is named,
+        all of them as :class:`qsd.denoisers.components.Denoisers`.
 
     Raises:
         QsdError: no export, a damaged one, or one of another format version.
     """
-    folder = _denoiser_folder(Path(folder))
+    folders = _denoiser_folders(Path(folder), denoiser)
+    opened = {path.name: _opened(path, device, dtype) for path in folders}
+    return Denoisers(opened) if len(opened) > 1 else next(iter(opened.values()))
+
+
+def _opened(folder: Path, device: str | torch.device, dtype: torch.dtype) -> nn.Module:
     file = folder / SAFETENSORS_WEIGHTS_NAME
     if file.is_file():
         try:
@@ -59,8 +70,16 @@ def load_export(
     return model.requires_grad_(False).to(device)
 
 
-def _denoiser_folder(folder: Path) -> Path:
-    for candidate in (folder, *(folder / name for name in DENOISER_NAMES)):
-        if is_export(candidate):
-            return candidate
-    raise QsdError(f"{folder}: holds no denoiser exported by qsd; write one with `qsd export --out {folder}`")
+def _denoiser_folders(folder: Path, denoiser: str | None) -> list[Path]:
+    if is_export(folder):
+        return [folder]
+    names = exports_in(folder)
+    if denoiser is not None and denoiser not in names:
+        raise QsdError(
+            f"{folder}: holds no exported denoiser {denoiser!r}; it has {', '.join(names) or 'none'}"
+        )
+    if not names:
+        raise QsdError(
+            f"{folder}: holds no denoiser exported by qsd; write one with `qsd export --out {folder}`"
+        )
+    return [folder / name for name in names if denoiser in (None, name)]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from qsd.bank import FULL_PRECISION, Bank
-from qsd.denoisers.pipeline import (
-    DENOISER_NAMES,
-    check_same_denoiser,
-    denoiser_name,
-    identity,
-    keep_class_names,
-)
+from qsd.denoisers.accounting import Holdings, average_bits_of_all, holdings
+from qsd.denoisers.components import Denoisers, denoiser_like, denoisers_of
+from qsd.denoisers.pipeline import check_same_denoiser, identity, keep_class_names
 from qsd.export.folder import CONFIG_NAME, replacing, strip_paths, without_paths, write_json
 from qsd.runtime.layers import check_supported
 from qsd.runtime.manifest import Manifest
@@ -34,22 +31,30 @@ class ExportResult:
     """What was written. All sizes in bytes.
 
     Attributes:
-        path: folder of the denoiser, for ``from_pretrained``.
-        num_bytes: size of its safetensors file: header, codes, codebooks and unquantized tensors.
+        path: folder of the denoiser, for ``from_pretrained``; of several denoisers that of the first.
+        paths: component name -> folder.
+        num_bytes: size of the safetensors file: header, codes, codebooks and unquantized tensors.
         header_bytes: the file's table of contents.
         code_bytes: packed codes.
         codebook_bytes: codebooks, scales and zero points.
         unquantized_bytes: biases, norms, tables and layers left at full precision.
         full_precision_bytes: all of it unquantized, at 16 bits per number.
+        average_bits: of the weights of weight layers.
+        average_bits_of_all: of all parameters, those without codes counted at 16 bits.
+        holdings: which share of the denoiser the weight layers hold, and what is left out.
     """
 
     path: Path
+    paths: dict[str, Path]
     num_bytes: int
     header_bytes: int
     code_bytes: int
     codebook_bytes: int
     unquantized_bytes: int
     full_precision_bytes: int
+    average_bits: float
+    average_bits_of_all: float
+    holdings: Holdings
 
 
 def export(
@@ -62,7 +67,9 @@ def export(
     provenance: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
-    """Writes the denoiser of a config, whole or not at all, to ``out/transformer`` or ``out/unet``.
+    """Writes the denoiser of a config, whole or not at all, to ``out/transformer``, ``out/unet``, ...
+
+    A bank of several denoisers of a pipeline writes a folder for each.
 
     After ``import qsd``, ``from_pretrained`` of the denoiser's own diffusers class opens that folder. The
     model that it returns computes exactly what the bank-applied denoiser computes in the same dtype: what is
@@ -82,14 +89,18 @@ def export(
         QsdError: the bank is another denoiser's, the config does not fit it, or ``out`` holds other files.
     """
     pipe: Any = pipe_or_denoiser if isinstance(pipe_or_denoiser, DiffusionPipeline) else None
-    name = denoiser_name(pipe) if pipe else _guess_name(pipe_or_denoiser)
-    denoiser = getattr(pipe, name) if pipe else pipe_or_denoiser
+    denoiser = denoiser_like(pipe, bank.denoiser) if pipe else pipe_or_denoiser
     check_same_denoiser(identity(denoiser), bank.denoiser, "bank")
     config = _checked(config, bank, denoiser)
-    components = _other_components(pipe, name) if pipe and whole_pipeline else {}
+    parts = _named_parts(pipe, denoiser)
+    components = _other_components(pipe, parts) if pipe and whole_pipeline else {}
     out = Path(out).resolve()
+    written: list[dict[str, int]] = []
     with replacing(out) as folder:
-        sizes = _write_denoiser(folder / name, denoiser, bank, config, provenance)
+        for name, part in parts.items():
+            prefix = f"{name}." if isinstance(denoiser, Denoisers) else ""
+            own_bank, own_config = _of_part(bank, config, prefix)
+            written.append(_write_denoiser(folder / name, part, own_bank, own_config, provenance))
         for done, (key, component) in enumerate(components.items(), start=1):
             if progress:
                 progress(done, len(components) + 1, key)
@@ -100,14 +111,62 @@ def export(
             pipe.save_config(folder)
         strip_paths(folder)
     if progress:
-        progress(len(components) + 1, len(components) + 1, name)
-    return ExportResult(path=out / name, **sizes)
+        progress(len(components) + 1, len(components) + 1, ", ".join(parts))
+    sizes = {key: sum(part[key] for part in written) for key in written[0]}
+    held = holdings(denoiser, bank.layers)
+    weight_bytes = _weight_bytes(bank, config)
+    return ExportResult(
+        path=out / next(iter(parts)),
+        paths={name: out / name for name in parts},
+        average_bits=8 * weight_bytes / int(bank.num_weights.sum()),
+        average_bits_of_all=average_bits_of_all(weight_bytes, held.num_weights, held.num_parameters),
+        holdings=held,
+        **sizes,
+    )
 
 
-def _other_components(pipe: Any, name: str) -> dict[str, Any]:
-    """What else the pipeline saves, without the component of that name."""
+def _named_parts(pipe: Any, denoiser: Any) -> dict[str, Any]:
+    """Folder name -> denoiser to write there."""
+    if isinstance(denoiser, Denoisers):
+        return dict(denoiser.named_children())
+    if pipe is None:
+        return {_guess_name(denoiser): denoiser}
+    return {name: part for name, part in denoisers_of(pipe).items() if part is denoiser}
+
+
+def _of_part(bank: Bank, config: np.ndarray, prefix: str) -> tuple[Bank, np.ndarray]:
+    """The bank and the config of one of several denoisers, its layers named as it names them."""
+    if not prefix:
+        return bank, config
+    chosen = [index for index, layer in enumerate(bank.layers) if layer.name.startswith(prefix)]
+    layers = [
+        dataclasses.replace(
+            bank.layers[index],
+            name=bank.layers[index].name.removeprefix(prefix),
+            module=bank.layers[index].module.removeprefix(prefix),
+            tied=tuple(path.removeprefix(prefix) for path in bank.layers[index].tied),
+        )
+        for index in chosen
+    ]
+    weights = [bank.weights[index] for index in chosen]
+    errors = bank.relative_errors[chosen]
+    return dataclasses.replace(bank, layers=layers, weights=weights, relative_errors=errors), config[chosen]
+
+
+def _weight_bytes(bank: Bank, config: np.ndarray) -> int:
+    """Bytes of the weight layers, those at full precision at 16 bits."""
+    stored = np.where(
+        config == FULL_PRECISION, 2 * bank.num_weights, bank.num_bytes[np.arange(len(config)), config]
+    )
+    return int(stored.sum())
+
+
+def _other_components(pipe: Any, written: Container[str]) -> dict[str, Any]:
+    """What else the pipeline saves."""
     return {
-        key: part for key, part in pipe.components.items() if key != name and hasattr(part, "save_pretrained")
+        key: part
+        for key, part in pipe.components.items()
+        if key not in written and hasattr(part, "save_pretrained")
     }
 
 
@@ -231,5 +290,4 @@ def _num_bytes(tensors: dict[str, Tensor]) -> int:
 
 def _guess_name(denoiser: Any) -> str:
     """The name that pipelines give a denoiser of this class."""
-    transformer, unet = DENOISER_NAMES
-    return unet if type(denoiser).__name__.startswith("UNet") else transformer
+    return "unet" if "UNet" in type(denoiser).__name__ else "transformer"

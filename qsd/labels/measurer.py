@@ -8,7 +8,7 @@ import numpy as np
 from diffusers import DiffusionPipeline
 
 from qsd.bank import Applier, Bank
-from qsd.denoisers.pipeline import denoiser_of
+from qsd.denoisers.components import denoiser_like
 from qsd.evaluation.evaluator import Evaluator, Measurement
 from qsd.evaluation.settings import EvaluationSettings
 
@@ -48,7 +48,7 @@ class Measurer:
         """
         self.bank = bank
         self.evaluator = Evaluator(pipe, settings)
-        self._applier = Applier(bank, denoiser_of(pipe))
+        self._applier = Applier(bank, denoiser_like(pipe, bank.denoiser))
 
     def full_precision(self, noise_seed: int) -> Measurement:
         """Measures full precision; kept per seed."""

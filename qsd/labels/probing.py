@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from qsd.bank import FULL_PRECISION, Applier, Bank
-from qsd.denoisers.pipeline import denoiser_of
+from qsd.denoisers.components import denoiser_like
 from qsd.evaluation.extractors import load_features
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.settings import EvaluationSettings
@@ -93,7 +93,7 @@ class Prober:
 
     def __init__(self, pipe: Any, bank: Bank, settings: EvaluationSettings) -> None:
         self._bank = bank
-        self._applier = Applier(bank, denoiser_of(pipe))
+        self._applier = Applier(bank, denoiser_like(pipe, bank.denoiser))
         self._generator = Generator(pipe, settings)
         self._features = load_features(settings.features).to(pipe.device) if settings.reference else None
         self._full = self._draw()

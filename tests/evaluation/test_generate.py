@@ -11,7 +11,7 @@ import torch
 from support.tiny_pipelines import PAPER_PIPELINES, PROMPTS, dit, pixart_alpha, sd15, tiny_pipeline
 from support.unseen_pipelines import deepfloyd, flux, qwen_image, z_image
 
-from qsd.denoisers.pipeline import denoiser_of
+from qsd.denoisers.components import denoiser_of
 from qsd.evaluation import EvaluationSettings
 from qsd.evaluation.conditions import conditions_of
 from qsd.evaluation.generate import Generator, _seed

@@ -13,7 +13,7 @@ import qsd
 from qsd.bank import Applier, Bank
 from qsd.cli.fit import run
 from qsd.configs.sampling import sample_configs
-from qsd.denoisers.pipeline import denoiser_of
+from qsd.denoisers.components import denoiser_of
 from qsd.evaluation.generate import Generator
 from qsd.export import load_export
 from qsd.search import SearchSettings

@@ -10,7 +10,8 @@ import torch
 
 from qsd.bank import FULL_PRECISION, Bank, build_bank
 from qsd.configs.sampling import sample_configs
-from qsd.denoisers.pipeline import denoiser_of, load_pipeline
+from qsd.denoisers.components import denoiser_of
+from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.evaluation.evaluator import LABELS, MAX_PSNR
 from qsd.evaluation.extractors import load_features

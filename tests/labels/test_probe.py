@@ -11,7 +11,8 @@ import yaml
 from qsd.api import build_bank, label, probe
 from qsd.bank import FULL_PRECISION, Applier, Bank
 from qsd.cli import main
-from qsd.denoisers.pipeline import denoiser_of, load_pipeline
+from qsd.denoisers.components import denoiser_of
+from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.evaluation.extractors import load_features
 from qsd.evaluation.generate import Generator
