@@ -27,10 +27,10 @@ from scipy.stats import rankdata
 from support.families import CONFIGS
 
 from qsd.cli.console import bar, console
-from qsd.configs.document import write_json
 from qsd.ranker.data import prepare
 from qsd.ranker.target import Target
 from qsd.store import Store
+from qsd.support.documents import write_json
 from qsd.support.paths import find
 from qsd.support.yaml_files import read_yaml
 
@@ -129,7 +129,7 @@ def main() -> None:
                 config = settings[run["store"]][which]
                 run[which] = predictions(config, path, run["labels"], run["seed"])
             runs.append(run)
-            write_json(arguments.out, {"settings": settings, "runs": runs})
+            write_json(arguments.out, {"settings": settings, "runs": runs}, hashed=False)
     heading = ["test Spearman of default, gain of best", *map(str, arguments.labels), "all", "mean gain"]
     found = []
     for store in arguments.stores:

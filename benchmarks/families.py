@@ -19,12 +19,12 @@ import numpy as np
 from qsd.bank import build_bank
 from qsd.cli.console import console
 from qsd.cli.fit import run as lightning_cli
-from qsd.configs.document import write_json
 from qsd.denoisers.components import denoiser_of
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.labels.measurer import Measurer
 from qsd.quantizers import DEFAULT_OPTIONS
 from qsd.store import Store
+from qsd.support.documents import write_json
 from qsd.support.paths import find
 from qsd.zoo.quality import real_half_distance
 from qsd.zoo.registry import MINIATURES, labeling_settings
@@ -107,7 +107,7 @@ def main() -> None:
     rows = []
     for name in MINIATURES:
         rows.append(facts_of(name))
-        write_json(out, {"families": rows})
+        write_json(out, {"families": rows}, hashed=False)
     console.print(table(rows))
 
 

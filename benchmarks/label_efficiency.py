@@ -25,13 +25,13 @@ import numpy as np
 import yaml
 
 from qsd.cli.console import bar, console
-from qsd.configs.document import write_json
 from qsd.ranker.data import StoreData, StoreDataModule, prepare
 from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.evaluation import compare
 from qsd.ranker.module import RankerModule
 from qsd.ranker.target import Target
 from qsd.store import Store
+from qsd.support.documents import write_json
 from qsd.support.files import atomic
 from qsd.support.paths import find, shipped_root
 from qsd.support.yaml_files import read_yaml
@@ -176,7 +176,7 @@ def main() -> None:
             progress(position, len(missing), name)
             run["report"] = run_once(config, stores[run["store"]], run["labels"], run["seed"])
             runs.append(run)
-            write_json(raw, {"settings": settings, "runs": runs})
+            write_json(raw, {"settings": settings, "runs": runs}, hashed=False)
     summaries = {
         store: summarize([run for run in runs if run["store"] == store])
         for store in sorted({run["store"] for run in runs})

@@ -13,7 +13,6 @@ from diffusers import DiffusionPipeline
 
 from qsd.api import build_bank, search
 from qsd.bank import FULL_PRECISION, Applier, Bank
-from qsd.configs.document import write_json
 from qsd.denoisers.components import denoiser_of
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
@@ -25,6 +24,7 @@ from qsd.ranker.checkpoint import Ranker, load_ranker
 from qsd.ranker.target import Target
 from qsd.search import Front, Points, SearchSettings, plot_front
 from qsd.store import Store
+from qsd.support.documents import write_json
 from qsd.support.errors import QsdError
 from qsd.support.paths import find
 from qsd.support.progress import Progress
@@ -123,7 +123,7 @@ def run_demo(
         "seconds": seconds,
         "provenance": provenance(command),
     }
-    write_json(out / "summary.json", summary)
+    write_json(out / "summary.json", summary, hashed=False)
     return summary
 
 

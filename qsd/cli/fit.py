@@ -16,12 +16,12 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.table import Table
 
 from qsd.cli.console import command_line, console, messages
-from qsd.configs.document import write_json
 from qsd.ranker.checkpoint import is_ranker, load_ranker, save_ranker
 from qsd.ranker.data import StoreDataModule
 from qsd.ranker.evaluation import Report, compare
 from qsd.ranker.metrics import LARGER_IS_BETTER
 from qsd.ranker.module import RankerModule
+from qsd.support.documents import write_json
 from qsd.support.errors import QsdError
 from qsd.support.paths import find
 
@@ -79,7 +79,7 @@ class RankerCLI(LightningCLI):
                 "epochs": self.trainer.current_epoch,
             },
         )
-        write_json(folder / "metrics.json", reports)
+        write_json(folder / "metrics.json", reports, hashed=False)
         console.print(f"ranker and metrics.json: {folder}")
 
     def test(

@@ -1,56 +1,30 @@
 """Configs on disk: JSON that names the option of every layer, and the checks that reading one needs."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import ConfigDict
 
 from qsd.denoisers.pipeline import check_same_denoiser
+from qsd.support.documents import Schema, read_json, write_json
 from qsd.support.errors import QsdError
-from qsd.support.files import atomic
 
 CONFIG_FORMAT = "qsd-config"
 CONFIG_VERSION = 1
 
 
-def write_json(path: str | Path, document: Mapping[str, Any]) -> None:
-    """Writes a JSON file whole or not at all: a reader never sees half of it.
+class ConfigSchema(Schema):
+    """What a config document must hold. Further entries say where it comes from."""
 
-    Args:
-        path: Destination; missing parent folders are made.
-        document: JSON content; NaN and infinities are refused with ValueError.
-    """
-    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
-    with atomic(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    model_config = ConfigDict(extra="allow")
 
-
-def read_json(path: str | Path, expected_format: str, expected_version: int) -> dict[str, Any]:
-    """Reads a JSON file that `write_json` wrote and checks its `format` and `version`.
-
-    Raises:
-        QsdError: The file is missing, is not JSON, or holds something else.
-    """
-    path = Path(path)
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise QsdError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except ValueError as error:  # covers JSON and UTF-8 decoding errors
-        raise QsdError(f"{path}: not a JSON file (truncated or damaged); make it again") from error
-    found = document.get("format") if isinstance(document, dict) else None
-    if found != expected_format:
-        raise QsdError(
-            f"{path}: holds {found or 'no qsd format'!r}, not {expected_format!r}; give such a file"
-        )
-    if document.get("version") != expected_version:
-        raise QsdError(
-            f"{path}: version {document.get('version')!r} of {expected_format}, this qsd reads version "
-            f"{expected_version}; make the file again or use the qsd that wrote it"
-        )
-    return document
+    format: Literal["qsd-config"]
+    version: Literal[1]
+    denoiser: dict[str, Any] | None = None
+    options_hash: str | None = None
+    layers: dict[str, Any] | None = None  # what is wrong in it has messages of its own
 
 
 def config_to_json(
@@ -120,7 +94,7 @@ def load_config(
     denoiser: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
     """Reads a config file; arguments, result and errors as `config_from_json`."""
-    document = read_json(path, CONFIG_FORMAT, CONFIG_VERSION)
+    document = read_json(path, CONFIG_FORMAT, CONFIG_VERSION, ConfigSchema, hashed=False)
     return config_from_json(document, layer_names, option_names, denoiser, path)
 
 

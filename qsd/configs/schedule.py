@@ -8,8 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from qsd.configs.document import layers_from_json, layers_to_json, read_json, write_json
+from qsd.configs.document import layers_from_json, layers_to_json
 from qsd.denoisers.pipeline import check_same_denoiser
+from qsd.support.documents import read_json, write_json
 from qsd.support.errors import QsdError
 
 SCHEDULE_FORMAT = "qsd-schedule"
@@ -129,7 +130,7 @@ def load_schedule(
         QsdError: no such file, another denoiser's, gaps or overlaps of steps, or options or layers that are
             not there.
     """
-    document = read_json(path, SCHEDULE_FORMAT, SCHEDULE_VERSION)
+    document = read_json(path, SCHEDULE_FORMAT, SCHEDULE_VERSION, hashed=False)
     if denoiser is not None:
         check_same_denoiser(dict(denoiser), document.get("denoiser") or {}, path)
     groups = document.get("groups")

@@ -151,7 +151,7 @@ class Front:
         Raises:
             QsdError: The file is damaged, no front, or made for another denoiser.
         """
-        document = read_json(path, FRONT_FORMAT, FRONT_VERSION)
+        document = read_json(path, FRONT_FORMAT, FRONT_VERSION, hashed=False)
         try:
             if denoiser is not None:
                 check_same_denoiser(denoiser, document["denoiser"], path)

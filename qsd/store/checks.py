@@ -6,6 +6,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from qsd.denoisers.checks import check_layers
 from qsd.store.records import Records, split_of_index
 from qsd.store.schema import Header
 from qsd.support.hashing import array_hash, verifying
@@ -83,8 +84,7 @@ def check_content(header: Header, records: Records) -> None:
     error = header.relative_error[available]
     if not (np.isfinite(error) & (error >= 0)).all():
         raise ValueError("/options/relative_error is negative or not finite")
-    if any(not 0 <= layer < layers for layer in header.graph.layer_index if layer != -1):
-        raise ValueError("a node of the graph belongs to no layer")
+    check_layers(header.layers, header.graph)
     if header.responses is not None:
         for name, values in header.responses.spaces.items():
             _expect(f"/options/responses/{name}", values.shape[:2], (layers, options))

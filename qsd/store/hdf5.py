@@ -29,11 +29,11 @@ import h5py
 import numpy as np
 
 from qsd.denoisers.graph import Graph
-from qsd.denoisers.layers import WeightLayer
 from qsd.quantizers.options import Option
 from qsd.store.checks import check_content, checked_dataset, checked_file
 from qsd.store.records import Records
-from qsd.store.schema import FULL_ACTIVATIONS, Header, Label, Responses
+from qsd.store.schema import Header, Meta, Responses
+from qsd.support.documents import check_schema, parse_json
 from qsd.support.errors import QsdError
 from qsd.support.files import atomic, sync
 from qsd.support.hashing import array_hash, bytes_hash, verifying
@@ -87,17 +87,16 @@ def read(path: Path, shown: str | Path) -> Content:
         text = checked_dataset(file, "meta", np.uint8, 1).tobytes()
         if version == 2 and verifying() and bytes_hash(text) != file.attrs["root_hash"]:
             raise ValueError("/meta differs from its hash")
-        meta = json.loads(text)
-        hashes = meta["hashes"] if version == 2 else {}
-        header = _header(file, meta, hashes)
-        records = _records(file, header, hashes, version)
+        meta = check_schema(Meta, parse_json(text, shown), f"{shown}: /meta")
+        header = _header(file, meta)
+        records = _records(file, header, meta.hashes, version)
     check_content(header, records)
     return Content(
         header=header,
         records=records,
         version=version,
         root=bytes.fromhex(bytes_hash(text)) if version == 2 else b"",
-        replaced=bytes.fromhex(meta.get("replaced", "")),
+        replaced=bytes.fromhex(meta.replaced),
         journaled=version == 2 and _is_journaled(path),
     )
 
@@ -180,33 +179,40 @@ def _meta(header: Header) -> dict[str, Any]:
     }
 
 
-def _header(file: h5py.File, meta: dict[str, Any], hashes: dict[str, str]) -> Header:
-    options = tuple(Option.parse(text) for text in meta["options"])
+def _header(file: h5py.File, meta: Meta) -> Header:
+    hashes = meta.hashes
+    edges = checked_dataset(file, "graph/edge_index", np.int64, 2, hashes)
+    num_weights = checked_dataset(file, "options/num_weights", np.int64, 1, hashes)
+    if num_weights.tolist() != [layer.num_weights for layer in meta.layers]:
+        raise ValueError("/options/num_weights contradicts the shapes of layers")
     return Header(
-        denoiser=meta["denoiser"],
-        layers=[WeightLayer.from_json(layer) for layer in meta["layers"]],
-        graph=Graph.from_json(meta["nodes"], checked_dataset(file, "graph/edge_index", np.int64, 2, hashes)),
-        options=options,
+        denoiser=meta.denoiser,
+        layers=meta.layers,
+        graph=Graph.from_json([dataclasses.asdict(node) for node in meta.nodes], edges),
+        options=tuple(Option.parse(text) for text in meta.options),
         num_bytes=checked_dataset(file, "options/num_bytes", np.int64, 2, hashes),
         relative_error=checked_dataset(file, "options/relative_error", np.float64, 2, hashes),
-        labels=tuple(Label(**label) for label in meta["labels"]),
-        conditions=meta["conditions"],
-        provenance=meta["provenance"],
-        responses=_responses(file, meta, hashes),
-        activation_options=tuple(meta.get("activation_options", FULL_ACTIVATIONS)),
+        labels=tuple(meta.labels),
+        conditions=meta.conditions,
+        provenance=meta.provenance,
+        responses=_responses(file, meta),
+        activation_options=meta.activation_options,
     )
 
 
-def _responses(file: h5py.File, meta: dict[str, Any], hashes: dict[str, str]) -> Responses | None:
-    facts, prefix = meta.get("responses"), f"{_RESPONSES}/"
-    names = [key.removeprefix(prefix) for key in hashes if key.startswith(prefix)]
-    if not hashes and _RESPONSES in file:  # version 1
+def _responses(file: h5py.File, meta: Meta) -> Responses | None:
+    prefix = f"{_RESPONSES}/"
+    names = [key.removeprefix(prefix) for key in meta.hashes if key.startswith(prefix)]
+    if meta.responses is not None:
+        num_images, noise_seed = meta.responses.num_images, meta.responses.noise_seed
+    elif not meta.hashes and _RESPONSES in file:  # version 1
         group = file[_RESPONSES]
-        names, facts = list(group), {key: int(group.attrs[key]) for key in ("num_images", "noise_seed")}
-    if facts is None:
+        names = list(group)
+        num_images, noise_seed = int(group.attrs["num_images"]), int(group.attrs["noise_seed"])
+    else:
         return None
-    spaces = {name: checked_dataset(file, prefix + name, np.float32, 3, hashes) for name in names}
-    return Responses(spaces, facts["num_images"], facts["noise_seed"])
+    spaces = {name: checked_dataset(file, prefix + name, np.float32, 3, meta.hashes) for name in names}
+    return Responses(spaces, num_images, noise_seed)
 
 
 def _records(file: h5py.File, header: Header, hashes: dict[str, str], version: int) -> Records:

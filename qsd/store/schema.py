@@ -1,13 +1,15 @@
 """What the records of a store share: denoiser, graph, option table, labels, conditions, responses."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
-from qsd.denoisers.graph import Graph
+from qsd.denoisers.graph import Graph, Node
 from qsd.denoisers.layers import WeightLayer
 from qsd.quantizers.options import Option, options_hash
+from qsd.support.documents import Schema
 
 FULL_ACTIVATIONS = ("16",)
 """The activation options of a store whose layers all read 16-bit activations."""
@@ -95,3 +97,24 @@ class Header:
     def label_names(self) -> list[str]:
         """Column names of the label matrix."""
         return [label.name for label in self.labels]
+
+
+class _ResponseFacts(Schema):
+    num_images: Annotated[int, Field(ge=1)]
+    noise_seed: int
+
+
+class Meta(Schema):
+    """The JSON document of a store's file: schema version 2, or 1 where what came later is left out."""
+
+    denoiser: dict[str, Any]
+    layers: Annotated[list[WeightLayer], Field(min_length=1)]
+    nodes: list[Node]
+    options: Annotated[list[str], Field(min_length=1, max_length=127)]
+    labels: list[Label]
+    conditions: dict[str, Any]
+    provenance: dict[str, Any]
+    activation_options: Annotated[tuple[str, ...], Field(min_length=1, max_length=127)] = FULL_ACTIVATIONS
+    responses: _ResponseFacts | None = None
+    hashes: dict[str, str] = Field(default_factory=dict)
+    replaced: Annotated[str, Field(pattern="^([0-9a-f]{32})?$")] = ""

@@ -1,9 +1,14 @@
 """Files are written whole or not at all."""
 
 import contextlib
+import functools
+import glob
+import hashlib
 import os
+import re
+import secrets
+import socket
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,17 +27,48 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    sweep(path)
+    temporary = temporary_name(path)
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
         yield temporary
-        temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_umask())
+        temporary.chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else plain_mode())
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside ``path`` that nobody can guess and that tells which process made it."""
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
+
+
+def sweep(path: Path) -> None:
+    """Removes temporary files that killed processes left beside ``path``."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if left.is_file() and not is_alive(left):
+            left.unlink(missing_ok=True)
+
+
+def is_alive(temporary: Path) -> bool:
+    """Whether the process that made a temporary file or folder may still be at work on it."""
+    made_by = re.fullmatch(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{16}\.tmp(\.old)?", temporary.name)
+    if made_by is None or made_by[1] != _machine():
+        return True  # not ours to judge
+    try:
+        os.kill(int(made_by[2]), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def plain_mode() -> int:
+    """The permissions of a new file under the process's umask."""
+    return 0o666 & ~_UMASK
 
 
 def sync(path: Path) -> None:
@@ -72,10 +108,15 @@ def locked(path: str | Path, what: str) -> Iterator[Path]:
         lock.release()
 
 
-def _umask() -> int:
-    """The process's umask; reading it means to set it, so it is read once, before there are threads."""
-    return _UMASK
+@functools.cache
+def _machine() -> str:
+    """Eight digits that name the machine, its boot and the space of process numbers."""
+    facts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        facts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.blake2b("\n".join(facts).encode(), digest_size=4).hexdigest()
 
 
-_UMASK = os.umask(0o077)
+_UMASK = os.umask(0o077)  # it can only be read by setting it: done once, before there are threads
 os.umask(_UMASK)

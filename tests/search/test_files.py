@@ -109,7 +109,7 @@ def test_missing_empty_and_foreign_fronts(tmp_path: Path) -> None:
     with pytest.raises(QsdError, match=r"front.json: made for"):
         Front.load(tmp_path / "front.json", denoiser={**DENOISER, "weights_hash": "other"})
     document = json.loads((tmp_path / "front.json").read_text())
-    (tmp_path / "empty.json").write_text(json.dumps({**document, "members": []}))
+    (tmp_path / "empty.json").write_text(json.dumps({**document, "members": [], "hash": None}))
     with pytest.raises(QsdError, match="no members"):
         Front.load(tmp_path / "empty.json")
 

@@ -1,0 +1,104 @@
+"""Safetensors files with a JSON description and a content hash per tensor."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from qsd.support.documents import check_hash, parse_json, with_hash
+from qsd.support.errors import QsdError, first_line
+from qsd.support.files import atomic
+from qsd.support.hashing import bytes_hash, verifying
+
+_KEY = "qsd"
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """The hash of a tensor: of its dtype, shape and values in row-major order."""
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    described = f"{str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}"
+    return bytes_hash(described.encode(), flat.view(torch.uint8).numpy().data)
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
+    """Writes tensors and what they mean, whole or not at all.
+
+    Args:
+        path: destination.
+        tensors: by name.
+        meta: JSON content with ``format`` and ``version``; the hashes of the tensors are added to it.
+
+    Returns:
+        The hash of the description, and thereby of all tensors.
+    """
+    stored = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    hashes = {name: tensor_hash(tensor) for name, tensor in stored.items()}
+    document = with_hash({**meta, "hashes": hashes})
+    text = json.dumps(document, sort_keys=True, allow_nan=False)
+    with atomic(path) as temporary:
+        save_file(stored, temporary, metadata={_KEY: text})
+    return document["hash"]
+
+
+class TensorFile:
+    """A file that :func:`save_tensors` wrote, memory-mapped: a tensor is read, and checked, when asked for.
+
+    Attributes:
+        path: the file.
+        meta: its description.
+        names: of its tensors.
+    """
+
+    def __init__(self, path: Path, meta: dict[str, Any], file: Any, remedy: str) -> None:
+        self.path = path
+        self.meta = meta
+        self.names = list(file.keys())
+        self._file = file
+        self._hashes: dict[str, str] = meta.get("hashes", {})
+        self._remedy = remedy
+
+    def tensor(self, name: str) -> Tensor:
+        """Reads a tensor.
+
+        Raises:
+            QsdError: there is none of that name, or it is not what was written.
+        """
+        if name not in self.names:
+            raise QsdError(f"{self.path}: has no tensor '{name}'; {self._remedy}")
+        tensor = self._file.get_tensor(name)
+        if self._hashes and verifying() and self._hashes.get(name) != tensor_hash(tensor):
+            raise QsdError(f"{self.path}: tensor '{name}' differs from its hash (damaged); {self._remedy}")
+        return tensor
+
+
+@contextlib.contextmanager
+def open_tensors(path: str | Path, formats: Mapping[str, int], remedy: str) -> Iterator[TensorFile]:
+    """Opens a file.
+
+    Args:
+        path: the file.
+        formats: name of the format it must have, and from which version on hashes must be there.
+        remedy: for messages: what to do about a damaged file.
+
+    Raises:
+        QsdError: it is truncated or damaged, or of another format.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(_KEY, "{}")
+            meta = parse_json(text, path, remedy)
+            kind = meta.get("format") if isinstance(meta, dict) else None
+            if not isinstance(kind, str) or kind not in formats or type(meta.get("version")) is not int:
+                raise QsdError(f"{path}: not a {' or '.join(formats)}; {remedy}")
+            if meta["version"] >= formats[kind]:
+                check_hash(meta, path, remedy)
+            yield TensorFile(path, meta, file, remedy)
+    except (SafetensorError, OSError) as error:
+        raise QsdError(f"{path}: truncated or damaged ({first_line(error)}); {remedy}") from error
