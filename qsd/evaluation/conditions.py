@@ -21,13 +21,17 @@ class _Encoding:
     """One call of a pipeline's ``encode_prompt``.
 
     Attributes:
-        returned: the arguments of the pipeline's call that the returned values are.
+        returned: the arguments of the pipeline's call that the returned values are; None where one is not
+            needed.
         arguments: what this call needs beside the arguments that all pipelines share.
+        guided: whether the negative prompt is encoded beside the prompt. Guided pipelines without it are
+            given plain text.
         trimmed: whether text is cut to the longest prompt: masked tokens change nothing but the time.
     """
 
-    returned: tuple[str, ...]
+    returned: tuple[str | None, ...]
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    guided: bool = True
     trimmed: bool = False
 
 
@@ -47,6 +51,8 @@ _ENCODINGS: dict[str, tuple[_Encoding, ...]] = {
     "StableDiffusionPipeline": (_Encoding(_PLAIN),),
     "StableDiffusionXLPipeline": (_Encoding(_POOLED),),
     "StableDiffusion3Pipeline": (_Encoding(_POOLED, {"prompt_2": None, "prompt_3": None}),),
+    "FluxPipeline": (_Encoding(("prompt_embeds", "pooled_prompt_embeds", None), guided=False),),
+    "WanPipeline": (_Encoding(_PLAIN),),
     "HunyuanDiTPipeline": (
         _Encoding(_HUNYUAN, {"text_encoder_index": 0, "max_sequence_length": 77}),
         _Encoding(
@@ -57,7 +63,13 @@ _ENCODINGS: dict[str, tuple[_Encoding, ...]] = {
 """Pipelines whose text is encoded once; the others encode it again for every batch."""
 
 
-def conditions_of(pipe: Any, prompts: list[str], guidance: float, batch_size: int) -> Conditions:
+def conditions_of(
+    pipe: Any,
+    prompts: list[str],
+    guidance: float,
+    batch_size: int,
+    max_sequence_length: int | None = None,
+) -> Conditions:
     """The conditions of the images of a pipeline.
 
     Args:
@@ -65,6 +77,7 @@ def conditions_of(pipe: Any, prompts: list[str], guidance: float, batch_size: in
         prompts: n prompts; of a class-conditional pipeline, names that it knows or numbers of classes.
         guidance: above 1 the negative (empty) prompt is a condition too.
         batch_size: prompts per forward pass of a text encoder.
+        max_sequence_length: tokens that a prompt is padded or cut to, where the pipeline's default is not.
 
     Returns:
         Tensors [n, ...] on the CPU, or lists of n.
@@ -75,9 +88,9 @@ def conditions_of(pipe: Any, prompts: list[str], guidance: float, batch_size: in
     accepted = inspect.signature(pipe.__call__).parameters
     if "class_labels" in accepted:
         return {"class_labels": _classes(pipe, prompts, guidance)}
-    encodings = _ENCODINGS.get(type(pipe).__name__)
-    if encodings is not None:
-        return _encoded(pipe, encodings, prompts, guidance > 1, batch_size)
+    encodings = _ENCODINGS.get(type(pipe).__name__, ())
+    if encodings and (guidance <= 1 or all(encoding.guided for encoding in encodings)):
+        return _encoded(pipe, encodings, prompts, guidance > 1, batch_size, max_sequence_length)
     if "prompt" not in accepted:
         raise QsdError(f"{type(pipe).__name__}: draws from neither prompts nor classes, which labels need")
     conditions: Conditions = {"prompt": prompts}
@@ -107,21 +120,30 @@ def guidance_of(pipe: Any, guidance: float) -> dict[str, float]:
 
 @torch.inference_mode()
 def _encoded(
-    pipe: Any, encodings: tuple[_Encoding, ...], prompts: list[str], guided: bool, batch_size: int
+    pipe: Any,
+    encodings: tuple[_Encoding, ...],
+    prompts: list[str],
+    guided: bool,
+    batch_size: int,
+    max_sequence_length: int | None,
 ) -> Conditions:
     conditions: Conditions = {}
+    accepted = inspect.signature(pipe.encode_prompt).parameters
+    shared = {
+        "device": pipe.device,
+        "num_images_per_prompt": 1,
+        "do_classifier_free_guidance": guided,
+        "max_sequence_length": max_sequence_length,
+    }
+    usable = {name: value for name, value in shared.items() if name in accepted and value is not None}
     for encoding in encodings:
         parts: dict[str, list[torch.Tensor]] = {}
         for start in range(0, len(prompts), batch_size):
             values = pipe.encode_prompt(
-                prompt=prompts[start : start + batch_size],
-                device=pipe.device,
-                num_images_per_prompt=1,
-                do_classifier_free_guidance=guided,
-                **encoding.arguments,
+                prompt=prompts[start : start + batch_size], **usable | encoding.arguments
             )
             for name, value in zip(encoding.returned, values, strict=True):
-                if value is not None:
+                if name is not None and value is not None:
                     parts.setdefault(name, []).append(value.cpu())
         joined = {name: torch.cat(values) for name, values in parts.items()}
         conditions |= _trimmed(joined) if encoding.trimmed else joined

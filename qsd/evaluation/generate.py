@@ -36,7 +36,9 @@ class Generator:
         self.pipe = pipe
         self.settings = settings
         self.prompts = settings.load_prompts()
-        self._conditions = conditions_of(pipe, self.prompts, settings.guidance, settings.batch_size)
+        self._conditions = conditions_of(
+            pipe, self.prompts, settings.guidance, settings.batch_size, settings.max_sequence_length
+        )
         self._options = _options(pipe, settings)
         if "prompt_embeds" in self._conditions:
             self._options["negative_prompt"] = None  # some have a default that excludes encoded prompts
@@ -91,7 +93,12 @@ class Generator:
 def _options(pipe: Any, settings: EvaluationSettings) -> dict[str, Any]:
     """What the pipeline's call takes beside conditions and generators."""
     accepted = inspect.signature(pipe.__call__).parameters
-    size = {"height": settings.height, "width": settings.width, "num_frames": settings.num_frames}
+    size = {
+        "height": settings.height,
+        "width": settings.width,
+        "num_frames": settings.num_frames,
+        "max_sequence_length": settings.max_sequence_length,
+    }
     chosen = {name: value for name, value in size.items() if value is not None}
     for name in chosen:
         if name not in accepted:

@@ -40,6 +40,7 @@ class EvaluationSettings:
         width: likewise.
         num_frames: of the videos of a video pipeline; none takes its default. Their middle frames are the
             images.
+        max_sequence_length: tokens that a prompt is padded or cut to; none takes the pipeline's default.
         batch_size: images per batch; fixed, because kernels may round differently per batch size.
         noise_seed: seed of the initial noise; image i of every config starts from the same noise.
         kid_subset_size: images per KID subset; must not exceed the real or the drawn images.
@@ -57,6 +58,7 @@ class EvaluationSettings:
     height: int | None = None
     width: int | None = None
     num_frames: int | None = None
+    max_sequence_length: int | None = None
     batch_size: int = 100
     noise_seed: int = 0
     kid_subset_size: int = 500

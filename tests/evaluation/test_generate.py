@@ -172,3 +172,34 @@ def test_what_cannot_be_drawn_is_said(settings: EvaluationSettings) -> None:
         Generator(dit(), dataclasses.replace(settings, height=16))
     with pytest.raises(QsdError, match=r"StableDiffusionPipeline: .*divisible by 8"):
         draw(sd15(), dataclasses.replace(settings, height=17, width=17))
+
+
+def test_the_text_of_flux_is_encoded_once_and_as_long_as_asked_for(
+    settings: EvaluationSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = flux()
+    lengths = []
+    encode = pipe.text_encoder_2.forward
+
+    def recording(input_ids: torch.Tensor, **options: Any) -> Any:
+        lengths.append(tuple(input_ids.shape))
+        return encode(input_ids, **options)
+
+    monkeypatch.setattr(pipe.text_encoder_2, "forward", recording)
+    generator = Generator(pipe, dataclasses.replace(settings, max_sequence_length=16))
+    images = torch.cat([images for *_, images in generator.batches(0)])
+    assert lengths == [(2, 16), (1, 16)]  # a batch each, not once more when drawing
+    stock = pipe(
+        PROMPTS[:3],
+        num_inference_steps=2,
+        guidance_scale=1.0,
+        generator=generators(),
+        output_type="np",
+        max_sequence_length=16,
+    ).images
+    assert np.abs(images.permute(0, 2, 3, 1).numpy() - 255 * stock).max() < 0.51
+
+
+def test_a_pipeline_without_text_of_that_length_says_so(settings: EvaluationSettings) -> None:
+    with pytest.raises(QsdError, match="StableDiffusionPipeline: has no choice of max_sequence_length"):
+        Generator(sd15(), dataclasses.replace(settings, max_sequence_length=16))
