@@ -94,9 +94,7 @@ def __dir__() -> list[str]:
 
 
 def _register() -> None:
-    from qsd.runtime.registration import register
-
-    register()
+    importlib.import_module("qsd.runtime.registration")  # may be what imports diffusers just now
 
 
 after_import("diffusers.quantizers.auto", _register)

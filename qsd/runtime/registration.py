@@ -10,3 +10,6 @@ def register() -> None:
     """Lets ``from_pretrained`` of every diffusers class open folders written by :func:`qsd.export.export`."""
     AUTO_QUANTIZATION_CONFIG_MAPPING[Method.QSD.value] = Manifest
     AUTO_QUANTIZER_MAPPING[Method.QSD.value] = QsdQuantizer
+
+
+register()
