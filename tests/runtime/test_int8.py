@@ -34,7 +34,8 @@ def test_a_layer_computes_what_its_rounded_input_and_weight_give(rotated: bool) 
 
 @pytest.mark.parametrize("option", ["uaq-3", "uaq-4"])
 def test_weights_on_a_grid_of_few_bits_lose_nothing(option: str) -> None:
-    weight = quantize(_values(12, 200) - 0.3, Option.parse(option)).dequantize()
+    parsed = Option.parse(option)
+    weight = quantize(_values(12, 200) - 0.3, [parsed])[parsed].dequantize()
     scale = row_scales(weight)
     codes = torch.round(weight / scale[:, None])
     assert torch.allclose(codes * scale[:, None], weight, rtol=1e-4, atol=1e-5)
