@@ -17,6 +17,7 @@ from qsd.denoisers import GraphKind, trace_whole
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Measurer, Prober, Run, RunLayers
 from qsd.quantizers import DEFAULT_OPTIONS, Option, parse_options
+from qsd.quantizers.activations import parse_activations
 from qsd.ranker.checkpoint import Ranker
 from qsd.search import Front, FrontMeta, SearchSettings
 from qsd.search.searching import search as run_search
@@ -32,6 +33,7 @@ def build_bank(
     denoiser: str | None = None,
     inputs: Mapping[str, Any] | None = None,
     graph: GraphKind = "traced",
+    activations: Sequence[str | int] = ("16",),
     threads: int = 1,
     command: str | None = None,
     progress: Progress | None = None,
@@ -45,6 +47,7 @@ def build_bank(
         inputs: keyword arguments of the denoiser's forward, or denoiser name -> such. By default those that
             the pipeline's own call gives it.
         graph: "traced", or "chain" for a denoiser that cannot be traced: weights in module order.
+        activations: ways to round inputs of layers that configs choose from, such as ``["16", "8", "6h"]``.
         threads: layers quantized at a time.
         command: for the provenance.
         progress: called once per layer.
@@ -55,7 +58,13 @@ def build_bank(
     table = parse_options([str(option) for option in options])
     module, traced = trace_whole(pipe, denoiser=denoiser, inputs=inputs, graph=graph)
     return bank_module.build_bank(
-        module, table, traced=traced, threads=threads, provenance=provenance(command), progress=progress
+        module,
+        table,
+        traced=traced,
+        activations=parse_activations(activations),
+        threads=threads,
+        provenance=provenance(command),
+        progress=progress,
     )
 
 

@@ -107,6 +107,7 @@ class ActivationHooks:
             QsdError: they do not fit the layers or the table.
         """
         activation = self._table.checked(activation, len(self._layers))
+        self._check_called(activation)
         if self._current is not None and np.array_equal(activation, self._current):
             return
         self.clear()
@@ -123,6 +124,16 @@ class ActivationHooks:
             if any(operands.values()):
                 self._handles += _round_attention(self._denoiser.get_submodule(owner), owner, operands)
         self._current = activation
+
+    def _check_called(self, activation: np.ndarray) -> None:
+        """Refuses to round an input that no hook would see."""
+        counted = any(layer.macs for layer in self._layers)
+        for layer, index in zip(self._layers, activation, strict=True):
+            if counted and not layer.macs and not self._table.options[index].is_full:
+                raise QsdError(
+                    f"layer '{layer.name}': something else than its module reads its weight, so its input "
+                    "cannot be rounded; give it activation option 16"
+                )
 
     def clear(self) -> None:
         """Takes everything off."""

@@ -18,6 +18,7 @@ from qsd.denoisers.layers import WeightLayer
 from qsd.denoisers.pipeline import identity
 from qsd.denoisers.tracing import Traced, trace
 from qsd.quantizers import Option, QuantizedWeight, options_hash, quantize_all, relative_error
+from qsd.quantizers.activations import FULL_ACTIVATIONS, ActivationOption, parse_activations
 from qsd.support.errors import QsdError, first_line
 from qsd.support.files import atomic
 from qsd.support.progress import Progress
@@ -40,6 +41,7 @@ class Bank:
         weights: the quantized weights, ``weights[layer][option]``.
         relative_errors: float64 [L, O], ||W - W_q|| / ||W||.
         provenance: versions and command.
+        activation_options: A ways to round the input of a layer; it does not depend on the weights.
     """
 
     denoiser: dict[str, Any]
@@ -49,6 +51,7 @@ class Bank:
     weights: list[list[QuantizedWeight]]
     relative_errors: np.ndarray
     provenance: dict[str, Any]
+    activation_options: tuple[ActivationOption, ...] = FULL_ACTIVATIONS
 
     @property
     def options_hash(self) -> str:
@@ -64,6 +67,11 @@ class Bank:
     def num_weights(self) -> np.ndarray:
         """Weights per layer, int64 [L]."""
         return np.array([layer.num_weights for layer in self.layers], dtype=np.int64)
+
+    @property
+    def macs(self) -> np.ndarray:
+        """Multiply-accumulates per layer in one forward pass of one image, int64 [L]."""
+        return np.array([layer.macs for layer in self.layers], dtype=np.int64)
 
     @property
     def layer_names(self) -> list[str]:
@@ -114,6 +122,7 @@ class Bank:
             "graph": self.graph.to_json(),
             "options": [str(option) for option in self.options],
             "provenance": self.provenance,
+            "activation_options": [str(option) for option in self.activation_options],
         }
         with atomic(path) as temporary:
             save_file(tensors, temporary, metadata={"qsd": json.dumps(meta, sort_keys=True)})
@@ -159,6 +168,7 @@ class Bank:
             weights=weights,
             relative_errors=tensors["relative_errors"].numpy(),
             provenance=meta["provenance"],
+            activation_options=parse_activations(meta.get("activation_options", ["16"])),
         )
 
 
@@ -167,6 +177,7 @@ def build_bank(
     options: Sequence[Option],
     *,
     traced: Traced | None = None,
+    activations: Sequence[ActivationOption] = FULL_ACTIVATIONS,
     threads: int = 1,
     provenance: dict[str, Any] | None = None,
     progress: Progress | None = None,
@@ -177,6 +188,7 @@ def build_bank(
         denoiser: at full precision.
         options: the option table.
         traced: its weight layers and graph; by default it is traced with inputs guessed from its config.
+        activations: the activation options that configs choose from.
         threads: layers quantized at a time.
         provenance: recorded in the bank.
         progress: called once per layer.
@@ -203,6 +215,7 @@ def build_bank(
         weights=weights,
         relative_errors=np.array(errors, dtype=np.float64),
         provenance=provenance or {},
+        activation_options=tuple(activations),
     )
 
 

@@ -22,6 +22,7 @@ def bank(
     denoiser: str | None = None,
     inputs: str | None = None,
     graph: GraphKind = "traced",
+    activations: list[str | int] = ["16"],  # noqa: B006
     threads: int = os.cpu_count() or 1,
     device: str = "cpu",
     json: bool = False,
@@ -38,6 +39,9 @@ def bank(
         inputs: JSON file of the arguments of the denoiser's forward (qsd.save_inputs); none records them from
             the pipeline's own call.
         graph: traced, or chain for a denoiser that cannot be traced (weights in module order).
+        activations: ways to round the inputs of layers that random configs and searches choose from, such as
+            [16, 8, 6, 4, 8h]: bits, then h for a rotation in front or m for smoothing, then t for static
+            ranges.
         threads: layers quantized at a time on the CPU.
         device: where the pipeline is loaded.
         json: print the sizes and errors of the uniform configs as JSON.
@@ -50,6 +54,7 @@ def bank(
             denoiser=denoiser,
             inputs=load_inputs(inputs) if inputs else None,
             graph=graph,
+            activations=activations,
             threads=threads,
             command=command_line(),
             progress=progress,

@@ -13,23 +13,33 @@ from qsd.support.errors import QsdError
 _STREAM = 1  # beside that of the weights, which has no such number
 
 
-def full_activations(options: Sequence[ActivationOption], num_layers: int) -> np.ndarray:
-    """The vector that leaves every input as it is, int8 [L].
+def uniform_activations(
+    options: Sequence[ActivationOption], macs: np.ndarray, option: ActivationOption | str
+) -> np.ndarray:
+    """One option for every layer whose input can be rounded, int8 [L].
+
+    Args:
+        options: A activation options.
+        macs: int64 [L], multiply-accumulates; where they are 0 beside others the input stays as it is.
+        option: the one.
 
     Raises:
-        QsdError: the table lacks 16.
+        QsdError: the table lacks it.
     """
-    full = next((index for index, option in enumerate(options) if option.is_full), None)
-    if full is None:
-        raise QsdError(
-            f"activation options {', '.join(map(str, options))}: lack 16 (full precision); add it"
-            " to the table"
-        )
-    return np.full(num_layers, full, dtype=np.int8)
+    wanted = ActivationOption.parse(option) if isinstance(option, str) else option
+    if wanted not in options:
+        raise QsdError(f"no activation option {wanted}; the table has {', '.join(map(str, options))}")
+    vector = np.full(len(macs), list(options).index(wanted), dtype=np.int8)
+    return np.where(can_round(macs), vector, 0).astype(np.int8)
+
+
+def can_round(macs: np.ndarray) -> np.ndarray:
+    """Layers whose input can be rounded, bool [L]: those that are called; all where nothing was counted."""
+    return (macs > 0) | ~macs.any()
 
 
 def sample_activations(
-    options: Sequence[ActivationOption], num_layers: int, n: int, seed: int, start: int = 0
+    options: Sequence[ActivationOption], macs: np.ndarray, n: int, seed: int, start: int = 0
 ) -> np.ndarray:
     """Draws the activation vectors of configs ``start`` to ``start + n - 1`` of a seed's endless sequence.
 
@@ -39,7 +49,7 @@ def sample_activations(
 
     Args:
         options: A activation options.
-        num_layers: L.
+        macs: int64 [L], see :func:`uniform_activations`.
         n: number of vectors.
         seed: names the sequence.
         start: index of the first.
@@ -49,13 +59,14 @@ def sample_activations(
     """
     bits = np.array([option.bits for option in options])
     widths = np.unique(bits)
+    num_layers = len(macs)
     drawn = np.empty((n, num_layers), dtype=np.int8)
     for row in range(n):
         rng = np.random.default_rng([seed, start + row, _STREAM])
         width = widths[rng.binomial(len(widths) - 1, 1.0 - rng.random(), size=num_layers)]
         likes = np.where(bits == width[:, None], rng.random((num_layers, len(bits))), -1.0)
         drawn[row] = likes.argmax(axis=1)
-    return drawn
+    return np.where(can_round(macs), drawn, 0).astype(np.int8)
 
 
 def activations_from_json(
@@ -71,5 +82,5 @@ def activations_from_json(
     """
     layers = document.get("activations")
     if layers is None:
-        return full_activations(options, len(layer_names))
+        return np.zeros(len(layer_names), dtype=np.int8)
     return layers_from_json(layers, layer_names, [str(option) for option in options], source)

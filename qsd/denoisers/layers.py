@@ -32,6 +32,8 @@ class WeightLayer:
         stage: U-Net stage in execution order; 0 for transformers.
         depth: position of its first use in the execution order of the graph, 0 first to 1 last.
         tied: paths of other modules whose weight is the same parameter.
+        macs: multiply-accumulates in one forward pass of one image; 0 if they were not counted, or where
+            something else than the module reads its weight (such a layer keeps its input in 16 bits).
     """
 
     name: str
@@ -44,6 +46,7 @@ class WeightLayer:
     stage: int = 0
     depth: float = 0.0
     tied: tuple[str, ...] = ()
+    macs: int = 0
 
     @property
     def num_weights(self) -> int:

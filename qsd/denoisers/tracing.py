@@ -13,6 +13,7 @@ from qsd.denoisers.exporting import export
 from qsd.denoisers.graph import WEIGHT, Graph, Node
 from qsd.denoisers.inputs import example_inputs
 from qsd.denoisers.layers import WeightLayer, kind_of, segment_name, tied_modules
+from qsd.denoisers.macs import with_macs
 from qsd.denoisers.roles import attention_part, attention_role, role_of
 from qsd.support.errors import QsdError
 
@@ -50,14 +51,16 @@ def trace(denoiser: nn.Module, *, inputs: Mapping[str, Any] | None = None) -> Tr
     """
     tied = tied_modules(denoiser)
     weights = {f"{path}.weight": first for first, others in tied.items() for path in (first, *others)}
-    program = export(denoiser, example_inputs(denoiser) if inputs is None else inputs)
+    given = example_inputs(denoiser) if inputs is None else inputs
+    program = export(denoiser, given)
     contraction = Contraction(program, weights)
     if contraction.output is None:
         raise QsdError(
             f"the output of {type(denoiser).__name__} depends on no weight layer; nothing to quantize"
         )
     nodes = _fuse_modulations(_reaching(contraction.nodes, contraction.output))
-    return _assemble(denoiser, nodes, tied)
+    traced = _assemble(denoiser, nodes, tied)
+    return dataclasses.replace(traced, layers=with_macs(denoiser, traced.layers, given))
 
 
 def weight_layers(denoiser: nn.Module) -> list[WeightLayer]:

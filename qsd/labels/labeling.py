@@ -6,11 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qsd.bank import Bank
+from qsd.configs.activations import sample_activations
 from qsd.configs.sampling import sample_configs
+from qsd.configs.schedule import Schedule
 from qsd.evaluation.evaluator import LABELS, headline
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.labels.measurer import Job
+from qsd.quantizers.activations import parse_activations
 from qsd.store import SPLITS, Header, Store, split_of_index
 from qsd.support.errors import QsdError
 from qsd.support.progress import Progress
@@ -51,6 +56,7 @@ def open_or_create(
         labels=tuple(label for label in LABELS if settings.yields(label.name)),
         conditions={**settings.conditions(), "config_seed": config_seed},
         provenance={},
+        activation_options=tuple(map(str, bank.activation_options)),
     )
 
     def make() -> Header:
@@ -65,6 +71,7 @@ def _check_same(store: Store, header: Header) -> None:
     pairs: list[tuple[str, Any, Any]] = [
         ("denoiser", store.header.denoiser, header.denoiser),
         ("option table", store.header.options, header.options),
+        ("activation options", store.header.activation_options, header.activation_options),
         *((key, store.header.conditions.get(key), header.conditions[key]) for key in header.conditions),
     ]
     for what, theirs, ours in pairs:
@@ -90,6 +97,8 @@ def jobs_of_stream(store: Store, num_configs: int, noise_seed: int, *, split: st
     seed = store.header.conditions["config_seed"]
     done = set(zip(store.records.index.tolist(), store.records.noise_seed.tolist(), strict=True))
     options, num_layers = store.header.options, len(store.header.layers)
+    activation_options = parse_activations(store.header.activation_options)
+    macs = np.array([layer.macs for layer in store.header.layers])
     jobs: list[Job] = []
     index, wanted = 0, 0
     while wanted < num_configs:
@@ -97,7 +106,8 @@ def jobs_of_stream(store: Store, num_configs: int, noise_seed: int, *, split: st
             wanted += 1
             if (index, noise_seed) not in done:
                 config = sample_configs(options, num_layers, 1, seed, start=index)[0]
-                jobs.append(Job(index, config, noise_seed))
+                activations = sample_activations(activation_options, macs, 1, seed, start=index)[0]
+                jobs.append(Job(index, config, noise_seed, activations))
         index += 1
     return jobs
 
@@ -116,12 +126,22 @@ def label(store: Store, jobs: Sequence[Job], run: Run, progress: Progress | None
     """
     for done, (job, labels, seconds) in enumerate(run(jobs)):
         store.append(
-            index=job.index, config=job.config, labels=labels, noise_seed=job.noise_seed, seconds=seconds
+            index=job.index,
+            config=job.config,
+            activation=_recorded(job),
+            labels=labels,
+            noise_seed=job.noise_seed,
+            seconds=seconds,
         )
         if progress:
             name = headline(labels)
             progress(done + 1, len(jobs), f"config {job.index}: {name} {labels[name]:.4g}, {seconds:.1f} s")
     return store
+
+
+def _recorded(job: Job) -> np.ndarray | None:
+    assert not isinstance(job.activations, Schedule), "a record has one activation vector"
+    return job.activations
 
 
 def _short(value: Any) -> str:

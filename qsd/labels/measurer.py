@@ -8,7 +8,9 @@ import numpy as np
 from diffusers import DiffusionPipeline
 
 from qsd.bank import Applier, Bank
+from qsd.configs.schedule import Schedule
 from qsd.denoisers.components import denoiser_like
+from qsd.evaluation.calibration import calibrate
 from qsd.evaluation.evaluator import Evaluator, Measurement
 from qsd.evaluation.settings import EvaluationSettings
 
@@ -21,11 +23,14 @@ class Job:
         index: position in the seeded stream of random configs, or any number of the caller's.
         config: int8 [L].
         noise_seed: seed of the initial noise.
+        activations: int8 [L] into the bank's activation options, or such a vector by range of steps; None
+            leaves activations in full precision.
     """
 
     index: int
     config: np.ndarray
     noise_seed: int
+    activations: np.ndarray | Schedule | None = None
 
 
 Measured = tuple[Job, dict[str, float], float]
@@ -48,23 +53,27 @@ class Measurer:
         """
         self.bank = bank
         self.evaluator = Evaluator(pipe, settings)
-        self._applier = Applier(bank, denoiser_like(pipe, bank.denoiser))
+        denoiser = denoiser_like(pipe, bank.denoiser)
+        table = calibrate(pipe, denoiser, bank.layers, bank.activation_options, settings)
+        self._applier = Applier(bank, denoiser, table)
 
     def full_precision(self, noise_seed: int) -> Measurement:
         """Measures full precision; kept per seed."""
         self._applier.restore()
         return self.evaluator.full_precision(noise_seed)
 
-    def measure(self, config: np.ndarray, noise_seed: int) -> Measurement:
-        """Measures a config (int8 [L]) and leaves the denoiser at full precision."""
+    def measure(
+        self, config: np.ndarray, noise_seed: int, activations: np.ndarray | Schedule | None = None
+    ) -> Measurement:
+        """Measures a config (int8 [L], with its activations) and leaves the denoiser at full precision."""
         self.full_precision(noise_seed)
         with self._applier as applier:
-            applier.apply(config)
+            applier.apply(config, activations)
             return self.evaluator.measure(noise_seed)
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Measured]:
         """Measures jobs one after another."""
         for job in jobs:
             start = time.perf_counter()
-            labels = self.measure(job.config, job.noise_seed).labels
+            labels = self.measure(job.config, job.noise_seed, job.activations).labels
             yield job, labels, time.perf_counter() - start

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 
 from qsd.bank import FULL_PRECISION, Applier, Bank
+from qsd.configs.activations import can_round
 from qsd.denoisers.components import denoiser_like
+from qsd.evaluation.calibration import calibrate
 from qsd.evaluation.extractors import load_features
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.settings import EvaluationSettings
@@ -25,7 +27,8 @@ _SKETCH = 8192  # numbers that are kept of a change while layers are still to be
 _COORDINATES = 256  # and in the end
 
 Changes = dict[str, np.ndarray]
-"""By space, sketches of what each option of a layer changes, float32 [O, images * e]."""
+"""By space, sketches of what each option of a layer changes, and then each activation option but 16, float32
+[O + A - 1, images * e]."""
 RunLayers = Callable[[Sequence[int]], Iterator[tuple[int, Changes]]]
 """Measures layers, here (:meth:`Prober.run`) or in several processes (:meth:`qsd.labels.pool.Pool.run`)."""
 
@@ -93,7 +96,10 @@ class Prober:
 
     def __init__(self, pipe: Any, bank: Bank, settings: EvaluationSettings) -> None:
         self._bank = bank
-        self._applier = Applier(bank, denoiser_like(pipe, bank.denoiser))
+        denoiser = denoiser_like(pipe, bank.denoiser)
+        table = calibrate(pipe, denoiser, bank.layers, bank.activation_options, settings)
+        self._applier = Applier(bank, denoiser, table)
+        self._untouched = np.zeros(len(bank.layers), dtype=np.int8)
         self._generator = Generator(pipe, settings)
         self._features = load_features(settings.features).to(pipe.device) if settings.reference else None
         self._full = self._draw()
@@ -109,11 +115,9 @@ class Prober:
 
     def _changes(self, layer: int) -> Changes:
         rows: dict[str, list[np.ndarray]] = {name: [] for name in self._full}
-        config = np.full(len(self._bank.layers), FULL_PRECISION, dtype=np.int8)
-        for option, spelled in enumerate(self._bank.options):
-            config[layer] = option
+        for spelled, config, activations in self._alone(layer):
             with self._applier as applier:
-                applier.apply(config)
+                applier.apply(config, activations)
                 drawn = self._draw()
             for name, full in self._full.items():
                 change = drawn[name] - full
@@ -121,6 +125,20 @@ class Prober:
                     raise QsdError(f"{self._bank.layers[layer].name}: {spelled} alone draws no finite images")
                 rows[name].append(_sketched(change).flatten())
         return {name: np.stack(values) for name, values in rows.items()}
+
+    def _alone(self, layer: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """Every option of a layer, then every activation option of it: text, config, activations."""
+        full = np.full(len(self._bank.layers), FULL_PRECISION, dtype=np.int8)
+        for option, weights in enumerate(self._bank.options):
+            config = full.copy()
+            config[layer] = option
+            yield str(weights), config, self._untouched
+        roundable = can_round(self._bank.macs)[layer]
+        for option, rounded in enumerate(self._bank.activation_options[1:], start=1):
+            activations = self._untouched.copy()
+            if roundable:
+                activations[layer] = option
+            yield f"activation option {rounded}", full, activations
 
     @torch.inference_mode()
     def _draw(self) -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from qsd.denoisers.layers import WeightLayer
 from qsd.quantizers.options import Option
 from qsd.ranker.ensemble import Ensemble, Member
 from qsd.ranker.features import FEATURE_VERSION, GraphFeatures
+from qsd.ranker.joint import weight_options
 from qsd.ranker.network import NetworkSettings
 from qsd.store import Header
 from qsd.support.errors import QsdError, first_line
@@ -38,6 +39,8 @@ class Described(Protocol):
     def layers(self) -> list[WeightLayer]: ...
     @property
     def options(self) -> tuple[Option, ...]: ...
+    @property
+    def activation_options(self) -> Sequence[object]: ...
 
 
 class Ranker:
@@ -246,10 +249,17 @@ def _read_document(folder: Path) -> dict[str, Any]:
 
 
 def _check_same(folder: Path, header: Header, other: Described, file: str | Path) -> None:
-    if tuple(other.options) != tuple(header.options):
+    activations = tuple(map(str, other.activation_options))
+    if activations != header.activation_options:
+        raise QsdError(
+            f"{file}: its activation options are {', '.join(activations)}, but the ranker {folder} was "
+            f"trained on {', '.join(header.activation_options)}; use files of one table"
+        )
+    options = weight_options(header)
+    if tuple(other.options) != options:
         raise QsdError(
             f"{file}: its options are {', '.join(map(str, other.options))}, but the ranker {folder} was "
-            f"trained on {', '.join(map(str, header.options))}; use files of one option table"
+            f"trained on {', '.join(map(str, options))}; use files of one option table"
         )
     if other.denoiser != header.denoiser:
         raise QsdError(
@@ -279,6 +289,7 @@ def _header_to_json(header: Header) -> dict[str, Any]:
         "num_bytes": header.num_bytes.tolist(),
         "relative_error": header.relative_error.tolist(),
         "conditions": header.conditions,
+        "activation_options": list(header.activation_options),
     }
 
 
@@ -294,6 +305,7 @@ def _header_from_json(data: Mapping[str, Any], folder: Path) -> Header:
             labels=(),
             conditions=data["conditions"],
             provenance={},
+            activation_options=tuple(data["activation_options"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise QsdError(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from qsd.ranker.features import GraphFeatures
+from qsd.ranker.joint import joint, pairs
 from qsd.ranker.target import Target
 from qsd.store import SPLITS, Header, Responses, Store
 from qsd.support.errors import QsdError
@@ -47,7 +48,7 @@ class StoreData:
 
     Attributes:
         path: of the store, as given.
-        header: what its records share.
+        header: what its records share; its options are pairs (:mod:`qsd.ranker.joint`).
         graph: features of its denoiser.
         configs: int64 [R, L].
         targets: float32 [R, T], the target first, then the auxiliary ones.
@@ -142,11 +143,13 @@ def prepare(
             spared[member, inside[member_labels[member % len(member_labels)] :]] = True
     _check_sizes(store, fold, folds)
     _check_spread(store, target, columns[0][rows][fold >= 0])
+    header = joint(store.header)
+    configs = pairs(store.records.config, store.records.activation, len(header.activation_options))
     return StoreData(
         path=str(store.path),
-        header=store.header,
-        graph=GraphFeatures.of(store.header),
-        configs=torch.from_numpy(store.records.config[rows].astype(np.int64)),
+        header=header,
+        graph=GraphFeatures.of(header),
+        configs=torch.from_numpy(configs[rows]),
         targets=torch.from_numpy(np.stack([column[rows] for column in columns], axis=1)).float(),
         fold=torch.from_numpy(fold),
         spared=torch.from_numpy(spared),

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from qsd.denoisers.graph import COMBINE_KINDS, WEIGHT
 from qsd.denoisers.roles import ROLES
+from qsd.quantizers.activations import FULL_BITS, parse_activations
 from qsd.quantizers.options import METHODS
+from qsd.ranker.joint import nominal_error
 from qsd.store import Header
 
 KINDS = (WEIGHT, *COMBINE_KINDS)
@@ -44,6 +46,11 @@ OPTION_FEATURES = (
     "log_error_centred",  # the same minus its mean over the layer's options
     "relative_error",
     "compression",  # true bytes over bytes at 16 bits
+    "activation_bits",  # of the input, over 16
+    "activation_log_error",  # log10 of the nominal relative error of rounding the input
+    "activation_rotated",
+    "activation_smoothed",
+    "activation_static",
 )
 
 
@@ -94,7 +101,7 @@ class GraphFeatures:
 
     @classmethod
     def of(cls, header: Header) -> Self:
-        """The features of a store's denoiser and option table."""
+        """The features of a store's denoiser and option table (of pairs, see :mod:`qsd.ranker.joint`)."""
         nodes = header.graph.nodes
         layer = header.graph.layer_index
         option = np.where((layer >= 0)[:, None, None], _option_features(header)[layer.clip(0)], 0.0)
@@ -176,7 +183,23 @@ def _option_features(header: Header) -> np.ndarray:
         "relative_error": header.relative_error,
         "compression": header.num_bytes / (2.0 * header.num_weights[:, None]),
     }
+    columns |= {
+        name: np.broadcast_to(np.tile(values, shape[1] // len(values)), shape)
+        for name, values in _activation_columns(header).items()
+    }
     return np.stack([columns[name] for name in OPTION_FEATURES], axis=2)
+
+
+def _activation_columns(header: Header) -> dict[str, np.ndarray]:
+    """Features of activation options, each float64 [A]."""
+    options = parse_activations(header.activation_options)
+    return {
+        "activation_bits": np.array([option.bits / FULL_BITS for option in options]),
+        "activation_log_error": np.log10([max(nominal_error(option), 1e-4) for option in options]),
+        "activation_rotated": np.array([float(option.transform == "h") for option in options]),
+        "activation_smoothed": np.array([float(option.transform == "m") for option in options]),
+        "activation_static": np.array([float(option.static) for option in options]),
+    }
 
 
 def _log_error(header: Header) -> np.ndarray:

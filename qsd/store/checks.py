@@ -87,7 +87,8 @@ def check_content(header: Header, records: Records) -> None:
     check_layers(header.layers, header.graph)
     if header.responses is not None:
         for name, values in header.responses.spaces.items():
-            _expect(f"/options/responses/{name}", values.shape[:2], (layers, options))
+            columns = options + len(header.activation_options) - 1
+            _expect(f"/options/responses/{name}", values.shape[:2], (layers, columns))
             if np.isinf(values).any():
                 raise ValueError(f"/options/responses/{name} is not finite")
     rows = len(records.index)

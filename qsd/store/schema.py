@@ -29,8 +29,9 @@ class Responses:
     """What each option does to the drawn images while all other layers are at full precision.
 
     Attributes:
-        spaces: by ``latents``, ``features`` and ``mean_features`` (of the images), float32 [L, O, d]:
-            coordinates of the change. Squared lengths are its mean square (per latent element; per image,
+        spaces: by ``latents``, ``features`` and ``mean_features`` (of the images), float32
+            [L, O + A - 1, d]: coordinates of the change by each option, then by each of A activation options
+            but 16. Squared lengths are its mean square (per latent element; per image,
             summed over features), where every image counts as much as any other over all options; angles are
             those between changes. NaN for layers that are still to be measured; until all are, the first two
             spaces have sketches of each image in place of coordinates.

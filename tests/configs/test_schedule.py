@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qsd.configs.activations import activations_from_json, full_activations, sample_activations
+from qsd.configs.activations import activations_from_json, sample_activations
 from qsd.configs.sampling import sample_configs
 from qsd.configs.schedule import Schedule, even_ranges, load_schedule, save_schedule
 from qsd.quantizers import DEFAULT_OPTIONS
@@ -57,7 +57,7 @@ def test_options_of_another_layer_set_are_refused(tmp_path: Path) -> None:
         load_schedule(tmp_path / "s.json", LAYERS, NAMES, DENOISER)
     with pytest.raises(QsdError, match=r"config\.json: layer 'b' has no option"):
         activations_from_json({"activations": {"a": "8"}}, LAYERS, parse_activations(NAMES), "config.json")
-    assert activations_from_json({}, LAYERS, parse_activations(["8", "16"]), "old.json").tolist() == [1, 1]
+    assert activations_from_json({}, LAYERS, parse_activations(["8"]), "old.json").tolist() == [0, 0]
 
 
 def test_even_ranges_differ_by_one_at_most() -> None:
@@ -71,9 +71,9 @@ def test_even_ranges_differ_by_one_at_most() -> None:
 
 def test_draws_depend_on_seed_and_position_alone() -> None:
     options = parse_activations(["16", "8", "6", "4", "8h"])
-    drawn = sample_activations(options, 30, 400, seed=3)
-    assert np.array_equal(drawn[17:20], sample_activations(options, 30, 3, seed=3, start=17))
-    assert np.array_equal(sample_activations(options[:1], 30, 5, seed=3), np.zeros((5, 30)))
+    drawn = sample_activations(options, np.ones(30), 400, seed=3)
+    assert np.array_equal(drawn[17:20], sample_activations(options, np.ones(30), 3, seed=3, start=17))
+    assert np.array_equal(sample_activations(options[:1], np.ones(30), 5, seed=3), np.zeros((5, 30)))
     bits = np.array([option.bits for option in options])[drawn]
     spread = bits.mean(axis=1)
     assert spread.min() < 5 and spread.max() > 15
@@ -83,8 +83,3 @@ def test_draws_depend_on_seed_and_position_alone() -> None:
 def test_the_weights_stream_does_not_know_of_activations() -> None:
     configs = sample_configs(DEFAULT_OPTIONS, 12, 3, seed=0)
     assert configs[0].tolist() == [4, 4, 2, 3, 1, 2, 3, 2, 3, 3, 4, 1]
-
-
-def test_a_table_without_sixteen_cannot_leave_inputs_alone() -> None:
-    with pytest.raises(QsdError, match="lack 16"):
-        full_activations(parse_activations(["8"]), 3)

@@ -76,8 +76,10 @@ FULL_ACTIVATIONS = (ActivationOption(FULL_BITS),)
 def parse_activations(texts: Iterable[str | int | ActivationOption]) -> tuple[ActivationOption, ...]:
     """Reads a table of activation options; its order is the meaning of the integers of an activation vector.
 
+    16 stands first in every table, named or not: a layer can always keep its input.
+
     Raises:
-        QsdError: the table is empty, or an option is unknown or named twice.
+        QsdError: no option is named, or one is unknown or named twice.
     """
     options = tuple(ActivationOption.parse(str(text)) for text in texts)
     if not options:
@@ -85,4 +87,4 @@ def parse_activations(texts: Iterable[str | int | ActivationOption]) -> tuple[Ac
     for position, option in enumerate(options):
         if option in options[:position]:
             raise QsdError(f"activation option '{option}' is named twice: name each option once")
-    return options
+    return (FULL_ACTIVATIONS[0], *(option for option in options if not option.is_full))
