@@ -1,13 +1,15 @@
-"""``qsd store info``."""
+"""``qsd store``: look into stores, put them together, and bring them up to date."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from qsd.cli.console import console, print_json, run_function
-from qsd.store import SPLITS, Store
+from qsd.cli.console import bar, console, print_json, run_function
+from qsd.store import SCHEMA_VERSION, SPLITS, Store
+from qsd.store.merging import merge as merge_stores
 
 
 def info(file: str, json: bool = False) -> None:
@@ -18,6 +20,60 @@ def info(file: str, json: bool = False) -> None:
         json: print JSON.
     """
     show(Store.open(file), json)
+
+
+def merge(out: str, sources: list[str]) -> None:
+    """Adds the records of stores to a store: shards of one work become one.
+
+    The result does not depend on the order of the sources, and merging again changes nothing. Stores that
+    measured another denoiser, option table, conditions or with other software are refused.
+
+    Args:
+        out: the store to create or add to.
+        sources: the stores, such as `shard-*.h5`.
+    """
+    from qsd.labels.probing import summarized  # it takes seconds to load torch
+
+    with bar("Merge") as progress:
+        done = merge_stores(out, sources, summarized)
+        progress(1, 1, "")
+    console.print(
+        f"{done.store.path}: {len(done.store.records)} records, {done.added} of them new; "
+        f"{done.repeated} stood in several stores"
+        + (
+            f", {done.differing} of them with other last digits (the smaller label is kept)"
+            * bool(done.differing)
+        )
+    )
+
+
+def migrate(files: list[str]) -> None:
+    """Writes stores in the layout of this version, whatever version made them.
+
+    Stores of older versions are read as they are; only this verb, and whatever appends, rewrites them.
+
+    Args:
+        files: the stores.
+    """
+    for file in files:
+        with Store.writing(file) as store:
+            before = store.version
+            store.rewrite(store.header)
+        console.print(
+            f"{file}: {len(store.records)} records, schema {before} -> {SCHEMA_VERSION}", markup=False
+        )
+
+
+def compact(file: str, drop_damaged: bool = False) -> None:
+    """Folds the journal of a store into its file, as every verb that ends in order does.
+
+    Args:
+        file: the store.
+        drop_damaged: give up a journal that is lost, or what follows the damage in a damaged one.
+    """
+    with Store.writing(file, drop_damaged=drop_damaged) as store:
+        store.rewrite(store.header)
+    console.print(f"{file}: {len(store.records)} records in one file", markup=False)
 
 
 def show(store: Store, json: bool) -> None:
@@ -92,4 +148,14 @@ def _summary(values: np.ndarray) -> dict[str, Any]:
 
 def run(words: Sequence[str]) -> None:
     """Runs the verb."""
-    run_function({"info": info}, words, positional=True)
+    verbs = {"info": info, "merge": merge, "migrate": migrate, "compact": compact}
+    run_function(verbs, _with_list(list(words)), positional=True)
+
+
+def _with_list(words: list[str]) -> list[str]:
+    """Puts the names that end a ``merge`` or ``migrate`` into the one list that the parser reads."""
+    first = {"merge": 3, "migrate": 2}.get(words[1] if len(words) > 1 else "", len(words))
+    names = words[first:]
+    if not names or any(name.startswith("-") for name in names):
+        return words
+    return [*words[:first], json.dumps(names)]

@@ -72,16 +72,13 @@ def probe(
             f"not {settings.num_images} of {settings.noise_seed}; go on with the former or restart"
         )
     missing = (responses.missing() if responses else np.arange(len(bank.layers))).tolist()
-    if not missing:
-        return store
-    for done, (layer, changes) in enumerate(run(missing)):
+    for done, (layer, changes) in enumerate(run(missing) if missing else ()):
         store.append_response(Response(layer, changes, settings.num_images, settings.noise_seed, provenance))
         if progress:
             progress(done + 1, len(missing), bank.layers[layer].name)
     sketches = store.header.responses
-    assert sketches is not None, "a layer was measured"
-    summary = dataclasses.replace(sketches, spaces=_summarized(sketches))
-    store.set_header(dataclasses.replace(store.header, responses=summary))
+    if sketches is not None and sketches.sketched:
+        store.rewrite(dataclasses.replace(store.header, responses=summarized(sketches)))
     return store
 
 
@@ -173,8 +170,8 @@ def _sketched(values: torch.Tensor) -> np.ndarray:
     return torch.zeros(images, count).index_add_(1, place, values * sign).numpy()
 
 
-def _summarized(responses: Responses) -> dict[str, np.ndarray]:
-    """What is kept of the sketches: principal coordinates of each space and of the mean of features."""
+def summarized(responses: Responses) -> Responses:
+    """What is kept of sketches: principal coordinates of each space and of the mean of features."""
     shape = next(iter(responses.spaces.values())).shape[:2]
     images = {
         name: _balanced(values.reshape(*shape, responses.num_images, -1).astype(np.float64))
@@ -183,7 +180,8 @@ def _summarized(responses: Responses) -> dict[str, np.ndarray]:
     spaces = {name: values.reshape(*shape, -1) / responses.num_images**0.5 for name, values in images.items()}
     if "features" in images:  # FID begins with the shift of their mean
         spaces["mean_features"] = images["features"].mean(axis=2)
-    return {name: _principal(values) for name, values in spaces.items()}
+    kept = {name: _principal(values) for name, values in spaces.items()}
+    return dataclasses.replace(responses, spaces=kept, sketched=False)
 
 
 def _balanced(changes: np.ndarray) -> np.ndarray:

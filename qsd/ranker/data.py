@@ -73,7 +73,8 @@ class StoreData:
     def responses(self) -> Responses | None:
         """What each option does alone, if that is known of all layers."""
         responses = self.header.responses
-        return responses if responses is not None and not len(responses.missing()) else None
+        known = responses is not None and not responses.sketched and not len(responses.missing())
+        return responses if known else None
 
     def training_rows(self, member: int) -> Tensor:
         """Positions of the records that a member may learn from, int64 [r]."""

@@ -175,7 +175,12 @@ def _meta(header: Header) -> dict[str, Any]:
         "labels": [dataclasses.asdict(label) for label in header.labels],
         "conditions": header.conditions,
         "provenance": header.provenance,
-        "responses": responses and {"num_images": responses.num_images, "noise_seed": responses.noise_seed},
+        "responses": responses
+        and {
+            "num_images": responses.num_images,
+            "noise_seed": responses.noise_seed,
+            "sketched": responses.sketched,
+        },
     }
 
 
@@ -201,18 +206,17 @@ def _header(file: h5py.File, meta: Meta) -> Header:
 
 
 def _responses(file: h5py.File, meta: Meta) -> Responses | None:
-    prefix = f"{_RESPONSES}/"
+    prefix, facts = f"{_RESPONSES}/", meta.responses
     names = [key.removeprefix(prefix) for key in meta.hashes if key.startswith(prefix)]
-    if meta.responses is not None:
-        num_images, noise_seed = meta.responses.num_images, meta.responses.noise_seed
-    elif not meta.hashes and _RESPONSES in file:  # version 1
-        group = file[_RESPONSES]
-        names = list(group)
-        num_images, noise_seed = int(group.attrs["num_images"]), int(group.attrs["noise_seed"])
-    else:
+    if facts is not None:
+        spaces = {name: checked_dataset(file, prefix + name, np.float32, 3, meta.hashes) for name in names}
+        return Responses(spaces, facts.num_images, facts.noise_seed, facts.sketched)
+    if meta.hashes or _RESPONSES not in file:
         return None
-    spaces = {name: checked_dataset(file, prefix + name, np.float32, 3, meta.hashes) for name in names}
-    return Responses(spaces, num_images, noise_seed)
+    group = file[_RESPONSES]  # of version 1
+    spaces = {name: checked_dataset(file, prefix + name, np.float32, 3) for name in group}
+    old = Responses(spaces, int(group.attrs["num_images"]), int(group.attrs["noise_seed"]))
+    return dataclasses.replace(old, sketched=bool(len(old.missing())))
 
 
 def _records(file: h5py.File, header: Header, hashes: dict[str, str], version: int) -> Records:

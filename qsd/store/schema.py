@@ -33,15 +33,17 @@ class Responses:
             [L, O + A - 1, d]: coordinates of the change by each option, then by each of A activation options
             but 16. Squared lengths are its mean square (per latent element; per image,
             summed over features), where every image counts as much as any other over all options; angles are
-            those between changes. NaN for layers that are still to be measured; until all are, the first two
-            spaces have sketches of each image in place of coordinates.
+            those between changes. NaN for layers that are still to be measured.
         num_images: images drawn for each.
         noise_seed: of these images.
+        sketched: whether the spaces still hold sketches of each image in place of coordinates, as they do
+            until all layers are measured; ``mean_features`` is not there yet.
     """
 
     spaces: dict[str, np.ndarray]
     num_images: int
     noise_seed: int
+    sketched: bool = False
 
     def missing(self) -> np.ndarray:
         """Positions of the layers that are still to be measured."""
@@ -103,6 +105,7 @@ class Header:
 class _ResponseFacts(Schema):
     num_images: Annotated[int, Field(ge=1)]
     noise_seed: int
+    sketched: bool = False
 
 
 class Meta(Schema):

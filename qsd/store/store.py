@@ -33,12 +33,14 @@ class Store:
     Attributes:
         path: the file, as given.
         header: what all records share.
+        version: schema version of the file.
         torn: whether a last record was left out because its writer was killed while writing it.
     """
 
     def __init__(self, path: str | Path, header: Header, records: Records) -> None:
         self.path = Path(path)
         self.header = header
+        self.version = hdf5.SCHEMA_VERSION
         self.torn = False
         self._file = self.path.resolve()
         self._root = b""  # of the HDF5 file; empty if it is of an older schema
@@ -114,6 +116,7 @@ class Store:
         beside = journal.journal_path(self._file)
         content = hdf5.read(self._file, self.path)
         self.header, self._records, self._root = content.header, content.records, content.root
+        self.version = content.version
         if not beside.exists():
             if content.journaled and not drop_damaged:
                 return (
@@ -273,11 +276,17 @@ class Store:
         self._journal().append(journal.FORGET, b"")
         self.header = dataclasses.replace(self.header, responses=None)
 
-    def set_header(self, header: Header) -> None:
-        """Replaces what all records share, by writing the file anew."""
+    def rewrite(self, header: Header, records: Records | None = None) -> None:
+        """Replaces what all records share, and the records if some are given, by writing the file anew.
+
+        Raises:
+            QsdError: header and records do not fit together.
+        """
         if not self._is_writer:
             raise RuntimeError("a store is changed inside `with Store.writing(path) as store`")
-        self.header = header
+        records = self.records if records is None else records
+        _check(self.path, header, records)
+        self.header, self._records = header, records
         self._fold()
 
     def values(self, name: str) -> np.ndarray:
@@ -304,10 +313,14 @@ class Store:
 
 def _write(file: Path, path: str | Path, header: Header, records: Records | None) -> None:
     records = Records.empty(len(header.layers), len(header.labels)) if records is None else records
+    _check(path, header, records)
+    beside = journal.journal_path(file)
+    hdf5.write(file, header, records, journal.root_of(beside) if beside.exists() else b"")
+    beside.unlink(missing_ok=True)
+
+
+def _check(path: str | Path, header: Header, records: Records) -> None:
     try:
         check_content(header, records)
     except ValueError as error:
         raise QsdError(f"{path}: cannot be written ({error})") from error
-    beside = journal.journal_path(file)
-    hdf5.write(file, header, records, journal.root_of(beside) if beside.exists() else b"")
-    beside.unlink(missing_ok=True)

@@ -124,7 +124,7 @@ def test_sketches_of_another_version_are_refused(probed: Store, bank: Bank, tmp_
     with Store.writing(path) as store:
         for values in store.header.responses.spaces.values():
             values[0] = np.nan  # half probed, in other shapes than sketches have
-        store.set_header(store.header)
+        store.rewrite(store.header)
     with pytest.raises(QsdError, match="half probed by another version"):
         probe(load_pipeline(PIPELINE), bank, path, evaluator=SETTINGS, num_images=IMAGES)
 

@@ -185,7 +185,7 @@ def test_responses_are_added_layer_by_layer_and_forgotten(tmp_path: Path) -> Non
     with Store.writing(path) as store:
         for layer in again.responses.missing().tolist():
             store.append_response(response(layer))
-        store.set_header(dataclasses.replace(store.header, responses=store.header.responses))
+        store.rewrite(dataclasses.replace(store.header, responses=store.header.responses))
     assert not len(Store.open(path).header.responses.missing())
     with pytest.raises(KilledError), Store.writing(path) as store:
         store.forget_responses()
