@@ -1,7 +1,9 @@
 """The command line: one thin verb per stage. ``qsd`` and ``lightning`` are the same program."""
 
+import errno
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
@@ -11,6 +13,7 @@ from typing import NamedTuple
 from qsd import __version__
 from qsd.support.errors import QsdError
 from qsd.support.paths import find
+from qsd.support.stops import stoppable
 
 
 class _Verb(NamedTuple):
@@ -44,31 +47,67 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the command line without the program's name; None takes the process's own.
 
     Returns:
-        The exit code: 0, or 2 for a mistake of the user's, said in one line on standard error.
+        The exit code: 0; 2 for what the user can mend, said in one line on standard error; 128 and the number
+        of the signal that stopped it.
     """
     words = list(sys.argv[1:] if args is None else args)
-    try:
-        if not words or words[0] in ("-h", "--help", "help"):
-            print(_help())
+    with stoppable() as stops:
+        try:
+            return _run(words)
+        except QsdError as error:
+            return _fail(str(error), 2)
+        except KeyboardInterrupt as stop:
+            return _stopped(getattr(stop, "signum", signal.SIGINT))
+        except SystemExit:
+            if stops.signum is None:
+                raise
+            return _stopped(stops.signum)
+        except BrokenPipeError:
+            os.close(sys.stdout.fileno())  # the reader left (`| head`): not an error, and no late flush
             return 0
-        if words[0] in ("-V", "--version"):
-            print(f"qsd {__version__}")
-            return 0
-        verb = VERBS.get(words[0])
-        if verb is None:
-            return _other_program(words)
-        module = importlib.import_module(f"qsd.cli.{verb.module}")
-        module.run(_with_shipped_configs(words))
-    except QsdError as error:
-        print(f"qsd: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("qsd: stopped; run the same command again to go on", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.close(sys.stdout.fileno())  # the reader left (`| head`): not an error, and no late flush
+        except Exception as error:
+            message = _of_the_disk(error)
+            if message is None:
+                raise
+            return _fail(message, 2)
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
         return 0
+    if words[0] in ("-V", "--version"):
+        print(f"qsd {__version__}")
+        return 0
+    verb = VERBS.get(words[0])
+    if verb is None:
+        return _other_program(words)
+    module = importlib.import_module(f"qsd.cli.{verb.module}")
+    from qsd.support.hashing import verification
+
+    with verification("--no-verify" not in words):
+        module.run(_with_shipped_configs([word for word in words if word != "--no-verify"]))
     return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"qsd: {message}", file=sys.stderr)
+    return code
+
+
+def _stopped(signum: int) -> int:
+    return _fail("stopped; run the same command again to go on", 128 + signum)
+
+
+def _of_the_disk(error: Exception) -> str | None:
+    """What to tell about a disk that is full or may not be written; None if the error is another."""
+    text = os.strerror(errno.ENOSPC)
+    if text in str(error):  # some libraries know no OSError
+        return f"{text.lower()}; make room and run the same command again"
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{os.strerror(error.errno).lower()}; check the path and what it permits, and run it again"
 
 
 def _help() -> str:
@@ -83,6 +122,7 @@ def _help() -> str:
             "",
             "`qsd VERB --help` explains a verb; --max-bits and --max_bits are one.",
             "A --config that is no path is looked up among the shipped YAML.",
+            "--no-verify skips the hashes by which every reader notices damage.",
             "Start with `qsd demo --out runs/demo`.",
         ]
     )

@@ -1,7 +1,7 @@
 """``qsd store``: look into stores, put them together, and bring them up to date."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,7 +148,12 @@ def _summary(values: np.ndarray) -> dict[str, Any]:
 
 def run(words: Sequence[str]) -> None:
     """Runs the verb."""
-    verbs = {"info": info, "merge": merge, "migrate": migrate, "compact": compact}
+    verbs: dict[str, Callable[..., None]] = {
+        "info": info,
+        "merge": merge,
+        "migrate": migrate,
+        "compact": compact,
+    }
     run_function(verbs, _with_list(list(words)), positional=True)
 
 

@@ -1,9 +1,6 @@
 """Work on a pipeline spread over processes."""
 
-import contextlib
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -13,6 +10,7 @@ from diffusers import DiffusionPipeline
 from qsd.bank import Bank
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation.settings import EvaluationSettings
+from qsd.support.workers import Workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -51,26 +49,21 @@ class Pool(Generic[Item, Result]):
         settings: EvaluationSettings,
         workers: int,
     ) -> None:
-        self._executor = ProcessPoolExecutor(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_open,
-            initargs=(open_tool, str(pipeline), str(bank), settings),
-        )
+        self._workers = Workers(workers, _open, (open_tool, str(pipeline), str(bank), settings))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._executor.shutdown(cancel_futures=True)
+    def __exit__(self, *error: Any) -> None:
+        self._workers.__exit__(*error)
 
     def run(self, items: Sequence[Item]) -> Iterator[Result]:
-        """Works on items side by side, yielding results in order of completion."""
-        futures = [self._executor.submit(_work, item) for item in items]
-        with contextlib.ExitStack() as stack:
-            stack.callback(lambda: [future.cancel() for future in futures])
-            for future in as_completed(futures):
-                yield future.result()
+        """Works on items side by side, yielding results in order of completion.
+
+        Raises:
+            QsdError: a worker was killed.
+        """
+        return self._workers.run(_work, items)
 
 
 _tool: Tool[Any, Any] | None = None

@@ -1,0 +1,62 @@
+"""Worker processes that never outlive the work: not an error, not a signal, not their parent's death."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Self
+
+from qsd.support.errors import QsdError
+from qsd.support.stops import die_with_parent
+
+
+class Workers:
+    """Processes that each begin with a call and then work on what they are given.
+
+    Args:
+        count: number of processes.
+        begin: called in each of them first, with ``arguments``.
+        arguments: that can be pickled.
+    """
+
+    def __init__(self, count: int, begin: Callable[..., None], arguments: Sequence[Any]) -> None:
+        self._executor = ProcessPoolExecutor(
+            count,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_begin,
+            initargs=(begin, tuple(arguments)),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # nobody waits for what is being worked on
+            for process in list((self._executor._processes or {}).values()):
+                process.kill()
+        self._executor.shutdown(cancel_futures=True)
+
+    def run(self, work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+        """Calls ``work`` on items side by side, yielding results in order of completion.
+
+        Raises:
+            QsdError: a worker was killed.
+        """
+        futures = []
+        try:
+            futures = [self._executor.submit(work, item) for item in items]
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise QsdError(
+                "a worker process was killed, or ended before it began (is memory short?); what was measured "
+                "is safe: run the same command again, with fewer --workers if it happens again"
+            ) from error
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _begin(begin: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    die_with_parent()
+    begin(*arguments)
