@@ -61,3 +61,8 @@ def test_after_import_acts_once_and_at_once_if_imported() -> None:
 
     assert seen == ["now", "later"]
     assert not any(getattr(finder, "name", None) == "this" for finder in sys.meta_path)
+
+
+def test_diffusers_models_can_be_imported_after_qsd() -> None:
+    code = "import qsd; from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL"
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers import ModelMixin
 from torch import nn
 
 from qsd.support.errors import QsdError
@@ -111,6 +110,10 @@ def num_parameters(denoiser: nn.Module) -> int:
 
 
 def _is_denoiser(component: Any) -> bool:
+    from diffusers import (
+        ModelMixin,
+    )  # not above: diffusers imports this module in the middle of its own import
+
     name = type(component).__name__
     return (
         isinstance(component, ModelMixin)

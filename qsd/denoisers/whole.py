@@ -3,10 +3,9 @@
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from diffusers import DiffusionPipeline
 from torch import nn
 
 from qsd.denoisers.components import Denoisers, denoiser_of, parts_of
@@ -16,11 +15,14 @@ from qsd.denoisers.recording import record_inputs
 from qsd.denoisers.tracing import Traced, chain_graph, trace
 from qsd.support.errors import QsdError
 
+if TYPE_CHECKING:  # diffusers imports this module in the middle of its own import
+    from diffusers import DiffusionPipeline
+
 GraphKind = Literal["traced", "chain"]
 
 
 def trace_whole(
-    pipe: DiffusionPipeline | nn.Module,
+    pipe: "DiffusionPipeline | nn.Module",
     *,
     denoiser: str | None = None,
     inputs: Mapping[str, Any] | None = None,
@@ -44,13 +46,13 @@ def trace_whole(
     """
     if graph not in ("traced", "chain"):
         raise QsdError(f"no graph {graph!r}; choose traced or chain")
-    module = denoiser_of(pipe, denoiser) if isinstance(pipe, DiffusionPipeline) else pipe
+    module = pipe if isinstance(pipe, nn.Module) else denoiser_of(pipe, denoiser)
     parts = parts_of(module)
     if graph == "chain":
         return module, _joined({name: chain_graph(part) for name, part in parts.items()})
     given: Mapping[str, Any] = {} if inputs is None else _by_part(parts, inputs)
     failure: QsdError | None = None
-    if inputs is None and isinstance(pipe, DiffusionPipeline):
+    if inputs is None and not isinstance(pipe, nn.Module):
         try:
             recorded = record_inputs(pipe, denoiser)
             given = recorded if isinstance(module, Denoisers) else {"": next(iter(recorded.values()))}
