@@ -46,7 +46,7 @@ def full_size_header() -> Header:
         denoiser: Any = PixArtTransformer2DModel(sample_size=64, caption_channels=4096)
     traced = trace(denoiser)
     weights = np.array([layer.num_weights for layer in traced.layers])
-    bits = np.array([option.bits for option in DEFAULT_OPTIONS])
+    bits = np.array([option.traits.bits for option in DEFAULT_OPTIONS])
     return Header(
         denoiser={"class": "PixArtTransformer2DModel"},
         layers=traced.layers,

@@ -35,7 +35,7 @@ def compare(weight: torch.Tensor) -> dict[str, Any]:
     seconds = time.process_time() - begin
     rows = []
     for option in OPTIONS:
-        channels = weight.reshape(1, -1) if option.method == "kmeans_a" else weight
+        channels = weight.reshape(1, -1) if option.traits.scope == "tensor" else weight
         ours = squared_errors(
             channels, kmeans_codebooks(channels, [option.levels], compiled=True)[option.levels]
         )

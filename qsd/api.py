@@ -28,7 +28,7 @@ from qsd.support.provenance import provenance
 
 def build_bank(
     pipe: DiffusionPipeline | nn.Module,
-    options: Sequence[Option | str] = DEFAULT_OPTIONS,
+    options: Sequence[Option | str] | str = DEFAULT_OPTIONS,
     *,
     denoiser: str | None = None,
     inputs: Mapping[str, Any] | None = None,
@@ -42,7 +42,7 @@ def build_bank(
 
     Args:
         pipe: a pipeline, or its denoiser, at full precision.
-        options: the option table, such as ``["uaq-4", "kmeans_c-3"]``.
+        options: the option table, such as ``["uaq-4g64", "kmeans_c-3"]``, or "default" or "paper".
         denoiser: name of the pipeline's component to restrict to; by default all its denoisers.
         inputs: keyword arguments of the denoiser's forward, or denoiser name -> such. By default those that
             the pipeline's own call gives it.
@@ -55,7 +55,8 @@ def build_bank(
     Raises:
         QsdError: an unknown option, a weight with NaN or infinity, or a denoiser that cannot be traced.
     """
-    table = parse_options([str(option) for option in options])
+    texts = [options] if isinstance(options, str) else [str(option) for option in options]
+    table = parse_options(texts)
     module, traced = trace_whole(pipe, denoiser=denoiser, inputs=inputs, graph=graph)
     return bank_module.build_bank(
         module,

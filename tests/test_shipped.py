@@ -10,7 +10,7 @@ from qsd.cli import main
 from qsd.denoisers.components import denoiser_of
 from qsd.denoisers.pipeline import identity, load_pipeline
 from qsd.evaluation import EvaluationSettings
-from qsd.quantizers import DEFAULT_OPTIONS
+from qsd.quantizers import PAPER_OPTIONS
 from qsd.store import Store
 from qsd.support.paths import shipped_root
 from qsd.support.yaml_files import read_yaml
@@ -58,7 +58,7 @@ def test_every_store_is_of_its_miniature_and_label_config(name: str) -> None:
     store = Store.open(shipped_root() / "datasets" / f"{name}.h5")
     denoiser = denoiser_of(load_pipeline(shipped_root() / "checkpoints" / name))
     assert store.header.denoiser == identity(denoiser)
-    assert store.header.options == DEFAULT_OPTIONS
+    assert store.header.options == PAPER_OPTIONS
     conditions = labeling_settings(name, 500).conditions()
     assert {key: store.header.conditions.get(key) for key in conditions} == conditions
     assert len(set(store.records.index.tolist())) >= 300

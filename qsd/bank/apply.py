@@ -11,6 +11,7 @@ from qsd.bank.bank import FULL_PRECISION, Bank, module_weight
 from qsd.bank.steps import StepCounter
 from qsd.configs.schedule import Schedule
 from qsd.denoisers.pipeline import check_same_denoiser, identity
+from qsd.support.errors import QsdError
 
 _MOST_KEPT_BYTES = 2**30
 
@@ -71,7 +72,7 @@ class Applier:
                 sampling steps; None leaves activations as they are in full precision.
 
         Raises:
-            QsdError: activation options of another layer set or table.
+            QsdError: a layer cannot take its option, or activation options of another layer set or table.
         """
         self._apply_activations(activations)
         config = np.asarray(config, dtype=np.int8)
@@ -114,7 +115,12 @@ class Applier:
         kept = self._dequantized.get((index, option))
         if kept is not None:
             return kept
-        weight = self.bank.weights[index][option].dequantize(full.dtype).to(full.device)
+        stored = self.bank.weights[index][option]
+        if stored is None:
+            raise QsdError(
+                f"layer '{layer.name}' cannot take {self.bank.options[option]}; use a config of this bank"
+            )
+        weight = stored.dequantize(full.dtype).to(full.device)
         if self._kept_bytes + weight.nbytes <= _MOST_KEPT_BYTES:
             self._dequantized[index, option] = weight
             self._kept_bytes += weight.nbytes

@@ -12,19 +12,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from qsd.bank.sizes import average_bits, config_bytes
+from qsd.bank.sizes import average_bits, config_bytes, uniform_configs
 from qsd.denoisers.graph import Graph
 from qsd.denoisers.layers import WeightLayer
 from qsd.denoisers.pipeline import identity
 from qsd.denoisers.tracing import Traced, trace
 from qsd.quantizers import Option, QuantizedWeight, options_hash, quantize_all, relative_error
 from qsd.quantizers.activations import FULL_ACTIVATIONS, ActivationOption, parse_activations
+from qsd.quantizers.options import paper_form
 from qsd.support.errors import QsdError, first_line
 from qsd.support.files import atomic
 from qsd.support.progress import Progress
 
 FORMAT = "qsd-bank"
-VERSION = 1
+VERSION = 2
+_PAPER_VERSION = 1  # all options were the paper's forms, under their plain names
 FULL_PRECISION = -1
 """In a config, the option index that leaves a layer as it is."""
 
@@ -38,8 +40,8 @@ class Bank:
         layers: L weight layers; their order is "bank order".
         graph: the traced graph, whose weight nodes point into ``layers``.
         options: O options.
-        weights: the quantized weights, ``weights[layer][option]``.
-        relative_errors: float64 [L, O], ||W - W_q|| / ||W||.
+        weights: the quantized weights, ``weights[layer][option]``; None where a layer cannot take an option.
+        relative_errors: float64 [L, O], ||W - W_q|| / ||W||; NaN where a layer cannot take an option.
         provenance: versions and command.
         activation_options: A ways to round the input of a layer; it does not depend on the weights.
     """
@@ -48,7 +50,7 @@ class Bank:
     layers: list[WeightLayer]
     graph: Graph
     options: tuple[Option, ...]
-    weights: list[list[QuantizedWeight]]
+    weights: list[list[QuantizedWeight | None]]
     relative_errors: np.ndarray
     provenance: dict[str, Any]
     activation_options: tuple[ActivationOption, ...] = FULL_ACTIVATIONS
@@ -60,8 +62,14 @@ class Bank:
 
     @property
     def num_bytes(self) -> np.ndarray:
-        """Exact bytes of codes, codebooks and scales, int64 [L, O]."""
-        return np.array([[weight.num_bytes for weight in row] for row in self.weights], dtype=np.int64)
+        """Exact bytes of all that is stored, int64 [L, O]; -1 where a layer cannot take an option."""
+        sizes = [[-1 if weight is None else weight.num_bytes for weight in row] for row in self.weights]
+        return np.array(sizes, dtype=np.int64)
+
+    @property
+    def available(self) -> np.ndarray:
+        """Which options each layer can take, bool [L, O]."""
+        return self.num_bytes >= 0
 
     @property
     def num_weights(self) -> np.ndarray:
@@ -79,7 +87,8 @@ class Bank:
         return [layer.name for layer in self.layers]
 
     def uniform_config(self, option: Option | str) -> np.ndarray:
-        """The config that stores every layer by one option, int8 [L].
+        """The config that stores every layer by one option, int8 [L]; see
+        :func:`qsd.bank.sizes.uniform_configs` for layers that cannot take it.
 
         Raises:
             QsdError: the bank lacks the option.
@@ -87,7 +96,7 @@ class Bank:
         parsed = Option.parse(option) if isinstance(option, str) else option
         if parsed not in self.options:
             raise QsdError(f"the bank has no option {option}; it has {', '.join(map(str, self.options))}")
-        return np.full(len(self.layers), self.options.index(parsed), dtype=np.int8)
+        return uniform_configs(self.num_bytes, self.num_weights)[self.options.index(parsed)]
 
     def config_bytes(self, config: np.ndarray) -> np.ndarray:
         """Exact bytes of configs.
@@ -110,6 +119,7 @@ class Bank:
             f"{layer.name}|{option}|{key}": tensor.contiguous()
             for layer, row in zip(self.layers, self.weights, strict=True)
             for option, weight in zip(self.options, row, strict=True)
+            if weight is not None
             for key, tensor in weight.tensors().items()
         }
         tensors["relative_errors"] = torch.from_numpy(self.relative_errors)
@@ -140,7 +150,7 @@ class Bank:
         try:
             with safe_open(path, "pt") as file:
                 meta = json.loads((file.metadata() or {}).get("qsd", "{}"))
-                if meta.get("format") != FORMAT or meta["version"] != VERSION:
+                if meta.get("format") != FORMAT or meta["version"] not in (_PAPER_VERSION, VERSION):
                     raise QsdError(f"{path}: not a qsd bank of version {VERSION}; build one with `qsd bank`")
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, json.JSONDecodeError) as error:
@@ -148,15 +158,18 @@ class Bank:
                 f"{path}: truncated or damaged ({first_line(error)}); build it again with `qsd bank`"
             ) from error
         layers = [WeightLayer.from_json(layer) for layer in meta["layers"]]
-        options = tuple(Option.parse(text) for text in meta["options"])
+        spell = paper_form if meta["version"] == _PAPER_VERSION else str
+        options = tuple(Option.parse(spell(text)) for text in meta["options"])
         grouped: dict[str, dict[str, torch.Tensor]] = {}
         for key, tensor in tensors.items():
             owner, _, name = key.rpartition("|")
             grouped.setdefault(owner, {})[name] = tensor
         weights = [
             [
-                QuantizedWeight.from_tensors(option, layer.shape, grouped[f"{layer.name}|{option}"])
-                for option in options
+                QuantizedWeight.from_tensors(option, layer.shape, grouped.get(f"{layer.name}|{text}", {}))
+                if option.accepts(layer.shape)
+                else None
+                for option, text in zip(options, meta["options"], strict=True)
             ]
             for layer in layers
         ]
@@ -194,17 +207,20 @@ def build_bank(
         progress: called once per layer.
 
     Raises:
-        QsdError: a weight holds NaN or infinity, or the denoiser cannot be traced.
+        QsdError: a weight holds NaN or infinity, the denoiser cannot be traced, no layer can take an option,
+            or a layer can take none.
     """
     traced = trace(denoiser) if traced is None else traced
     options = tuple(options)
+    check_options(options, traced.layers)
     inputs = ((layer.name, layer_weight(denoiser, layer)) for layer in traced.layers)
     outputs = quantize_all(inputs, options, threads=threads)
-    weights, errors = [], []
+    weights: list[list[QuantizedWeight | None]] = []
+    errors: list[list[float]] = []
     for done, (layer, (_, quantized)) in enumerate(zip(traced.layers, outputs, strict=True)):
         weight = layer_weight(denoiser, layer)
-        weights.append([quantized[option] for option in options])
-        errors.append([relative_error(weight, quantized[option]) for option in options])
+        weights.append([quantized.get(option) for option in options])
+        errors.append([np.nan if form is None else relative_error(weight, form) for form in weights[-1]])
         if progress:
             progress(done + 1, len(traced.layers), layer.name)
     return Bank(
@@ -217,6 +233,28 @@ def build_bank(
         provenance=provenance or {},
         activation_options=tuple(activations),
     )
+
+
+def check_options(options: Sequence[Option], layers: Sequence[WeightLayer]) -> None:
+    """Refuses a table that does not fit a denoiser.
+
+    Raises:
+        QsdError: a package is missing, no layer can take an option, or a layer can take none.
+    """
+    for option in options:
+        if option.missing:
+            raise QsdError(f"option {option} needs a package that is not installed: {option.missing}")
+        if not any(option.accepts(layer.shape) for layer in layers):
+            raise QsdError(
+                f"option {option} fits none of the {len(layers)} weight layers (their shapes do not divide "
+                "into its groups or blocks); leave it out"
+            )
+    for layer in layers:
+        if not any(option.accepts(layer.shape) for option in options):
+            raise QsdError(
+                f"layer '{layer.name}' of shape {tuple(layer.shape)} can take none of "
+                f"{', '.join(map(str, options))}; add an option without groups, or keep"
+            )
 
 
 def module_weight(denoiser: nn.Module, module: str) -> nn.Parameter:

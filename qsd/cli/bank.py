@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+import numpy as np
 from rich.table import Table
 
 from qsd.api import build_bank
@@ -12,13 +13,12 @@ from qsd.denoisers import GraphKind, holdings, load_inputs
 from qsd.denoisers.accounting import average_bits_of_all
 from qsd.denoisers.components import denoiser_like
 from qsd.denoisers.pipeline import load_pipeline
-from qsd.quantizers import DEFAULT_OPTIONS
 
 
 def bank(
     pipeline: str,
     out: str,
-    options: list[str] = list(map(str, DEFAULT_OPTIONS)),  # noqa: B006, B008
+    options: list[str] | str = "default",
     denoiser: str | None = None,
     inputs: str | None = None,
     graph: GraphKind = "traced",
@@ -34,7 +34,7 @@ def bank(
     Args:
         pipeline: diffusers folder, shipped pipeline, or hub id.
         out: safetensors file to write.
-        options: the option table, such as [uaq-4, kmeans_c-3]; methods uaq, kmeans_c, kmeans_a; 2 to 8 bits.
+        options: the option table, such as [uaq-4g64, lloyd-3, keep]; or a table by name, default or paper.
         denoiser: name of the component to restrict to, where a pipeline has several denoisers.
         inputs: JSON file of the arguments of the denoiser's forward (qsd.save_inputs); none records them from
             the pipeline's own call.
@@ -84,7 +84,7 @@ def uniform_rows(built: Bank) -> list[dict[str, float | int | str]]:
                     int(built.num_weights.sum()),
                     built.denoiser["num_parameters"],
                 ),
-                "mean_relative_error": float(built.relative_errors[:, index].mean()),
+                "mean_relative_error": float(np.nanmean(built.relative_errors[:, index])),
             }
         )
     return rows

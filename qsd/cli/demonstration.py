@@ -63,7 +63,7 @@ class DemoSettings:
     ranker: str
     verification_images: int = 1000
     extra_labels: int = 4
-    same_size_as: tuple[str, ...] = ("kmeans_a-4", "uaq-4")
+    same_size_as: tuple[str, ...] = ("kmeans_a-4:paper", "uaq-4:paper")
     max_bits: tuple[float, ...] = (3.5,)
     noise_seeds: tuple[int, ...] = (1, 2, 3)
     search: SearchSettings = dataclasses.field(default_factory=SearchSettings)
@@ -96,7 +96,8 @@ def run_demo(
     seconds: dict[str, float] = {}
     with _timed(seconds, "bank"), bar("Bank") as progress:
         pipe = load_pipeline(settings.pipeline)
-        bank = build_bank(pipe, command=command, progress=progress)
+        table = Store.open(find(settings.store)).header.options
+        bank = build_bank(pipe, table, command=command, progress=progress)
         bank.save(out / "bank.safetensors")
     with _timed(seconds, "label"), bar("Label") as progress:
         store = _label_some_more(settings, bank, out, progress)

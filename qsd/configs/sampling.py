@@ -7,31 +7,46 @@ import numpy as np
 from qsd.quantizers.options import Option
 
 
-def sample_config(options: Sequence[Option], num_layers: int, rng: np.random.Generator) -> np.ndarray:
+def sample_config(
+    options: Sequence[Option],
+    num_layers: int,
+    rng: np.random.Generator,
+    available: np.ndarray | None = None,
+) -> np.ndarray:
     """Draws one random config.
 
     One p ~ U(0, 1) is drawn per config. With K distinct bit widths in the table, each layer's width is the
     j-th smallest, j ~ Binomial(K - 1, 1 - p): with widths 3 and 4 a layer has 3 bits with probability p. The
     method is uniform among the options of that width. Drawing p once per config spreads the average bits of
-    configs, which independent layers would not (Qua²SeDiMo, AAAI-25).
+    configs, which independent layers would not (Qua²SeDiMo, AAAI-25). A layer without an option of that
+    width takes one of the nearest width that it has, the smaller of two.
 
     Args:
         options: The option table, O entries.
         num_layers: L.
         rng: Where the randomness comes from.
+        available: bool [L, O], the options that each layer can take; None for all.
 
     Returns:
         int8 [L], option index per layer.
     """
-    bits = np.array([option.bits for option in options])
+    bits = np.array([option.traits.bits for option in options])
     widths = np.unique(bits)
     width_of_layer = widths[rng.binomial(len(widths) - 1, 1.0 - rng.random(), size=num_layers)]
-    candidates = bits[None, :] == width_of_layer[:, None]
+    away = np.abs(bits[None, :] - width_of_layer[:, None]) + 1e-6 * bits[None, :]
+    if available is not None:
+        away = np.where(available, away, np.inf)
+    candidates = away == away.min(axis=1, keepdims=True)
     return np.where(candidates, rng.random((num_layers, len(bits))), -1.0).argmax(axis=1).astype(np.int8)
 
 
 def sample_configs(
-    options: Sequence[Option], num_layers: int, n: int, seed: int, start: int = 0
+    options: Sequence[Option],
+    num_layers: int,
+    n: int,
+    seed: int,
+    start: int = 0,
+    available: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draws configs `start` to `start + n - 1` of the endless sequence that belongs to a seed.
 
@@ -43,11 +58,12 @@ def sample_configs(
         n: Number of configs.
         seed: Names the sequence.
         start: Index of the first config.
+        available: bool [L, O], the options that each layer can take; None for all.
 
     Returns:
         int8 [n, L].
     """
     configs = np.empty((n, num_layers), dtype=np.int8)
     for row, index in enumerate(range(start, start + n)):
-        configs[row] = sample_config(options, num_layers, np.random.default_rng([seed, index]))
+        configs[row] = sample_config(options, num_layers, np.random.default_rng([seed, index]), available)
     return configs

@@ -217,6 +217,8 @@ def _checked(config: np.ndarray, bank: Bank, denoiser: Any) -> np.ndarray:
             "use a config of this bank's option table"
         )
     left_out = config == FULL_PRECISION
+    if not (left_out | bank.available[np.arange(layers), config]).all():
+        raise QsdError("config: a layer has an option that it cannot take; use a config of this bank")
     whole = {layer.module: full for layer, full in zip(bank.layers, left_out, strict=True)}
     for layer, full in zip(bank.layers, left_out, strict=True):
         if full != whole[layer.module]:
@@ -260,7 +262,9 @@ def _packed_tensors(bank: Bank, config: np.ndarray) -> dict[str, Tensor]:
         module = bank.layers[index].module
         part = next_part.get(module, 0)
         next_part[module] = part + 1
-        for name, tensor in bank.weights[index][config[index]].tensors().items():
+        weight = bank.weights[index][config[index]]
+        assert weight is not None, "checked before"
+        for name, tensor in weight.tensors().items():
             tensors[f"{module}.packed.{part}.{name}"] = tensor.cpu().contiguous()
     return tensors
 

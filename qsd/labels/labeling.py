@@ -105,7 +105,7 @@ def jobs_of_stream(store: Store, num_configs: int, noise_seed: int, *, split: st
         if split is None or SPLITS[int(split_of_index(index))] == split:
             wanted += 1
             if (index, noise_seed) not in done:
-                config = sample_configs(options, num_layers, 1, seed, start=index)[0]
+                config = sample_configs(options, num_layers, 1, seed, index, store.header.available)[0]
                 activations = sample_activations(activation_options, macs, 1, seed, start=index)[0]
                 jobs.append(Job(index, config, noise_seed, activations))
         index += 1

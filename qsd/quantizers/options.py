@@ -1,73 +1,47 @@
-"""Names of the ways in which one weight layer can be stored: a method and a bit width."""
+"""Option tables: the order of the options of a bank, which is the meaning of the integers in a config."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from qsd.quantizers import schemes
+from qsd.quantizers.option import Option
 from qsd.support.errors import QsdError
 
-METHODS = ("uaq", "kmeans_c", "kmeans_a")
-"""Uniform affine per output channel; one k-means codebook per output channel; one for all the weight."""
+__all__ = [
+    "DEFAULT_OPTIONS",
+    "PAPER_OPTIONS",
+    "Option",
+    "options_hash",
+    "paper_form",
+    "parse_options",
+    "schemes",
+]
 
-MIN_BITS, MAX_BITS = 2, 8
+PAPER_OPTIONS = tuple(
+    Option.parse(f"{method}-{bits}:paper") for method in ("uaq", "kmeans_c", "kmeans_a") for bits in (3, 4)
+)
+"""The space of Qua²SeDiMo (AAAI-25)."""
 
+DEFAULT_OPTIONS = tuple(
+    Option.parse(f"{method}-{bits}") for method in ("uaq", "kmeans_c", "kmeans_a") for bits in (3, 4)
+)
 
-@dataclass(frozen=True, order=True)
-class Option:
-    """A quantization method and a bit width, written ``uaq-4``, ``kmeans_c-3``, ``kmeans_a-4``.
-
-    Attributes:
-        method: One of :data:`METHODS`.
-        bits: Bits per code, 2 to 8.
-
-    Raises:
-        QsdError: If the method or the bit width does not exist.
-    """
-
-    method: str
-    bits: int
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS or not MIN_BITS <= self.bits <= MAX_BITS:
-            raise QsdError(_unknown(f"{self.method}-{self.bits}"))
-
-    def __str__(self) -> str:
-        return f"{self.method}-{self.bits}"
-
-    @property
-    def levels(self) -> int:
-        """Number of entries of a codebook, 2^bits."""
-        return 1 << self.bits
-
-    @classmethod
-    def parse(cls, text: str) -> "Option":
-        """Reads the text form, for example ``kmeans_c-3``.
-
-        Raises:
-            QsdError: If the text names no method or no bit width that exists.
-        """
-        method, _, bits = text.strip().rpartition("-")
-        if method not in METHODS or not (bits.isascii() and bits.isdigit()):
-            raise QsdError(_unknown(text))
-        return cls(method, int(bits))
-
-
-def _unknown(text: str) -> str:
-    return (
-        f"unknown quantization option '{text}': write METHOD-BITS with METHOD one of "
-        f"{', '.join(METHODS)} and BITS from {MIN_BITS} to {MAX_BITS}, for example 'kmeans_c-4'"
-    )
-
-
-DEFAULT_OPTIONS = tuple(Option(method, bits) for method in METHODS for bits in (3, 4))
+TABLES = {"default": DEFAULT_OPTIONS, "paper": PAPER_OPTIONS}
+"""Whole tables that have a name of their own."""
 
 
 def parse_options(texts: Iterable[str]) -> tuple[Option, ...]:
     """Reads an option table; its order is the meaning of the integers in a config.
 
+    Args:
+        texts: options; the single word ``default`` or ``paper`` stands for a whole table.
+
     Raises:
         QsdError: If the table is empty, or an option is unknown or named twice.
     """
+    texts = list(texts)
+    if len(texts) == 1 and texts[0] in TABLES:
+        return TABLES[texts[0]]
     options = tuple(Option.parse(text) for text in texts)
     if not options:
         raise QsdError(
@@ -82,3 +56,11 @@ def parse_options(texts: Iterable[str]) -> tuple[Option, ...]:
 def options_hash(options: Sequence[Option]) -> str:
     """A short hash (12 hexadecimal digits) of an option table and its order, stable across versions."""
     return hashlib.sha256(",".join(map(str, options)).encode()).hexdigest()[:12]
+
+
+def paper_form(text: str) -> str:
+    """What files of the time before there were other forms mean by an option's text.
+
+    Until then ``uaq-4`` was what is ``uaq-4:paper`` now; a text that says more is returned as it is.
+    """
+    return text if ":" in text else f"{text}:paper"

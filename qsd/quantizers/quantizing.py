@@ -8,10 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from qsd.quantizers import uaq
-from qsd.quantizers.kmeans import kmeans_codebooks
-from qsd.quantizers.options import Option
-from qsd.quantizers.packing import pack
+from qsd.quantizers.option import Option, Rows
 from qsd.quantizers.weight import QuantizedWeight
 from qsd.support.errors import QsdError
 
@@ -33,28 +30,23 @@ def quantize(
             optimum); by default numba where it is installed and the weight is on the CPU.
 
     Returns:
-        A quantized weight per option, on the device of ``weight``.
+        A quantized weight per option that can store this shape, on the device of ``weight``.
 
     Raises:
         QsdError: If the weight is not finite, is empty, or has another type or fewer than two dimensions.
     """
     compiled = _is_compiled(weight, method_backend)
-    rows = _finite_rows(weight.detach(), name)
-    storage = storage_dtype(weight)
-    limit = torch.finfo(storage).max
-    parameters: dict[Option, dict[str, Tensor]] = {}
+    shape = tuple(weight.shape)
+    rows = Rows(_finite_rows(weight.detach(), name), shape, storage_dtype(weight), compiled)
+    by_class: dict[type[Option], list[Option]] = {}
     for option in options:
-        if option.method == "uaq":
-            scale, zero_point = uaq.search(rows, option.bits, storage, compiled=compiled)
-            parameters[option] = {"scale": scale, "zero_point": zero_point}
-    for method, groups in (("kmeans_c", rows), ("kmeans_a", rows.reshape(1, -1))):
-        wanted = [option for option in options if option.method == method]
-        if wanted:
-            books = kmeans_codebooks(groups, [option.levels for option in wanted], compiled=compiled)
-            for option in wanted:
-                book = books[option.levels].clamp(-limit, limit).to(storage)
-                parameters[option] = {"codebook": book}
-    return {option: _encode(rows, weight.shape, option, parameters[option], compiled) for option in options}
+        if option.accepts(shape):
+            by_class.setdefault(type(option), []).append(option)
+    found: dict[Option, QuantizedWeight] = {}
+    for found_class, wanted in by_class.items():
+        for option, tensors in found_class.quantize_together(wanted, rows).items():
+            found[option] = QuantizedWeight(option, shape, tensors)
+    return found
 
 
 def quantize_all(
@@ -120,21 +112,3 @@ def _finite_rows(weight: Tensor, name: str) -> Tensor:
     if not torch.isfinite(rows).all():
         raise QsdError(f"layer '{name}' has NaN or infinite weights: repair or reload the checkpoint")
     return rows
-
-
-def _encode(
-    rows: Tensor, shape: torch.Size, option: Option, parameters: dict[str, Tensor], compiled: bool
-) -> QuantizedWeight:
-    """Gives each weight the code of the nearest value of its codebook as stored."""
-    empty = torch.empty(0, dtype=torch.uint8, device=rows.device)
-    book = QuantizedWeight(option, tuple(shape), empty, parameters).codebook()
-    thresholds = book[:, 1:] / 2 + book[:, :-1] / 2  # the sum alone could overflow
-    if compiled:
-        from qsd.quantizers import kernels
-
-        codes = torch.empty(rows.shape, dtype=torch.uint8)
-        kernels.encode_rows(rows.numpy(), thresholds.numpy(), codes.numpy())
-    else:
-        values = rows if len(book) > 1 else rows.reshape(1, -1)
-        codes = torch.searchsorted(thresholds.contiguous(), values).to(torch.uint8)
-    return QuantizedWeight(option, tuple(shape), pack(codes, option.bits), parameters)

@@ -1,24 +1,16 @@
-"""A quantized weight: packed codes and a codebook, whatever the method."""
+"""A quantized weight: an option and the tensors that it is stored as."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from qsd.quantizers.options import Option
-from qsd.quantizers.packing import packed_bytes, unpack
+from qsd.quantizers.coding import CACHED_WEIGHTS
+from qsd.quantizers.option import Option
 from qsd.support.errors import QsdError
-
-CACHED_WEIGHTS = 1 << 15  # the 64-bit indices of as many weights stay in a core's own cache
-
-STORED_DTYPES = {
-    "codes": (torch.uint8,),
-    "scale": (torch.float16, torch.bfloat16),
-    "zero_point": (torch.int16,),
-    "codebook": (torch.float16, torch.bfloat16),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,18 +18,14 @@ class QuantizedWeight:
     """One weight in one option.
 
     Attributes:
-        option: Method and bits.
+        option: How it is stored.
         shape: Shape of the original weight; dimension 0 holds the output channels.
-        packed: uint8 codes in the layout of :mod:`qsd.quantizers.packing`.
-        parameters: What the method stores beside the codes. UAQ: ``scale`` (16-bit float [O]) and
-            ``zero_point`` (int16 [O]). K-Means: ``codebook`` (16-bit float [O, 2^bits] or [1, 2^bits],
-            ascending; if a channel needs fewer levels the last one repeats).
+        stored: The tensors, as the option's ``layout`` has them.
     """
 
     option: Option
     shape: tuple[int, ...]
-    packed: Tensor
-    parameters: dict[str, Tensor]
+    stored: dict[str, Tensor]
 
     @cached_property
     def numel(self) -> int:
@@ -46,89 +34,55 @@ class QuantizedWeight:
 
     @property
     def num_bytes(self) -> int:
-        """Exact bytes of everything stored: packed codes and the method's parameters."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
-
-    def codes(self) -> Tensor:
-        """Unpacked codes, uint8, in the shape of the weight."""
-        return unpack(self.packed, self.option.bits, self.numel).view(self.shape)
-
-    def codebook(self) -> Tensor:
-        """The values that codes stand for, float32 [O or 1, 2^bits]."""
-        if self.option.method != "uaq":
-            return self.parameters["codebook"].float()
-        return affine_codebook(self.parameters["scale"], self.parameters["zero_point"], self.option.bits)
+        """Exact bytes of everything stored."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.stored.values())
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The weight that the codes stand for, in its original shape.
+        """The weight that the tensors stand for, in its original shape.
 
         Values beyond the range of ``dtype`` saturate.
         """
-        limit = torch.finfo(dtype).max
-        book = self.codebook().clamp(-limit, limit).to(dtype)
-        return lookup(book, self.codes())
+        return self.option.dequantize(self.stored, self.shape, dtype)
 
     def to(self, device: torch.device | str) -> "QuantizedWeight":
         """The same weight with its tensors on another device."""
-        parameters = {name: tensor.to(device) for name, tensor in self.parameters.items()}
-        return QuantizedWeight(self.option, self.shape, self.packed.to(device), parameters)
+        stored = {name: tensor.to(device) for name, tensor in self.stored.items()}
+        return QuantizedWeight(self.option, self.shape, stored)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that is stored, by name: ``codes`` (packed) and the method's parameters."""
-        return {"codes": self.packed, **self.parameters}
+        """Everything that is stored, by name."""
+        return dict(self.stored)
 
     @classmethod
     def from_tensors(
-        cls, option: Option, shape: tuple[int, ...], tensors: dict[str, Tensor]
+        cls, option: Option, shape: tuple[int, ...], tensors: Mapping[str, Tensor]
     ) -> "QuantizedWeight":
         """The inverse of :meth:`tensors`.
 
         Raises:
             QsdError: If a tensor is missing or has another size or type than option and shape ask for.
         """
-        rows = 1 if option.method == "kmeans_a" else shape[0]
-        sizes: dict[str, tuple[int, ...]] = {"codes": (packed_bytes(math.prod(shape), option.bits),)}
-        if option.method == "uaq":
-            sizes |= {"scale": (rows,), "zero_point": (rows,)}
-        else:
-            sizes |= {"codebook": (rows, option.levels)}
-        for name, size in sizes.items():
+        layout = option.layout(shape)
+        for name, wanted in layout.items():
             tensor = tensors.get(name)
-            if tensor is None or tuple(tensor.shape) != size or tensor.dtype not in STORED_DTYPES[name]:
+            if tensor is None or tuple(tensor.shape) != wanted.shape or tensor.dtype not in wanted.dtypes:
                 found = "is missing" if tensor is None else f"is {tensor.dtype} {tuple(tensor.shape)}"
                 raise QsdError(
                     f"tensor '{name}' of a {option} weight of shape {tuple(shape)} {found}, not "
-                    f"{STORED_DTYPES[name][0]} {size}: the file is damaged or of another option table, "
+                    f"{wanted.dtypes[0]} {wanted.shape}: the file is damaged or of another option table, "
                     "build it again"
                 )
-        parameters = {name: tensors[name] for name in sizes if name != "codes"}
-        return cls(option, tuple(shape), tensors["codes"], parameters)
+        return cls(option, tuple(shape), {name: tensors[name] for name in layout})
 
-
-def affine_codebook(scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
-    """The 2^bits values ``(code - zero_point) * scale`` of each channel, float32 [O, 2^bits]."""
-    codes = torch.arange(1 << bits, dtype=torch.float32, device=scale.device)
-    return (codes - zero_point.float()[:, None]) * scale.float()[:, None]
-
-
-def lookup(codebook: Tensor, codes: Tensor) -> Tensor:
-    """Replaces codes by their values.
-
-    Args:
-        codebook: Any dtype, [O or 1, 2^bits].
-        codes: uint8, [O, ...].
-
-    Returns:
-        Tensor of the codebook's dtype and the codes' shape.
-    """
-    rows = codes.reshape(codes.shape[0], -1)
-    books = codebook.expand(len(rows), -1)
-    values = torch.empty(rows.shape, dtype=codebook.dtype, device=codes.device)
-    together = len(rows) if codes.is_cuda else max(1, CACHED_WEIGHTS // rows.shape[1])
-    for start in range(0, len(rows), together):
-        part = slice(start, start + together)
-        torch.gather(books[part], 1, rows[part].long(), out=values[part])
-    return values.view(codes.shape)
+    @classmethod
+    def empty(cls, option: Option, shape: tuple[int, ...], device: str = "meta") -> "QuantizedWeight":
+        """A quantized weight whose tensors have the right sizes and no values yet."""
+        layout = option.layout(shape)
+        stored = {
+            name: torch.empty(wanted.shape, dtype=wanted.dtypes[0], device=device)
+            for name, wanted in layout.items()
+        }
+        return cls(option, tuple(shape), stored)
 
 
 def relative_error(weight: Tensor, quantized: QuantizedWeight) -> float:

@@ -93,8 +93,10 @@ def scaled(values: np.ndarray, configs: np.ndarray) -> np.ndarray:
 
 def option_groups(header: Header) -> dict[str, np.ndarray]:
     """Features of options by group, each float64 [L, O, d]; a record's features are their sum over layers."""
-    error = header.relative_error[..., None]
-    groups = {"error": error, "size": header.num_bytes[..., None] / header.num_weights.sum()}
+    available = header.available[..., None]
+    error = np.where(available, header.relative_error[..., None], 0.0)
+    size = np.where(available, header.num_bytes[..., None], 0)
+    groups = {"error": error, "size": size / header.num_weights.sum()}
     roles = np.array([layer.role for layer in header.layers])
     blocks = np.array([layer.block for layer in header.layers])
     depth = np.array([layer.depth for layer in header.layers]) - 0.5

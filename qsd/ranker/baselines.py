@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 
+from qsd.bank import sizes
 from qsd.store import Header, Responses
 
 _PENALTIES = np.logspace(-2, 4, 19)
@@ -66,7 +67,7 @@ def error_rows(header: Header, configs: np.ndarray) -> np.ndarray:
     """
     relative = header.relative_error[np.arange(configs.shape[1]), configs.astype(np.int64)]
     table = np.log(header.relative_error.clip(1e-8))
-    mean, std = table.mean(axis=1), table.std(axis=1).clip(1e-8)
+    mean, std = np.nanmean(table, axis=1), np.nanstd(table, axis=1).clip(1e-8)
     sums = np.stack([relative.sum(1), (relative**2).sum(1), np.log(relative.clip(1e-8)).sum(1)], axis=1)
     sums = (sums - sums.mean(axis=0)) / sums.std(axis=0).clip(1e-12)
     return np.concatenate([(np.log(relative.clip(1e-8)) - mean) / std, sums], axis=1)
@@ -74,8 +75,7 @@ def error_rows(header: Header, configs: np.ndarray) -> np.ndarray:
 
 def average_bits(header: Header, configs: np.ndarray) -> np.ndarray:
     """Bits per weight including codebooks and scales, float64 [n]."""
-    chosen = header.num_bytes[np.arange(configs.shape[1]), configs.astype(np.int64)]
-    return 8.0 * chosen.sum(axis=1) / header.num_weights.sum()
+    return sizes.average_bits(sizes.config_bytes(configs, header.num_bytes), header.num_weights)
 
 
 def _ridge_one_hot(

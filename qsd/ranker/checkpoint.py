@@ -25,7 +25,7 @@ from qsd.support.files import atomic
 from qsd.support.paths import find
 
 FORMAT = "qsd-ranker"
-VERSION = 6
+VERSION = 7
 FILE_NAME = "ranker.json"
 _BATCH_SIZE = 256
 
@@ -84,7 +84,11 @@ class Ranker:
         configs = np.atleast_2d(np.asarray(configs))
         shape = (len(self.header.layers), len(self.header.options))
         if configs.shape[1] != shape[0] or (
-            configs.size and not 0 <= configs.min() <= configs.max() < shape[1]
+            configs.size
+            and not (
+                0 <= configs.min() <= configs.max() < shape[1]
+                and self.header.available[np.arange(shape[0]), configs].all()
+            )
         ):
             raise QsdError(
                 f"{self.folder}: configs of shape {configs.shape} do not fit {shape[0]} layers with "
@@ -287,7 +291,7 @@ def _header_to_json(header: Header) -> dict[str, Any]:
         "options": [str(option) for option in header.options],
         "options_hash": header.options_hash,
         "num_bytes": header.num_bytes.tolist(),
-        "relative_error": header.relative_error.tolist(),
+        "relative_error": np.where(header.available, header.relative_error, 0.0).tolist(),
         "conditions": header.conditions,
         "activation_options": list(header.activation_options),
     }
@@ -295,13 +299,14 @@ def _header_to_json(header: Header) -> dict[str, Any]:
 
 def _header_from_json(data: Mapping[str, Any], folder: Path) -> Header:
     try:
+        num_bytes = np.array(data["num_bytes"], dtype=np.int64)
         return Header(
             denoiser=data["denoiser"],
             layers=[WeightLayer.from_json(layer) for layer in data["layers"]],
             graph=Graph.from_json(data["nodes"], np.array(data["edge_index"], dtype=np.int64).reshape(2, -1)),
             options=tuple(Option.parse(text) for text in data["options"]),
-            num_bytes=np.array(data["num_bytes"], dtype=np.int64),
-            relative_error=np.array(data["relative_error"], dtype=np.float64),
+            num_bytes=num_bytes,
+            relative_error=np.where(num_bytes < 0, np.nan, np.array(data["relative_error"], np.float64)),
             labels=(),
             conditions=data["conditions"],
             provenance={},

@@ -6,6 +6,8 @@ is one int8 row: its node features are a gather from a table over (node, option)
 
 import dataclasses
 import hashlib
+import math
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -14,8 +16,8 @@ from torch import Tensor
 
 from qsd.denoisers.graph import COMBINE_KINDS, WEIGHT
 from qsd.denoisers.roles import ROLES
+from qsd.quantizers import Option
 from qsd.quantizers.activations import FULL_BITS, parse_activations
-from qsd.quantizers.options import METHODS
 from qsd.ranker.joint import nominal_error
 from qsd.store import Header
 
@@ -40,8 +42,19 @@ STATIC_FEATURES = (
     "log_mean_error",  # log10 of the relative error, mean over the options
 )
 OPTION_FEATURES = (
-    *(f"is_{method}" for method in METHODS),
-    "bits",  # over 4
+    "bits",  # of a code, over 4
+    "is_uniform",  # grid
+    "is_codebook",
+    "is_float",
+    "is_kept",  # not quantized
+    "is_per_tensor",  # what shares a scale or codebook
+    "is_per_row",
+    "is_per_group",
+    "log_group",  # log2 of the group over 8, 0 without groups
+    "is_symmetric",
+    "scale_bits",  # over 16
+    "is_rotated",
+    "log_rank",  # log2 of 1 + the rank of the low-rank part, over 8
     "log_error",  # log10 of the relative error
     "log_error_centred",  # the same minus its mean over the layer's options
     "relative_error",
@@ -52,11 +65,12 @@ OPTION_FEATURES = (
     "activation_smoothed",
     "activation_static",
 )
+"""Of an option that a layer cannot take, all are zero. No scheme is named: a new one has traits as well."""
 
 
 def _feature_version() -> str:
     names = ",".join((*STATIC_FEATURES, *OPTION_FEATURES, *KINDS, *NODE_ROLES))
-    return f"1-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
+    return f"2-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
 
 
 FEATURE_VERSION = _feature_version()
@@ -71,7 +85,7 @@ class GraphFeatures:
         kind: int64 [N], index into :data:`KINDS`.
         role: int64 [N], index into :data:`NODE_ROLES`.
         static: float32 [N, len(STATIC_FEATURES)].
-        option: float32 [N, O, len(OPTION_FEATURES)], zeros for combine nodes.
+        option: float32 [N, O, len(OPTION_FEATURES)], zeros for combine nodes and for unavailable options.
         layer: int64 [N], the layer of a weight node; combine nodes point to layer 0 and ignore it.
         is_weight: bool [N].
         is_output: bool [N], the last node of every block and of the graph.
@@ -161,7 +175,7 @@ def _layer_columns(header: Header) -> dict[str, np.ndarray]:
         "log_share": np.log10(weights / weights.sum()),
         "log_fan_in": np.log10([layer.fan_in for layer in header.layers]),
         "log_fan_out": np.log10([layer.fan_out for layer in header.layers]),
-        "log_mean_error": _log_error(header).mean(axis=1),
+        "log_mean_error": np.nanmean(_log_error(header), axis=1),
     }
     return {name: np.append(column, 0.0) for name, column in columns.items()}
 
@@ -170,24 +184,39 @@ def _option_features(header: Header) -> np.ndarray:
     """float64 [L, O, len(OPTION_FEATURES)]."""
     log_error = _log_error(header)
     shape = log_error.shape
+    traits = {name: np.array(values) for name, values in _trait_columns(header.options).items()}
+    activations = {
+        name: np.tile(values, shape[1] // len(values)) for name, values in _activation_columns(header).items()
+    }
     columns = {
-        **{
-            f"is_{method}": np.broadcast_to(
-                [float(option.method == method) for option in header.options], shape
-            )
-            for method in METHODS
-        },
-        "bits": np.broadcast_to([option.bits / 4 for option in header.options], shape),
+        **{name: np.broadcast_to(values, shape) for name, values in (traits | activations).items()},
         "log_error": log_error,
-        "log_error_centred": log_error - log_error.mean(axis=1, keepdims=True),
+        "log_error_centred": log_error - np.nanmean(log_error, axis=1, keepdims=True),
         "relative_error": header.relative_error,
         "compression": header.num_bytes / (2.0 * header.num_weights[:, None]),
     }
-    columns |= {
-        name: np.broadcast_to(np.tile(values, shape[1] // len(values)), shape)
-        for name, values in _activation_columns(header).items()
+    features = np.stack([columns[name] for name in OPTION_FEATURES], axis=2)
+    return np.where(header.available[..., None], features, 0.0)
+
+
+def _trait_columns(options: Sequence[Option]) -> dict[str, list[float]]:
+    """Features that an option has in all layers, each with O entries."""
+    traits = [option.traits for option in options]
+    return {
+        "bits": [each.bits / 4 for each in traits],
+        "is_uniform": [float(each.grid == "uniform") for each in traits],
+        "is_codebook": [float(each.grid == "codebook") for each in traits],
+        "is_float": [float(each.grid == "float") for each in traits],
+        "is_kept": [float(each.keep) for each in traits],
+        "is_per_tensor": [float(each.scope == "tensor") for each in traits],
+        "is_per_row": [float(each.scope == "row") for each in traits],
+        "is_per_group": [float(each.scope == "group") for each in traits],
+        "log_group": [math.log2(each.group / 8) if each.group else 0.0 for each in traits],
+        "is_symmetric": [float(each.symmetric) for each in traits],
+        "scale_bits": [each.scale_bits / 16 for each in traits],
+        "is_rotated": [float(each.rotated) for each in traits],
+        "log_rank": [math.log2(1 + each.rank) / 8 for each in traits],
     }
-    return np.stack([columns[name] for name in OPTION_FEATURES], axis=2)
 
 
 def _activation_columns(header: Header) -> dict[str, np.ndarray]:

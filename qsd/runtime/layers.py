@@ -1,13 +1,15 @@
 """Runtime layers: Linear and convolutions that hold packed codes and dequantize when they are used."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qsd.quantizers import Option, QuantizedWeight, packed_bytes
+from qsd.quantizers import QuantizedWeight
 from qsd.support.errors import QsdError
+
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 
 
 class PackedWeight(nn.Module):
@@ -40,28 +42,13 @@ class PackedWeight(nn.Module):
         def move(tensor: Tensor) -> Tensor:
             if not tensor.is_floating_point():
                 return fn(tensor)
-            return fn(tensor.view(torch.int16)).view(tensor.dtype)  # integers are moved but never cast
+            return fn(tensor.view(_INTEGERS[tensor.itemsize])).view(tensor.dtype)  # moved but never cast
 
         return super()._apply(move, recurse)
 
     def extra_repr(self) -> str:
         """Option and shape."""
         return f"{self.option}, shape={self.shape}"
-
-
-def empty_weight(option: Option, shape: Sequence[int], device: str = "meta") -> QuantizedWeight:
-    """A quantized weight whose tensors have the right sizes and no values yet."""
-    rows = 1 if option.method == "kmeans_a" else shape[0]
-    if option.method == "uaq":
-        parameters = {
-            "scale": torch.empty(rows, dtype=torch.float16, device=device),
-            "zero_point": torch.empty(rows, dtype=torch.int16, device=device),
-        }
-    else:
-        parameters = {"codebook": torch.empty(rows, option.levels, dtype=torch.float16, device=device)}
-    count = torch.Size(shape).numel()
-    codes = torch.empty(packed_bytes(count, option.bits), dtype=torch.uint8, device=device)
-    return QuantizedWeight(option, tuple(shape), codes, parameters)
 
 
 class _Quantized(nn.Module):

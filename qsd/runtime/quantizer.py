@@ -8,10 +8,10 @@ from diffusers.configuration_utils import FrozenDict
 from diffusers.quantizers.base import DiffusersQuantizer
 from torch import nn
 
+from qsd.quantizers import QuantizedWeight
 from qsd.runtime.layers import (
     PackedWeight,
     check_supported,
-    empty_weight,
     pack_module,
     unpack_modules,
 )
@@ -66,7 +66,9 @@ class QsdQuantizer(DiffusersQuantizer):
                 )
             check_supported(modules[path], path)
             shape = tuple(modules[path].weight.shape)
-            weights = [empty_weight(option, _part_shape(shape, segment)) for option, segment in parts]
+            weights = [
+                QuantizedWeight.empty(option, _part_shape(shape, segment)) for option, segment in parts
+            ]
             packed = nn.ModuleList(PackedWeight(weight) for weight in weights)
             pack_module(modules[path], packed, dtype_of(path))
         for alias, source in self._tied_layers.items():

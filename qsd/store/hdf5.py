@@ -29,7 +29,7 @@ import h5py
 import numpy as np
 
 from qsd.denoisers.graph import Graph
-from qsd.quantizers.options import Option
+from qsd.quantizers.options import Option, paper_form
 from qsd.store.checks import check_content, checked_dataset, checked_file
 from qsd.store.records import Records
 from qsd.store.schema import Header, Meta, Responses
@@ -186,6 +186,7 @@ def _meta(header: Header) -> dict[str, Any]:
 
 def _header(file: h5py.File, meta: Meta) -> Header:
     hashes = meta.hashes
+    spell = str if hashes else paper_form  # schema 1 knew the paper's forms only, under their plain names
     edges = checked_dataset(file, "graph/edge_index", np.int64, 2, hashes)
     num_weights = checked_dataset(file, "options/num_weights", np.int64, 1, hashes)
     if num_weights.tolist() != [layer.num_weights for layer in meta.layers]:
@@ -194,7 +195,7 @@ def _header(file: h5py.File, meta: Meta) -> Header:
         denoiser=meta.denoiser,
         layers=meta.layers,
         graph=Graph.from_json([dataclasses.asdict(node) for node in meta.nodes], edges),
-        options=tuple(Option.parse(text) for text in meta.options),
+        options=tuple(Option.parse(spell(text)) for text in meta.options),
         num_bytes=checked_dataset(file, "options/num_bytes", np.int64, 2, hashes),
         relative_error=checked_dataset(file, "options/relative_error", np.float64, 2, hashes),
         labels=tuple(meta.labels),

@@ -28,7 +28,7 @@ TABLE = ActivationTable(parse_activations(["16", "8", "4", "8h"]))
 
 @pytest.fixture(scope="module")
 def bank() -> Bank:
-    return build_bank(tiny_pixart(), [Option("uaq", 8)])
+    return build_bank(tiny_pixart(), [Option.parse("uaq-8")])
 
 
 def _run(denoiser: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:

@@ -5,16 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.options import SIX
 from support.tiny import pixart_inputs, tiny_pixart
 
 from qsd.bank import FULL_PRECISION, Applier, Bank, build_bank, layer_weight
-from qsd.quantizers import DEFAULT_OPTIONS, Option
+from qsd.quantizers import Option
 from qsd.support.errors import QsdError
 
 
 @pytest.fixture(scope="module")
 def bank() -> Bank:
-    return build_bank(tiny_pixart(), DEFAULT_OPTIONS)
+    return build_bank(tiny_pixart(), SIX)
 
 
 def _output(denoiser: torch.nn.Module) -> torch.Tensor:
@@ -112,11 +113,11 @@ def test_another_denoiser_is_refused(bank: Bank) -> None:
 
 def test_unknown_option_is_named(bank: Bank) -> None:
     with pytest.raises(QsdError, match="no option uaq-8"):
-        bank.uniform_config(Option("uaq", 8))
+        bank.uniform_config(Option.parse("uaq-8"))
 
 
 def test_nan_weight_names_the_layer() -> None:
     denoiser = tiny_pixart()
     denoiser.proj_out.weight.data[0, 0] = float("nan")
     with pytest.raises(QsdError, match="proj_out"):
-        build_bank(denoiser, DEFAULT_OPTIONS)
+        build_bank(denoiser, SIX)

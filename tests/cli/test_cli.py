@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.options import SIX
 from support.synthetic_store import synthetic_store
 from support.tiny import tiny_pixart
 
 from qsd.bank import build_bank
 from qsd.cli import VERBS, main
 from qsd.configs.document import config_to_json, save_config
-from qsd.quantizers import DEFAULT_OPTIONS
 from qsd.support.paths import find, shipped_root
 
 PIPELINE = "checkpoints/digits-pixart-alpha"
@@ -106,7 +106,7 @@ def test_mistakes_before_anything_is_written(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_configs_of_other_denoisers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bank = build_bank(tiny_pixart(), DEFAULT_OPTIONS)
+    bank = build_bank(tiny_pixart(), SIX)
     path = tmp_path / "bank.safetensors"
     bank.save(path)
     names = [str(option) for option in bank.options]

@@ -36,8 +36,8 @@ def test_demo_runs_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert [row["num_images"] for row in summary["searched"]] == [30, 30, 30]
     sizes = {row["name"]: row["bytes"] for row in summary["uniform"]}
     same_a, same_uaq, bits = summary["searched"]
-    assert same_a["bytes"] <= sizes["kmeans_a-4"]
-    assert same_uaq["bytes"] <= sizes["uaq-4"]
+    assert same_a["bytes"] <= sizes["kmeans_a-4:paper"]
+    assert same_uaq["bytes"] <= sizes["uaq-4:paper"]
     assert bits["avg_bits"] <= bits["max_bits"] == 3.5
     for row in summary["searched"]:
         assert {"max_bits", "avg_bits", "bytes", "fid", "fid_std", "num_images", "seeds", "predicted"} <= set(

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.options import SIX
 
 from qsd.configs.activations import activations_from_json, sample_activations
 from qsd.configs.sampling import sample_configs
 from qsd.configs.schedule import Schedule, even_ranges, load_schedule, save_schedule
-from qsd.quantizers import DEFAULT_OPTIONS
 from qsd.quantizers.activations import parse_activations
 from qsd.support.errors import QsdError
 
@@ -81,5 +81,5 @@ def test_draws_depend_on_seed_and_position_alone() -> None:
 
 
 def test_the_weights_stream_does_not_know_of_activations() -> None:
-    configs = sample_configs(DEFAULT_OPTIONS, 12, 3, seed=0)
+    configs = sample_configs(SIX, 12, 3, seed=0)
     assert configs[0].tolist() == [4, 4, 2, 3, 1, 2, 3, 2, 3, 3, 4, 1]

@@ -21,7 +21,7 @@ from qsd.quantizers import Option
 from qsd.runtime import register
 from qsd.support.errors import QsdError
 
-OPTIONS = (Option("uaq", 4), Option("kmeans_c", 3))
+OPTIONS = (Option.parse("uaq-4"), Option.parse("kmeans_c-3"))
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 register()
 

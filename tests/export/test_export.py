@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, PixArtTransformer2DModel, UNet2DConditionModel
 from safetensors import safe_open
+from support.options import SIX
 from support.tiny import pixart_inputs, tiny_pixart
 from support.tiny_pipelines import tiny_pipeline, tiny_unet, unet_inputs
 from torch import nn
@@ -19,11 +20,13 @@ from qsd.bank import FULL_PRECISION, Applier, Bank, build_bank
 from qsd.denoisers import tie_equal_weights
 from qsd.denoisers.pipeline import identity
 from qsd.export import ExportResult, export, load_export
-from qsd.quantizers import DEFAULT_OPTIONS, METHODS, Option
+from qsd.quantizers import Option
 from qsd.runtime import PackedWeight, QuantizedConv2d, QuantizedLinear, profile, register
 from qsd.support.errors import QsdError
 
-ALL_OPTIONS = tuple(Option(method, bits) for method in METHODS for bits in range(2, 9))
+ALL_OPTIONS = tuple(
+    Option.parse(f"{method}-{bits}") for method in ("uaq", "kmeans_c", "kmeans_a") for bits in range(2, 9)
+)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 register()
 
@@ -132,7 +135,7 @@ def test_what_is_not_quantized_is_stored_in_16_bits_only_without_loss(tmp_path: 
     nn.init.normal_(denoiser.proj_out.bias)
     nn.init.constant_(denoiser.adaln_single.linear.bias, 0.5)
     nn.init.constant_(denoiser.caption_projection.linear_1.bias, 1e-30)
-    bank = build_bank(denoiser, DEFAULT_OPTIONS)
+    bank = build_bank(denoiser, SIX)
     export(denoiser, bank, bank.uniform_config("uaq-4"), tmp_path)
     with safe_open(tmp_path / "transformer" / WEIGHTS, "pt") as file:
         assert file.get_tensor("proj_out.bias").dtype == torch.float32
@@ -200,7 +203,7 @@ def test_tied_weights_are_stored_once_and_tied_again(tmp_path: Path) -> None:
     untied = sum(parameter.numel() for parameter in denoiser.parameters())
     assert tie_equal_weights(denoiser) >= 2
     assert sum(parameter.numel() for parameter in denoiser.parameters()) < untied
-    bank = build_bank(denoiser, DEFAULT_OPTIONS)
+    bank = build_bank(denoiser, SIX)
     config = mixed(bank)
     result = export(denoiser, bank, config, tmp_path)
     assert_sizes(result, bank, config)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.options import SIX
 
 from qsd.bank import FULL_PRECISION, Bank, build_bank
 from qsd.configs.sampling import sample_configs
@@ -16,7 +17,6 @@ from qsd.evaluation import EvaluationSettings
 from qsd.evaluation.evaluator import LABELS, MAX_PSNR
 from qsd.evaluation.extractors import load_features
 from qsd.labels import Job, Measurer, jobs_of_stream, label, open_or_create, verify
-from qsd.quantizers import DEFAULT_OPTIONS
 from qsd.store import SPLITS, Store, split_of_index
 from qsd.support.errors import QsdError
 
@@ -36,7 +36,7 @@ SETTINGS = EvaluationSettings(
 
 @pytest.fixture(scope="module")
 def bank() -> Bank:
-    return build_bank(denoiser_of(load_pipeline("checkpoints/digits-pixart-alpha")), DEFAULT_OPTIONS)
+    return build_bank(denoiser_of(load_pipeline("checkpoints/digits-pixart-alpha")), SIX)
 
 
 @pytest.fixture(scope="module")

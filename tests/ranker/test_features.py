@@ -25,8 +25,8 @@ def test_weight_nodes_carry_their_options():
             continue
         for index, option in enumerate(header.options):
             row = dict(zip(OPTION_FEATURES, graph.option[place, index].tolist(), strict=True))
-            assert row[f"is_{option.method}"] == 1
-            assert row["bits"] == option.bits / 4
+            assert row[f"is_{option.traits.grid}"] == row[f"is_per_{option.traits.scope}"] == 1
+            assert row["bits"] == option.traits.bits / 4
             np.testing.assert_allclose(
                 10 ** row["log_error"], header.relative_error[node.layer, index], rtol=1e-5
             )
@@ -76,4 +76,4 @@ def test_block_outputs():
 
 
 def test_version_names_the_vocabulary():
-    assert FEATURE_VERSION.startswith("1-")
+    assert FEATURE_VERSION.startswith("2-")

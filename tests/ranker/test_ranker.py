@@ -335,7 +335,7 @@ def test_contributions_are_in_the_units_of_the_target(saved, configs):
 
 def test_foreign_files_are_refused(saved, header):
     ranker = load_ranker(saved[0])
-    options = (*header.options[:5], Option("uaq", 2))
+    options = (*header.options[:5], Option.parse("uaq-2"))
     with pytest.raises(QsdError, match=r"b\.h5: its options are .*uaq-2, but the ranker"):
         ranker.check(dataclasses.replace(header, options=options), "b.h5")
     other = {**header.denoiser, "weights_hash": "f" * 32}

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.options import SIX
 
 from qsd.bank.sizes import average_bits, config_bytes
 from qsd.configs.sampling import sample_config, sample_configs
-from qsd.quantizers.options import DEFAULT_OPTIONS, parse_options
+from qsd.quantizers.options import parse_options
 from qsd.search import (
     Budget,
     Evaluator,
@@ -34,7 +35,7 @@ class Damage:
     def __init__(self, num_layers: int, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.num_weights = rng.choice([96 * 96, 96 * 384], size=num_layers)
-        bits = np.array([option.bits for option in DEFAULT_OPTIONS])
+        bits = np.array([option.traits.bits for option in SIX])
         overhead = np.array([0.2, 0.2, 1.0, 2.0, 0.01, 0.02])
         self.num_bytes = (self.num_weights[:, None] * (bits + overhead) / 8).astype(np.int64)
         step = np.where(bits == 3, 1.0, 0.5) * np.repeat([1.25, 0.85, 1.1], 2)
@@ -105,9 +106,7 @@ def test_the_search_finds_the_optimum_of_a_small_problem(fraction: float) -> Non
     size = config_bytes(configs, damage.num_bytes)
     max_bytes = int(size.min() + fraction * (size.max() - size.min()))
     best = damage(configs)[size <= max_bytes].max()
-    front = search(
-        damage, damage.num_bytes, damage.num_weights, DEFAULT_OPTIONS, max_bytes=max_bytes, settings=SMALL
-    )
+    front = search(damage, damage.num_bytes, damage.num_weights, SIX, max_bytes=max_bytes, settings=SMALL)
     assert front.predicted[-1] == pytest.approx(best)
 
 
@@ -120,9 +119,7 @@ def test_nothing_exceeds_the_budget_and_the_front_is_a_front(
     smallest, largest = (int(f(damage.num_bytes, axis=1).sum()) for f in (np.min, np.max))
     bits = float(average_bits(smallest + int(fraction * (largest - smallest)), damage.num_weights))
     tiny = SearchSettings(population=16, generations=3, improve_rounds=2, additive_samples=30, max_members=10)
-    front = search(
-        damage, damage.num_bytes, damage.num_weights, DEFAULT_OPTIONS, max_bits=bits, settings=tiny, seed=seed
-    )
+    front = search(damage, damage.num_bytes, damage.num_weights, SIX, max_bits=bits, settings=tiny, seed=seed)
     assert (front.avg_bits <= bits).all()
     assert (config_bytes(front.configs, damage.num_bytes) == front.num_bytes).all()
     assert (average_bits(front.num_bytes, damage.num_weights) == front.avg_bits).all()
@@ -137,10 +134,10 @@ def test_the_search_beats_random_search_and_greedy() -> None:
     sizes = damage.num_bytes, damage.num_weights
     for max_bits in (3.4, 4.0):
         budget = Budget.make(*sizes, max_bits=max_bits)
-        front = search(damage, *sizes, DEFAULT_OPTIONS, max_bits=max_bits)
+        front = search(damage, *sizes, SIX, max_bits=max_bits)
         evaluations = front.meta.settings["evaluations"]
         assert evaluations <= 20_000
-        chance = random_search(damage, *sizes, DEFAULT_OPTIONS, budget, evaluations)
+        chance = random_search(damage, *sizes, SIX, budget, evaluations)
         greedy = greedy_by_error(damage.error, damage.num_bytes, budget)
         assert config_bytes(greedy, damage.num_bytes) <= budget.max_bytes
         assert (chance.num_bytes <= budget.max_bytes).all()
@@ -155,7 +152,7 @@ def test_equal_seeds_give_equal_fronts() -> None:
             damage,
             damage.num_bytes,
             damage.num_weights,
-            DEFAULT_OPTIONS,
+            SIX,
             max_bits=3.7,
             settings=SMALL,
             seed=seed,
@@ -171,7 +168,7 @@ def test_equal_seeds_give_equal_fronts() -> None:
 def test_progress_counts_up_to_the_end_of_evolution() -> None:
     damage, calls = Damage(6), []
     search(
-        *(damage, damage.num_bytes, damage.num_weights, DEFAULT_OPTIONS),
+        *(damage, damage.num_bytes, damage.num_weights, SIX),
         settings=SMALL,
         progress=lambda done, total, message: calls.append((done, total, message)),
     )
@@ -200,7 +197,7 @@ def test_kappa_takes_back_what_the_spread_flatters() -> None:
             population=32, generations=12, improve_rounds=10, additive_samples=200, kappa=kappa
         )
         front = search(
-            *(Flattering(damage), damage.num_bytes, damage.num_weights, DEFAULT_OPTIONS),
+            *(Flattering(damage), damage.num_bytes, damage.num_weights, SIX),
             max_bits=3.6,
             settings=settings_,
         )
@@ -231,7 +228,7 @@ def test_a_predictor_that_returns_nan_is_an_error() -> None:
 
 def test_best_labeled() -> None:
     damage = Damage(4)
-    configs = sample_configs(DEFAULT_OPTIONS, 4, 50, seed=0)
+    configs = sample_configs(SIX, 4, 50, seed=0)
     quality = damage(configs)
     quality[3] = np.nan
     budget = Budget.make(damage.num_bytes, damage.num_weights, max_bits=3.8)
@@ -245,14 +242,14 @@ def test_best_labeled() -> None:
 
 
 def test_a_sampled_config_depends_on_seed_and_index_only() -> None:
-    all_at_once = sample_configs(DEFAULT_OPTIONS, 9, 20, seed=4)
+    all_at_once = sample_configs(SIX, 9, 20, seed=4)
     assert all_at_once.dtype == np.int8
-    assert (sample_configs(DEFAULT_OPTIONS, 9, 5, seed=4, start=15) == all_at_once[15:]).all()
-    assert (sample_configs(DEFAULT_OPTIONS, 9, 20, seed=5) != all_at_once).any()
+    assert (sample_configs(SIX, 9, 5, seed=4, start=15) == all_at_once[15:]).all()
+    assert (sample_configs(SIX, 9, 20, seed=5) != all_at_once).any()
 
 
 def test_the_law_of_random_configs() -> None:
-    configs = sample_configs(DEFAULT_OPTIONS, 200, 1000, seed=0)
+    configs = sample_configs(SIX, 200, 1000, seed=0)
     three_bits = (configs % 2 == 0).mean(axis=1)  # even options have 3 bits
     assert np.quantile(three_bits, [0.1, 0.5, 0.9]) == pytest.approx([0.1, 0.5, 0.9], abs=0.06)
     assert np.bincount(configs.ravel(), minlength=6) / configs.size == pytest.approx([1 / 6] * 6, abs=0.02)
@@ -264,7 +261,7 @@ def test_the_law_of_random_configs() -> None:
 
 def test_best_within_a_limit() -> None:
     damage = Damage(8)
-    front = search(damage, damage.num_bytes, damage.num_weights, DEFAULT_OPTIONS, settings=SMALL)
+    front = search(damage, damage.num_bytes, damage.num_weights, SIX, settings=SMALL)
     assert isinstance(front, Front)
     middle = len(front) // 2
     assert front.best_index(max_bytes=int(front.num_bytes[middle])) == middle

@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from support.options import SIX
 
 from qsd.configs.sampling import sample_configs
 from qsd.denoisers.graph import Graph, Node
 from qsd.denoisers.layers import WeightLayer
-from qsd.quantizers.options import DEFAULT_OPTIONS
 from qsd.store import Header, Label, Records, Responses, Store, split_of_index
 
 _ROLES = ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.out", "ff.in", "ff.out")
@@ -58,25 +58,15 @@ def synthetic_header(num_blocks: int = 3, seed: int = 0) -> Header:
         "kmeans_a-3": 0.25,
         "kmeans_a-4": 0.12,
     }
-    error = np.array([base[str(option)] for option in DEFAULT_OPTIONS])
+    error = np.array([base[str(option)] for option in SIX])
+    num_bytes = np.array([[option.num_bytes(layer.shape) for option in SIX] for layer in layers])
     weights = np.array([layer.num_weights for layer in layers])
-    rows = np.array([layer.fan_out for layer in layers])
-    payload = np.stack([weights * option.bits // 8 for option in DEFAULT_OPTIONS], axis=1)
-    codebook = np.stack(
-        [
-            {"uaq": 4 * rows, "kmeans_c": 2 * option.levels * rows}.get(
-                option.method, 2 * option.levels + 0 * rows
-            )
-            for option in DEFAULT_OPTIONS
-        ],
-        axis=1,
-    )
     return Header(
         denoiser={"class": "Synthetic", "num_parameters": int(weights.sum()), "weights_hash": f"{seed:032x}"},
         layers=layers,
         graph=Graph(tuple(nodes), edge_index),
-        options=DEFAULT_OPTIONS,
-        num_bytes=payload + codebook,
+        options=SIX,
+        num_bytes=num_bytes,
         relative_error=error * np.exp(rng.normal(0, 0.25, (len(layers), len(error)))),
         labels=(
             Label("fid", False, "synthetic"),

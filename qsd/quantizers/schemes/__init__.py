@@ -1,0 +1,13 @@
+"""The schemes, one file each; importing this package registers them."""
+
+from qsd.quantizers.schemes import (
+    affine,
+    codes_of_floats,
+    gguf_types,
+    keep,
+    kmeans,
+    shared_codebook,
+    wrappers,
+)
+
+__all__ = ["affine", "codes_of_floats", "gguf_types", "keep", "kmeans", "shared_codebook", "wrappers"]

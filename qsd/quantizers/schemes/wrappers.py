@@ -1,0 +1,154 @@
+"""What stands around any option: ``hadamard+...``, a rotation, and ``...+r16``, a low-rank residual."""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from qsd.quantizers.coding import saturated
+from qsd.quantizers.option import HALF, WRAPPERS, Option, Rows, Stored, Tensors, Traits
+from qsd.quantizers.scales import fan_in
+from qsd.support.errors import QsdError
+
+_LARGEST_BLOCK = 128
+_SMALLEST_BLOCK = 16
+_ROTATED = "hadamard+"
+_LOW_RANK = re.compile(r"(.+)\+r([1-9][0-9]*)", re.ASCII)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hadamard(Option):
+    """The weight is rotated along its inputs, block by block, before it is quantized, and back afterwards.
+
+    Blocks are the largest power of two that divides the inputs of a channel, 16 to 128 (Ashkboos et al.,
+    "QuaRot", NeurIPS 2024). Nothing is stored for the rotation.
+
+    Attributes:
+        inner: how the rotated weight is stored.
+    """
+
+    grammar = "hadamard+OPTION"
+
+    inner: Option
+
+    def __str__(self) -> str:
+        return f"{_ROTATED}{self.inner}"
+
+    @property
+    def traits(self) -> Traits:
+        return dataclasses.replace(self.inner.traits, rotated=True)
+
+    @property
+    def missing(self) -> str | None:
+        return self.inner.missing
+
+    def accepts(self, shape: Sequence[int]) -> bool:
+        return block_size(fan_in(shape)) >= _SMALLEST_BLOCK and self.inner.accepts(shape)
+
+    def layout(self, shape: Sequence[int]) -> dict[str, Stored]:
+        return self.inner.layout(shape)
+
+    def quantize(self, rows: Rows) -> dict[str, Tensor]:
+        return self.inner.quantize(dataclasses.replace(rows, values=rotated(rows.values)))
+
+    def dequantize(self, tensors: Tensors, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        values = self.inner.dequantize(tensors, shape, torch.float32)
+        return saturated(rotated(values.reshape(shape[0], -1)), dtype).view(tuple(shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRank(Option):
+    """What an option leaves over, to the best approximation of a low rank, is added in 16 bits.
+
+    Attributes:
+        inner: the option.
+        rank: of the residual.
+    """
+
+    grammar = "OPTION+rRANK"
+
+    inner: Option
+    rank: int
+
+    def __str__(self) -> str:
+        return f"{self.inner}+r{self.rank}"
+
+    @property
+    def traits(self) -> Traits:
+        return dataclasses.replace(self.inner.traits, rank=self.rank)
+
+    @property
+    def missing(self) -> str | None:
+        return self.inner.missing
+
+    def accepts(self, shape: Sequence[int]) -> bool:
+        return self.rank < min(shape[0], fan_in(shape)) and self.inner.accepts(shape)
+
+    def layout(self, shape: Sequence[int]) -> dict[str, Stored]:
+        return self.inner.layout(shape) | {
+            "left": Stored((shape[0], self.rank), HALF),
+            "right": Stored((self.rank, fan_in(shape)), HALF),
+        }
+
+    def quantize(self, rows: Rows) -> dict[str, Tensor]:
+        tensors = self.inner.quantize(rows)
+        restored = self.inner.dequantize(tensors, rows.shape, torch.float32)
+        residual = rows.values.double() - restored.reshape(rows.values.shape).double()
+        left, lengths, right = torch.linalg.svd(residual, full_matrices=False)
+        root = lengths[: self.rank].sqrt()
+        return tensors | {
+            "left": rows.stored(left[:, : self.rank] * root).contiguous(),
+            "right": rows.stored(root[:, None] * right[: self.rank]).contiguous(),
+        }
+
+    def dequantize(self, tensors: Tensors, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        values = self.inner.dequantize(tensors, shape, torch.float32)
+        residual = tensors["left"].float() @ tensors["right"].float()
+        return saturated(values + residual.view(tuple(shape)), dtype)
+
+
+def block_size(count: int) -> int:
+    """The largest power of two, at most 128, that divides a number of inputs."""
+    return math.gcd(count, _LARGEST_BLOCK)
+
+
+def rotated(values: Tensor) -> Tensor:
+    """Rows [R, n] times a block-diagonal orthonormal Hadamard matrix, which is its own inverse."""
+    block = block_size(values.shape[1])
+    matrix = _hadamard(block).to(values.device)
+    return (values.reshape(-1, block) @ matrix).view(values.shape)
+
+
+@functools.cache
+def _hadamard(size: int) -> Tensor:
+    """Sylvester's orthonormal Hadamard matrix, float32 [size, size]."""
+    matrix = torch.ones(1, 1)
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix / size**0.5
+
+
+def _read_low_rank(text: str) -> Option | None:
+    match = _LOW_RANK.fullmatch(text)
+    return None if match is None else LowRank(_plain(match[1], text), int(match[2]))
+
+
+def _read_rotated(text: str) -> Option | None:
+    if not text.startswith(_ROTATED):
+        return None
+    return Hadamard(_plain(text.removeprefix(_ROTATED), text))
+
+
+def _plain(text: str, whole: str) -> Option:
+    inner = Option.parse(text)
+    twice = inner.traits.rank or (inner.traits.rotated and whole.startswith(_ROTATED + _ROTATED))
+    if inner.traits.keep or twice:
+        raise QsdError(f"unknown quantization option '{whole}': '{text}' can have nothing more around it")
+    return inner
+
+
+WRAPPERS += [_read_low_rank, _read_rotated]
