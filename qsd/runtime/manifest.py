@@ -6,7 +6,6 @@ from typing import Any, Self
 
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
 
-from qsd.denoisers.layers import segment_name
 from qsd.quantizers import Option
 from qsd.support.errors import QsdError
 
@@ -73,6 +72,8 @@ class Manifest(QuantizationConfigMixin):
         Raises:
             QsdError: an option does not exist, or a segment has none.
         """
+        from qsd.denoisers.layers import segment_name  # diffusers imports this module while it is imported
+
         whole = {name: Option.parse(option) for name, option in self.layers.items()}
         found: dict[str, list[tuple[Option, tuple[int, int] | None]]] = {}
         for module, ranges in self.segments.items():
