@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: $(STAMP)
 	$(BIN)/qsd demo --out runs/demo
@@ -16,6 +16,10 @@ check: $(STAMP)
 	$(BIN)/ruff check qsd tests benchmarks
 	$(BIN)/ruff format --check qsd tests benchmarks
 	$(BIN)/mypy qsd
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	$(BIN)/mkdocs build --quiet
 
 # torch goes first and pinned: an unpinned torch may bring gigabytes of CUDA.
 $(STAMP): pyproject.toml constraints.txt

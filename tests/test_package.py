@@ -63,6 +63,10 @@ def test_after_import_acts_once_and_at_once_if_imported() -> None:
     assert not any(getattr(finder, "name", None) == "this" for finder in sys.meta_path)
 
 
-def test_diffusers_models_can_be_imported_after_qsd() -> None:
-    code = "import qsd; from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL"
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
+def test_exports_open_whatever_of_diffusers_is_imported_first() -> None:
+    code = (
+        "import qsd; from diffusers import AutoencoderKL; from diffusers.quantizers import auto;"
+        "print('qsd' in auto.AUTO_QUANTIZER_MAPPING)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert printed.stdout.strip() == "True"
