@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from label_efficiency import Run, plan, train
 from measured import markdown_table
 from scipy.stats import rankdata
@@ -28,6 +27,7 @@ from support.families import CONFIGS
 
 from qsd.cli.console import bar, console
 from qsd.ranker.data import prepare
+from qsd.ranker.posteriors import TARGET
 from qsd.ranker.target import Target
 from qsd.store import Store
 from qsd.support.documents import write_json
@@ -86,9 +86,8 @@ def _gain(gain: float, resampled: np.ndarray) -> str:
 
 def predictions(config: dict[str, Any], store: Path, labels: int, seed: int) -> str:
     """Of the test records by a ranker that was trained on so many labels: numbers of six digits."""
-    members, data = train(config, store, labels, seed)
-    with torch.inference_mode():
-        scores = members.score(data.graph, data.configs[data.test_rows()]).mean(dim=0)
+    posteriors, data = train(config, store, labels, seed)
+    scores = posteriors[TARGET].posterior(data.configs[data.test_rows()].numpy()).mean
     return " ".join(f"{score:.6g}" for score in scores)
 
 

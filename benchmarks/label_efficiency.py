@@ -26,9 +26,9 @@ import yaml
 
 from qsd.cli.console import bar, console
 from qsd.ranker.data import StoreData, StoreDataModule, prepare
-from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.evaluation import compare
 from qsd.ranker.module import RankerModule
+from qsd.ranker.posteriors import Posteriors, fit_posteriors
 from qsd.ranker.target import Target
 from qsd.store import Store
 from qsd.support.documents import write_json
@@ -46,10 +46,10 @@ Summary = dict[str, dict[int, dict[str, tuple[float, float]]]]
 """Predictor -> number of labels -> metric -> (mean, standard deviation) over seeds."""
 
 
-def train(config: dict[str, Any], store: Path, labels: int, seed: int) -> tuple[Ensemble, StoreData]:
+def train(config: dict[str, Any], store: Path, labels: int, seed: int) -> tuple[Posteriors, StoreData]:
     """Trains once on so many labels of a store, drawn by the seed; the ranker and the store's records."""
     lightning.seed_everything(seed, verbose=False)
-    settings = {**config["data"], "stores": [str(store)], "max_labels": labels, "seed": seed}
+    settings = {**config["data"], "stores": [str(store)], "max_labels": labels, "seed": seed, "labels": []}
     module, data = RankerModule(**config.get("model", {})), StoreDataModule(**settings)
     kept = ("max_epochs", "accelerator", "gradient_clip_val")
     trainer = lightning.Trainer(
@@ -62,7 +62,7 @@ def train(config: dict[str, Any], store: Path, labels: int, seed: int) -> tuple[
     )
     trainer.fit(module, datamodule=data)
     module.members.calibrate(data.stores)
-    return module.members, data.stores[0]
+    return fit_posteriors(module.members, data.stores[0], settings=module.responses), data.stores[0]
 
 
 def run_once(config: dict[str, Any], store: Path, labels: int, seed: int) -> dict[str, dict[str, float]]:
@@ -71,7 +71,7 @@ def run_once(config: dict[str, Any], store: Path, labels: int, seed: int) -> dic
     return {
         predictor: {metric: entry["value"] for metric, entry in row.items()}
         for predictor, row in report.items()
-        if "records" not in predictor  # the ceiling is measured on fewer
+        if "records" not in predictor  # repeated labels are measured on fewer
     }
 
 

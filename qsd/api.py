@@ -18,9 +18,18 @@ from qsd.evaluation import EvaluationSettings
 from qsd.labels import Measurer, Prober, Run, RunLayers
 from qsd.quantizers import DEFAULT_OPTIONS, Option, parse_options
 from qsd.quantizers.activations import parse_activations
+from qsd.ranker.bounds import Answer, Bound, smallest_within
 from qsd.ranker.checkpoint import Ranker
-from qsd.search import Front, FrontMeta, SearchSettings
-from qsd.search.searching import search as run_search
+from qsd.ranker.tasks import (
+    Known,
+    OrthogonalitySettings,
+    ScoreName,
+    make_task,
+    meta_of,
+    similarities,
+    space_of,
+)
+from qsd.search import METHODS, Front, MethodName, SearchSettings
 from qsd.store import Store
 from qsd.support.progress import Progress
 from qsd.support.provenance import provenance
@@ -152,53 +161,117 @@ def probe(
 
 
 def search(
-    ranker: Ranker,
+    ranker: Ranker | None,
     bank: Bank,
     *,
+    method: MethodName = "evolution",
     max_bits: float | None = None,
     max_bytes: int | None = None,
+    keep: Mapping[str, str] | None = None,
+    at_least: Mapping[str, str] | None = None,
+    store: Store | None = None,
+    pipe: DiffusionPipeline | None = None,
+    evaluator: EvaluationSettings | None = None,
+    score: ScoreName = "errors",
+    orthogonality: OrthogonalitySettings | None = None,
     settings: SearchSettings | None = None,
     seed: int = 0,
     command: str = "",
     progress: Progress | None = None,
 ) -> Front:
-    """Searches configs that a ranker likes within a budget that is never exceeded.
+    """Searches good configs within a budget that is never exceeded.
 
     Args:
-        ranker: trained on the bank's denoiser and option table.
+        ranker: trained on the bank's denoiser and option table; predicts the configs of every method. Only
+            `evolution`, `operation` and `block` need one.
         bank: its sizes are the exact bytes of the budget.
+        method: a name of :data:`qsd.search.METHODS`.
         max_bits: budget in average bits per weight; give this, ``max_bytes``, or neither.
         max_bytes: budget in bytes.
+        keep: pins, pattern of layer names -> option, such as ``{"proj_out": "uaq-8"}``.
+        at_least: floors, pattern -> option: one of at least its bits.
+        store: probed, for `length`, `greedy` and `knapsack` over energies; labeled, for that over ridge.
+        pipe: at full precision, for `orthogonality`.
+        evaluator: how it draws.
+        score: of `knapsack`.
+        orthogonality: settings of that method.
         settings: how much to search.
         seed: equal seeds give equal fronts.
         command: for the provenance.
-        progress: called per generation.
+        progress: called as the search advances.
 
     Raises:
-        QsdError: ranker and bank do not belong together, or the budget is below the smallest size.
+        QsdError: what is given does not belong together, the method needs more, the budget is below the
+            smallest size, or pins and floors leave a layer without an option.
     """
-    ranker.check(bank, "bank")
-    meta = FrontMeta(
-        layer_names=tuple(bank.layer_names),
-        option_names=tuple(str(option) for option in bank.options),
-        denoiser=bank.denoiser,
-        options_hash=bank.options_hash,
-        ranker={"target": ranker.target, "provenance": ranker.provenance},
-        command=command,
-        versions=provenance()["versions"],
-    )
-    return run_search(
-        ranker,
-        bank.num_bytes,
-        bank.num_weights,
-        bank.options,
+    weighing = orthogonality or OrthogonalitySettings()
+    gamma = None
+    if method == "orthogonality" and pipe is not None and evaluator is not None:
+        gamma = similarities(pipe, bank, evaluator, weighing, progress)
+    known = Known(bank, ranker, store, gamma)
+    task = make_task(
+        method,
+        known,
+        space_of(bank, keep, at_least),
         max_bits=max_bits,
         max_bytes=max_bytes,
-        meta=meta,
+        score=score,
+        orthogonality=weighing,
         settings=settings or SearchSettings(),
         seed=seed,
+        meta=meta_of(known, provenance()["versions"], command),
         progress=progress,
     )
+    return METHODS[method](task)
+
+
+def smallest(
+    ranker: Ranker,
+    bank: Bank,
+    bounds: Sequence[Bound],
+    *,
+    confidence: float = 0.9,
+    max_bits: float | None = None,
+    max_bytes: int | None = None,
+    keep: Mapping[str, str] | None = None,
+    at_least: Mapping[str, str] | None = None,
+    settings: SearchSettings | None = None,
+    seed: int = 0,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Answer:
+    """Searches the smallest config whose labels keep their bounds, such as an FID of at most 0.2.
+
+    Args:
+        ranker: trained on the bank's denoiser and option table; predicts the labels.
+        bank: its sizes are exact.
+        bounds: at least one.
+        confidence: probability with which each bound must hold.
+        max_bits: no config above that; give this, ``max_bytes``, or neither.
+        max_bytes: likewise in bytes.
+        keep: pins, as for :func:`search`.
+        at_least: floors, likewise.
+        settings: how much to search.
+        seed: equal seeds give equal answers.
+        command: for the provenance.
+        progress: called as the search advances.
+
+    Raises:
+        QsdError: no config keeps the bounds with that confidence; the message says what the data can tell.
+    """
+    known = Known(bank, ranker)
+    task = make_task(
+        "evolution",
+        known,
+        space_of(bank, keep, at_least),
+        max_bits=max_bits,
+        max_bytes=max_bytes,
+        settings=settings or SearchSettings(),
+        seed=seed,
+        meta=meta_of(known, provenance()["versions"], command),
+        progress=progress,
+    )
+    return smallest_within(task, ranker, bounds, confidence)
 
 
 def _opened(

@@ -241,7 +241,7 @@ def _searched(front: Front) -> Row:
         "max_bits": front.meta.max_bits,
         "config": front.configs[best],
         "predicted": float(front.predicted[best]),
-        "predicted_spread": None if front.spread is None else float(front.spread[best]),
+        "predicted_std": float(front.std[best]),
     }
 
 

@@ -1,14 +1,16 @@
 """``fit``, ``validate``, ``test`` and ``predict``: Lightning's own command line over the ranker."""
 
 import csv
+import dataclasses
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -18,9 +20,11 @@ from rich.table import Table
 from qsd.cli.console import command_line, console, messages
 from qsd.ranker.checkpoint import is_ranker, load_ranker, save_ranker
 from qsd.ranker.data import StoreDataModule
+from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.evaluation import Report, compare
 from qsd.ranker.metrics import LARGER_IS_BETTER
 from qsd.ranker.module import RankerModule
+from qsd.ranker.posteriors import TARGET, Posteriors, coverage, fit_posteriors
 from qsd.support.documents import write_json
 from qsd.support.errors import QsdError
 from qsd.support.paths import find
@@ -55,20 +59,34 @@ class RankerCLI(LightningCLI):
             kwargs["logger"] = [table, board]
         return super().instantiate_trainer(**kwargs)
 
+    def fit(
+        self, model: RankerModule, datamodule: StoreDataModule, ckpt_path: Any = None, **kwargs: Any
+    ) -> None:
+        """Trains; where labels are too few for networks the closed form learns from them alone."""
+        datamodule.setup()
+        if datamodule.few:
+            model.members = Ensemble()
+            return
+        kwargs["weights_only"] = True
+        self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, **kwargs)
+
     def after_fit(self) -> None:
         """Restores the best epoch, measures it on the test records and saves the ranker."""
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
-        if best:
+        if best and len(self.model.members):
             self.model.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
         stores = self.datamodule.stores
         self.model.members.calibrate(stores)
-        reports = self._report()
+        posteriors = self._posteriors()
+        reports, calibrations = self._report(posteriors)
         folder = self._out()
         save_ranker(
             folder,
             self.model.members,
             [data.header for data in stores],
             self.datamodule.targets[0].text,
+            posteriors,
+            network=self.model.settings,
             auxiliary=[target.text for target in self.datamodule.targets[1:]],
             hyper_parameters=json.loads(self.parser.dump(self.config, format="json"))[self.subcommand],
             metrics=reports,
@@ -80,14 +98,15 @@ class RankerCLI(LightningCLI):
             },
         )
         write_json(folder / "metrics.json", reports, hashed=False)
-        console.print(f"ranker and metrics.json: {folder}")
+        write_json(folder / "calibration.json", calibrations, hashed=False)
+        console.print(f"ranker, metrics.json and calibration.json: {folder}")
 
     def test(
         self, model: RankerModule, datamodule: StoreDataModule, ckpt_path: Any = None, **kwargs: Any
     ) -> None:
         """Tests a Lightning checkpoint or a ranker folder; without one, the ranker under ``--out``."""
         self._run_checkpoint("test", ckpt_path, **kwargs)
-        self._report()
+        self._report(self._posteriors())
 
     def validate(
         self, model: RankerModule, datamodule: StoreDataModule, ckpt_path: Any = None, **kwargs: Any
@@ -99,15 +118,16 @@ class RankerCLI(LightningCLI):
         self, model: RankerModule, datamodule: StoreDataModule, ckpt_path: Any = None, **kwargs: Any
     ) -> None:
         """Predicts all records of the stores; `predictions.csv` in the log folder."""
-        results = self._run_checkpoint("predict", ckpt_path, **kwargs)
+        self._run_checkpoint("predict", ckpt_path, **kwargs)
         file = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "predictions.csv"
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("w", newline="") as handle:
             writer = csv.writer(handle)
-            writer.writerow(["store", "split", "target", "mean", "spread"])
-            for data, (mean, spread) in zip(self.datamodule.stores, results, strict=True):
+            writer.writerow(["store", "split", "target", "mean", "std"])
+            for data, posteriors in zip(self.datamodule.stores, self._posteriors(), strict=True):
                 splits = ["test" if fold < 0 else "known" for fold in data.fold.tolist()]
-                columns = (splits, data.targets[:, 0].tolist(), mean.tolist(), spread.tolist())
+                found = posteriors[TARGET].posterior(data.configs.numpy().astype(np.int16))
+                columns = (splits, data.targets[:, 0].tolist(), found.mean.tolist(), found.std.tolist())
                 writer.writerows((data.path, *row) for row in zip(*columns, strict=True))
         console.print(f"predictions: {file}")
 
@@ -127,16 +147,31 @@ class RankerCLI(LightningCLI):
         kwargs["weights_only"] = True  # whatever the YAML says: a checkpoint may come from a stranger
         return run(self.model, datamodule=self.datamodule, ckpt_path=path_of_lightning, **kwargs)
 
-    def _report(self) -> dict[str, Report]:
-        reports = {}
-        for store, data in enumerate(self.datamodule.stores):
-            reports[data.path] = compare(self.model.members, data, store)
-            console.print(
-                _table(reports[data.path], f"{Path(data.path).name}: {len(data.test_rows())} test records")
+    def _posteriors(self) -> list[Posteriors]:
+        """What predicts each label of each store, fitted on all records that may be learned from."""
+        members = self.model.members.to("cpu").eval()
+        return [
+            fit_posteriors(
+                members, dataclasses.replace(data, graph=data.graph.to("cpu")), store, self.model.responses
             )
+            for store, data in enumerate(self.datamodule.stores)
+        ]
+
+    def _report(self, posteriors: Sequence[Posteriors]) -> tuple[dict[str, Report], dict[str, Any]]:
+        reports, calibrations = {}, {}
+        for data, some in zip(self.datamodule.stores, posteriors, strict=True):
+            count = len(data.test_rows())
+            if count > 2:
+                reports[data.path] = compare(some, data)
+                calibrations[data.path] = coverage(some, data)
+                name = Path(data.path).name
+                console.print(_table(reports[data.path], f"{name}: {count} test records"))
+                console.print(_calibration_table(calibrations[data.path], f"{name}: posterior, test records"))
+            else:
+                messages.print(f"{data.path}: {count} test records, too few to test on")
         for message in self.datamodule.messages:
             messages.print(message)
-        return reports
+        return reports, calibrations
 
     def _out(self) -> Path:
         out = self._get(self.config[self.subcommand], "out")
@@ -191,4 +226,22 @@ def _table(report: Report, title: str) -> Table:
                 f"[bold]{text}[/bold]" if predictor in rivals and value["value"] == best[name] else text
             )
         table.add_row(predictor, *cells)
+    return table
+
+
+def _calibration_table(rows: Mapping[str, Mapping[str, float]], title: str) -> Table:
+    """Labels as rows, measures of calibration as columns."""
+    table = Table(title=title, caption="coverage of the intervals of one standard deviation and of 90 %")
+    table.add_column("")
+    for heading in ("Spearman", "in 1 s.d.", "in 90 %", "NLL", "miscalibration"):
+        table.add_column(heading, justify="right")
+    for name, row in rows.items():
+        table.add_row(
+            name,
+            f"{row['spearman']:.3f}",
+            f"{row['coverage_68']:.1%}",
+            f"{row['coverage_90']:.1%}",
+            f"{row['nll']:.3f}",
+            f"{row['miscalibration_area']:.3f}",
+        )
     return table

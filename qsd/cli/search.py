@@ -1,66 +1,185 @@
 """``qsd search``."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from qsd.api import search as search_configs
+from qsd.api import smallest
 from qsd.bank import Bank
-from qsd.cli.console import bar, command_line, console, print_json, run_function
+from qsd.cli.console import bar, command_line, console, messages, print_json, run_function
 from qsd.configs.document import config_to_json, save_config
-from qsd.ranker.checkpoint import load_ranker
-from qsd.search import Front, SearchSettings, plot_front
+from qsd.denoisers.pipeline import load_pipeline
+from qsd.evaluation import EvaluationSettings
+from qsd.labels import Measurer, Pool, Run
+from qsd.labels.rounds import Round, verify_rounds
+from qsd.ranker.bounds import Answer, Bound, full_precision_bound
+from qsd.ranker.checkpoint import Ranker, load_ranker
+from qsd.ranker.tasks import OrthogonalitySettings, ScoreName
+from qsd.search import Front, MethodName, SearchSettings, plot_front
+from qsd.store import Store
+from qsd.support.errors import QsdError
+from qsd.support.paths import find
 
 
 def search(
-    ranker: str,
     bank: str,
     out: str,
+    ranker: str | None = None,
+    method: MethodName = "evolution",
     max_bits: float | None = None,
     max_bytes: int | None = None,
+    max_fid: float | None = None,
+    min_psnr: float | None = None,
+    within: str | None = None,
+    confidence: float = 0.9,
+    keep: str | None = None,
+    at_least: str | None = None,
+    store: str | None = None,
+    verify: int = 0,
+    rounds: int = 1,
+    verify_seeds: int = 2,
+    pipeline: str | None = None,
+    evaluation: EvaluationSettings | None = None,
+    score: ScoreName = "errors",
+    orthogonality: OrthogonalitySettings = OrthogonalitySettings(),  # noqa: B008
     settings: SearchSettings = SearchSettings(),  # noqa: B008
     seed: int = 0,
+    workers: int = 1,
+    device: str = "cpu",
     json: bool = False,
 ) -> None:
-    """Searches configs of high predicted quality within a size budget that is never exceeded.
+    """Searches good configs within a size budget that is never exceeded.
 
     Writes `front.json` (the Pareto front, configs by layer name), `best.json` (its best config, ready for
-    `qsd measure` and `qsd export`) and `front.png`.
+    `qsd measure` and `qsd export`) and `front.png`. With --max-fid, --min-psnr or --within it searches the
+    smallest config that keeps the bound, and `best.json` is that. With --verify it measures the front's best
+    under fresh noise, appends the records to the store, refits the ranker and searches again.
 
     Args:
-        ranker: folder of a trained ranker (`qsd fit`).
         bank: the denoiser's bank (`qsd bank`).
         out: folder to write to.
+        ranker: folder of a trained ranker (`qsd fit`); predicts the configs of any method. Methods without
+            need of one are length, greedy, knapsack, orthogonality, uniform and random.
+        method: evolution (NSGA-II and local search over the ranker), operation and block (Qua²SeDiMo's
+            constructions from a graph network's hop scores), orthogonality (MPQ-Diff), length (evolution
+            over the length of the probed change, no labels), knapsack (exact over a --score), greedy (one
+            layer at a time by PSNR), uniform, random.
         max_bits: budget in average bits per weight, codebooks and scales included.
         max_bytes: budget in bytes instead.
+        max_fid: find the smallest config whose FID is at most that.
+        min_psnr: find the smallest config whose PSNR in dB is at least that.
+        within: find the smallest config whose FID is at most so many times full precision's, such as 1.1x.
+        confidence: probability with which these bounds must hold.
+        keep: layers with a fixed option, such as "proj_out=keep,blocks.0.*=uaq-4"; * stands for anything.
+        at_least: layers with an option of at least the bits of the one named, likewise.
+        store: probed store for length, greedy and knapsack over energies; labeled for ridge; the ranker's
+            own for --verify, which appends to it.
+        verify: measure so many of the front's best per round; needs --ranker, --store, --pipeline and
+            --evaluation.
+        rounds: searches, each with what the one before has learned.
+        verify_seeds: fresh noise seeds per measured config.
+        pipeline: diffusers folder, shipped pipeline, or hub id; for --verify and orthogonality.
+        evaluation: how to draw and measure, for the same; the store's own settings for --verify.
+        score: of knapsack: errors (of weights), ridge (on labels), energies (probed).
+        orthogonality: settings of that method.
         settings: how much to search.
         seed: equal seeds give equal fronts.
+        workers: processes that measure side by side on the CPU, one thread each.
+        device: where one process measures when workers is 1.
         json: print the front's sizes and predictions as JSON.
     """
-    loaded_ranker, loaded_bank = load_ranker(ranker), Bank.load(bank)
-    with bar("Search") as progress:
-        front = search_configs(
-            loaded_ranker,
-            loaded_bank,
-            max_bits=max_bits,
-            max_bytes=max_bytes,
-            settings=settings,
-            seed=seed,
-            command=command_line(),
-            progress=progress,
-        )
-    write_front(front, loaded_bank, Path(out), quality_label=f"predicted {loaded_ranker.target}")
-    if json:
-        print_json({"front": f"{out}/front.json", "members": _rows(front)})
+    loaded_ranker = load_ranker(ranker) if ranker else None
+    loaded_bank = Bank.load(bank)
+    bounds = _bounds(loaded_ranker, max_fid, min_psnr, within)
+    shared: dict[str, Any] = {
+        "max_bits": max_bits,
+        "max_bytes": max_bytes,
+        "keep": _rules("keep", keep),
+        "at_least": _rules("at-least", at_least),
+        "settings": settings,
+        "command": command_line(),
+    }
+    opened = Store.open(find(store)) if store else None
+    target = loaded_ranker.target if loaded_ranker else f"{method} score"
+    answer: Answer | None = None
+    found: list[Round] = []
+
+    def run_search(current: Ranker | None, number: int) -> Front:
+        nonlocal answer
+        with bar("Search") as progress:
+            if bounds:
+                if current is None:
+                    raise QsdError("bounds: need --ranker, which predicts the labels")
+                answer = smallest(
+                    *(current, loaded_bank, bounds),
+                    confidence=confidence,
+                    seed=seed + number,
+                    progress=progress,
+                    **shared,
+                )
+                return answer.front
+            draws = method == "orthogonality" and pipeline is not None
+            return search_configs(
+                *(current, loaded_bank),
+                method=method,
+                store=opened,
+                pipe=load_pipeline(pipeline, device=device) if draws and pipeline else None,
+                evaluator=evaluation,
+                score=score,
+                orthogonality=orthogonality,
+                seed=seed + number,
+                progress=progress,
+                **shared,
+            )
+
+    if verify:
+        if loaded_ranker is None or store is None or pipeline is None or evaluation is None:
+            raise QsdError("verify: needs --ranker, --store, --pipeline and --evaluation")
+        with contextlib.ExitStack() as stack:
+            writing = stack.enter_context(Store.writing(find(store)))
+            run: Run
+            if workers > 1:
+                run = stack.enter_context(Pool(Measurer, pipeline, bank, evaluation, workers)).run
+            else:
+                run = Measurer(load_pipeline(pipeline, device=device), loaded_bank, evaluation).run
+            found, _ = verify_rounds(
+                *(writing, loaded_ranker, run_search, run),
+                verify=verify,
+                rounds=rounds,
+                seeds=verify_seeds,
+                progress=stack.enter_context(bar("Measure")),
+            )
+        front = found[-1].front
     else:
-        console.print(_table(front, loaded_ranker.target, out))
+        front = run_search(loaded_ranker, 0)
+    best = len(front) - 1 if answer is not None else _best(front)
+    write_front(front, loaded_bank, Path(out), quality_label=f"predicted {target}", best=best)
+    if json:
+        document: dict[str, Any] = {"front": f"{out}/front.json", "members": _rows(front), "best": best}
+        if answer is not None:
+            document["bounds"] = [str(bound) for bound in bounds]
+            document |= {"probability": answer.probability, "bytes_even_odds": answer.even}
+        if found:
+            document["rounds"] = [_round(one) for one in found]
+        print_json(document)
+        return
+    console.print(_table(front, target, out))
+    for number, one in enumerate(found):
+        console.print(_round_table(one, number + 1, target))
+    if answer is not None:
+        _say(answer, bounds, confidence)
 
 
-def write_front(front: Front, bank: Bank, folder: Path, *, quality_label: str) -> None:
+def write_front(
+    front: Front, bank: Bank, folder: Path, *, quality_label: str, best: int | None = None
+) -> None:
     """Writes ``front.json``, ``best.json`` and ``front.png``."""
     front.save(folder / "front.json")
-    best = front.best_index()
+    best = front.best_index() if best is None else best
     config = config_to_json(
         front.configs[best],
         bank.layer_names,
@@ -68,33 +187,117 @@ def write_front(front: Front, bank: Bank, folder: Path, *, quality_label: str) -
         bank.denoiser,
         bank.options_hash,
         predicted=_rows(front)[best],
+        measured=front.measured[best],
         command=front.meta.command,
     )
     save_config(folder / "best.json", config)
     plot_front(front, folder / "front.png", quality_label=quality_label)
 
 
-def _rows(front: Front) -> list[dict[str, float | int | None]]:
+def _bounds(
+    ranker: Ranker | None, max_fid: float | None, min_psnr: float | None, within: str | None
+) -> list[Bound]:
+    bounds = []
+    if max_fid is not None:
+        bounds.append(Bound("fid", max_fid))
+    if min_psnr is not None:
+        bounds.append(Bound("psnr", min_psnr, larger_is_better=True))
+    if within is not None:
+        if ranker is None:
+            raise QsdError("within: needs --ranker, which knows full precision's FID")
+        try:
+            factor = float(within.removesuffix("x"))
+        except ValueError:
+            raise QsdError(f"within {within!r}: give a factor such as 1.1x") from None
+        bounds.append(full_precision_bound(ranker, factor))
+    return bounds
+
+
+def _rules(word: str, text: str | None) -> dict[str, str]:
+    """Rules such as ``proj_out=keep,blocks.*=uaq-4`` by pattern."""
+    rules = {}
+    for rule in (text or "").replace(",", " ").split():
+        pattern, equals, option = rule.rpartition("=")
+        if not equals or not pattern or not option:
+            raise QsdError(f"{word} {rule!r}: give PATTERN=OPTION, such as proj_out=uaq-8")
+        rules[pattern] = option
+    return rules
+
+
+def _best(front: Front) -> int:
+    """The member that measured best, if any was measured; else the one of the best score."""
+    measured = [(row["target"], index) for index, row in enumerate(front.measured) if row and "target" in row]
+    return max(measured)[1] if measured else front.best_index()
+
+
+def _rows(front: Front) -> list[dict[str, float | int]]:
     return [
         {
             "bytes": int(front.num_bytes[index]),
             "avg_bits": float(front.avg_bits[index]),
             "predicted": float(front.predicted[index]),
-            "spread": None if front.spread is None else float(front.spread[index]),
+            "std": float(front.std[index]),
         }
         for index in range(len(front))
     ]
 
 
+def _round(one: Round) -> dict[str, Any]:
+    return {
+        "predicted": one.predicted.tolist(),
+        "measured": one.measured.tolist(),
+        "optimism": one.optimism.tolist(),
+        "winner": one.winner,
+    }
+
+
 def _table(front: Front, target: str, out: str) -> Table:
-    table = Table(title=f"{out}: {len(front)} configs, predicted (not measured); target {target}")
-    for heading in ("average bits", "bytes", "predicted", "spread"):
+    table = Table(title=f"{out}: {len(front)} configs, predicted (not measured)", caption=f"target {target}")
+    for heading in ("average bits", "bytes", "predicted", "std"):
         table.add_column(heading, justify="right")
     rows = _rows(front)
     for row in rows[:: max(1, len(rows) // 16)][:-1] + rows[-1:]:
-        spread = "" if row["spread"] is None else f"{row['spread']:.3f}"
-        table.add_row(f"{row['avg_bits']:.3f}", f"{row['bytes']:,}", f"{row['predicted']:.3f}", spread)
+        table.add_row(
+            f"{row['avg_bits']:.3f}", f"{row['bytes']:,}", f"{row['predicted']:.3f}", f"{row['std']:.3f}"
+        )
     return table
+
+
+def _round_table(one: Round, number: int, target: str) -> Table:
+    """The measured members of a round."""
+    optimism = one.optimism
+    table = Table(
+        title=f"round {number}: measured under fresh noise, {target}",
+        caption=f"optimism (predicted - measured): winner {optimism[one.winner]:+.3f}, "
+        f"mean {optimism.mean():+.3f}",
+    )
+    for heading in ("average bits", "bytes", "predicted", "measured", "90 % interval"):
+        table.add_column(heading, justify="right")
+    for place, member in enumerate(one.members):
+        row = one.front.measured[member] or {}
+        low, high = row.get("target_interval", (float("nan"), float("nan")))
+        cells = (
+            f"{one.front.avg_bits[member]:.3f}",
+            f"{int(one.front.num_bytes[member]):,}",
+            f"{one.predicted[place]:.3f}",
+            f"{one.measured[place].mean():.3f}",
+            f"{low:.3f} to {high:.3f}",
+        )
+        table.add_row(*cells, style="bold" if place == one.winner else None)
+    return table
+
+
+def _say(answer: Answer, bounds: Sequence[Bound], confidence: float) -> None:
+    size, bits = int(answer.front.num_bytes[-1]), float(answer.front.avg_bits[-1])
+    console.print(
+        f"smallest with {' and '.join(map(str, bounds))}: {size:,} bytes, {bits:.3f} average bits, "
+        f"probability {answer.probability:.0%} (asked {confidence:.0%})"
+    )
+    if answer.even is not None and answer.even < size:
+        messages.print(
+            f"between {answer.even:,} and {size:,} bytes the data cannot tell: it holds with less than "
+            f"{confidence:.0%}; --verify measures there"
+        )
 
 
 def run(words: Sequence[str]) -> None:

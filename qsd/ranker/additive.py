@@ -34,12 +34,12 @@ _LOG_DEVIATION = 2.0  # of the variances around those expected: families differ,
 
 @dataclasses.dataclass(frozen=True)
 class AdditiveModel:
-    """Contributions on the bent scale. L layers, O options, n training records.
+    """Contributions on the warped scale. L layers, O options, n training records.
 
     Attributes:
         table: float64 [L, O], added up over layers; the constant is spread over all layers.
-        power: of the link that bends the standardized target.
-        left_out: float64 [n], bent prediction of each training record by the same model without that record.
+        power: of the warping of the standardized target.
+        left_out: float64 [n], warped prediction of each record by the same model without that record.
         group_variance: prior variance by group and of the noise, relative to the variance of the target.
     """
 
@@ -49,7 +49,7 @@ class AdditiveModel:
     group_variance: dict[str, float]
 
     def __call__(self, configs: np.ndarray) -> np.ndarray:
-        """Bent predictions, float64 [m], of configs int8 [m, L]."""
+        """Warped predictions, float64 [m], of configs int8 [m, L]."""
         return added_up(self.table, configs)
 
 

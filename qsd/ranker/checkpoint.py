@@ -17,8 +17,10 @@ from qsd.denoisers.layers import WeightLayer
 from qsd.quantizers.options import Option
 from qsd.ranker.ensemble import Ensemble, Member
 from qsd.ranker.features import FEATURE_VERSION, GraphFeatures
-from qsd.ranker.joint import weight_options
+from qsd.ranker.joint import pairs, weight_options
 from qsd.ranker.network import NetworkSettings
+from qsd.ranker.posteriors import TARGET, Posteriors, load_posteriors, save_posteriors
+from qsd.search.posterior import Posterior
 from qsd.store import Header
 from qsd.support.errors import QsdError, first_line
 from qsd.support.files import atomic
@@ -27,7 +29,7 @@ from qsd.support.paths import find
 FORMAT = "qsd-ranker"
 VERSION = 7
 FILE_NAME = "ranker.json"
-_BATCH_SIZE = 256
+_POSTERIOR = "posterior-{}.safetensors"
 
 
 class Described(Protocol):
@@ -51,6 +53,8 @@ class Ranker:
         header: the denoiser, its layers, graph and option table, as in the store it was trained on.
         features: the graph as the networks see it.
         members: the ensemble, in evaluation mode.
+        posteriors: what predicts the target and each label.
+        full_precision: labels of the denoiser at full precision, where the store knows them.
         store: position of the denoiser among those that the members know.
         target: expression that is predicted; larger is better.
         metrics: measured after training, by predictor.
@@ -58,52 +62,61 @@ class Ranker:
     """
 
     def __init__(
-        self, folder: Path, header: Header, members: Ensemble, document: Mapping[str, Any], store: int = 0
+        self,
+        folder: Path,
+        header: Header,
+        members: Ensemble,
+        posteriors: Posteriors,
+        document: Mapping[str, Any],
+        store: int = 0,
     ) -> None:
         self.folder = folder
         self.header = header
         self.features = GraphFeatures.of(header)
         self.members = members.eval().requires_grad_(False)
+        self.posteriors = posteriors
         self.store = store
+        self.full_precision: dict[str, float] = document["denoisers"][store]["full_precision"]
         self.target: str = document["target"]
         self.metrics: dict[str, Any] = document["metrics"]
         self.provenance: dict[str, Any] = document["provenance"]
 
-    def predict(self, configs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Predicts the target, in its own units.
+    @property
+    def labels(self) -> list[str]:
+        """Labels that are predicted beside the target."""
+        return [name for name in self.posteriors if name != TARGET]
+
+    def posterior(
+        self, configs: np.ndarray, activations: np.ndarray | None = None, label: str | None = None
+    ) -> Posterior:
+        """What is known of configs, measurement noise included.
 
         Args:
             configs: int8 [n, L], bank order.
-
-        Returns:
-            Mean and standard deviation over the members, each float64 [n].
+            activations: int8 [n, L], index into the store's activation options; None for 16 bits.
+            label: a label of the store, in its own unit; None for the target.
 
         Raises:
-            QsdError: the configs do not fit the layers or the option table.
+            QsdError: the configs or activations do not fit the layers or their options, or the ranker does
+                not predict the label.
         """
         configs = np.atleast_2d(np.asarray(configs))
-        shape = (len(self.header.layers), len(self.header.options))
-        if configs.shape[1] != shape[0] or (
-            configs.size
-            and not (
-                0 <= configs.min() <= configs.max() < shape[1]
-                and self.header.available[np.arange(shape[0]), configs].all()
-            )
-        ):
+        count = len(self.header.activation_options)
+        shape = (len(self.header.layers), len(weight_options(self.header)))
+        fits = configs.shape[1] == shape[0] and _within(configs, shape[1])
+        fits &= activations is None or _within(np.asarray(activations), count)
+        chosen = pairs(configs, activations, count) if fits else configs
+        if not fits or not self.header.available[np.arange(shape[0]), chosen].all():
             raise QsdError(
                 f"{self.folder}: configs of shape {configs.shape} do not fit {shape[0]} layers with "
-                f"{shape[1]} options; use configs of the denoiser and options it was trained on"
+                f"{shape[1]} options (and {count} of activations); use configs of the denoiser and options "
+                "it was trained on"
             )
-        with torch.inference_mode():
-            parts = [
-                self.members.score(self.features, part, self.store)
-                for part in torch.from_numpy(configs.astype(np.int64)).split(_BATCH_SIZE)
-                if len(part)
-            ]
-            scores = torch.cat(parts, dim=1).double() if parts else torch.zeros(1, 0, dtype=torch.double)
-        return scores.mean(dim=0).numpy(), scores.std(dim=0, correction=0).numpy()
-
-    predict_with_spread = predict  # the name under which the search asks for both
+        if (label or TARGET) not in self.posteriors:
+            raise QsdError(
+                f"{self.folder}: does not predict {label!r}, only {', '.join(self.labels) or 'no label'}"
+            )
+        return self.posteriors[label or TARGET].posterior(chosen)
 
     def contributions(self) -> np.ndarray | None:
         """Additive part of the prediction by layer and option, in the target's units, float64 [L, O].
@@ -112,8 +125,8 @@ class Ranker:
         is additive; else what the best sum over layers makes of the same labels. None if the ranker has no
         closed-form part.
         """
-        first = next(iter(self.members))
-        if first.network.settings.closed_form == "none":
+        first = next(iter(self.members), None)
+        if first is None or first.network.settings.closed_form == "none":
             return None
         tables = [
             member.contributions(self.store) * member.target_std[self.store, 0] for member in self.members
@@ -139,7 +152,9 @@ def save_ranker(
     members: Ensemble,
     headers: Sequence[Header],
     target: str,
+    posteriors: Sequence[Posteriors],
     *,
+    network: NetworkSettings | None = None,
     auxiliary: Sequence[str] = (),
     hyper_parameters: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
@@ -152,12 +167,15 @@ def save_ranker(
         members: the trained ensemble.
         headers: of the stores it was trained on, in the order of training.
         target: expression that it predicts.
+        posteriors: by store, what predicts the target and the labels.
+        network: architecture of the members; by default the first member's.
         auxiliary: further expressions that it learned beside it.
         hyper_parameters: plain values.
         metrics: numbers to remember.
         provenance: versions, seed, command.
     """
     folder = Path(folder)
+    network = network or next(iter(members)).network.settings
     document = {
         "format": FORMAT,
         "version": VERSION,
@@ -165,7 +183,7 @@ def save_ranker(
         "target": target,
         "auxiliary": list(auxiliary),
         "num_members": len(members),
-        "network": dataclasses.asdict(next(iter(members)).network.settings),
+        "network": dataclasses.asdict(network),
         "hyper_parameters": dict(hyper_parameters or {}),
         "metrics": dict(metrics or {}),
         "provenance": dict(provenance or {}),
@@ -177,11 +195,16 @@ def save_ranker(
     for index, member in enumerate(members):
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in member.state_dict().items()}
         save_file(tensors, partial / _member_file(index))
+    document["posteriors"] = [
+        save_posteriors(partial / _POSTERIOR.format(store), some, header.responses)
+        for store, (some, header) in enumerate(zip(posteriors, headers, strict=True))
+    ]
     with atomic(partial / FILE_NAME) as temporary:
         temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("member-*.safetensors"):
-        stale.unlink()
+    for pattern in ("member-*.safetensors", _POSTERIOR.format("*")):
+        for stale in folder.glob(pattern):
+            stale.unlink()
     for file in sorted(partial.iterdir()):  # the JSON sorts last, so it never names missing members
         file.replace(folder / file.name)
     partial.rmdir()
@@ -221,7 +244,17 @@ def load_ranker(folder: str | Path, denoiser: Mapping[str, Any] | None = None) -
                 f"{file}: damaged or missing ({first_line(error)}); train the ranker again"
             ) from error
         members.append(member)
-    return Ranker(folder, headers[store], members, document, store)
+    file = folder / _POSTERIOR.format(store)
+    try:
+        posteriors = load_posteriors(file, document["posteriors"][store], members, headers[store], store)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise QsdError(f"{file}: damaged or missing ({first_line(error)}); train the ranker again") from error
+    return Ranker(folder, headers[store], members, posteriors, document, store)
+
+
+def _within(chosen: np.ndarray, count: int) -> bool:
+    """Whether indices are those of one of so many options."""
+    return not chosen.size or bool(chosen.min() >= 0 and chosen.max() < count)
 
 
 def is_ranker(folder: str | Path) -> bool:
@@ -294,6 +327,7 @@ def _header_to_json(header: Header) -> dict[str, Any]:
         "relative_error": np.where(header.available, header.relative_error, 0.0).tolist(),
         "conditions": header.conditions,
         "activation_options": list(header.activation_options),
+        "full_precision": header.provenance.get("full_precision", {}),
     }
 
 

@@ -18,6 +18,7 @@ from qsd.support.errors import QsdError
 from qsd.support.paths import find
 
 DEFAULT_FOLDS = 4
+_FEWEST_TESTED = 10  # test records of a store with too few labels for networks
 
 
 class Batch(NamedTuple):
@@ -56,6 +57,9 @@ class StoreData:
         spared: bool [K, R], further records that a member does not learn from but validates on.
         repeats: float32 [Z, R], the target of test records measured again under Z further noise seeds; NaN
             where it was not. Nothing learns from them: they tell what no ranker can know.
+        labels: float64 [R, M], all labels of the store; NaN where one is missing.
+        few: whether there are too few labels to train networks; the closed form of a probed store does.
+        predicted_labels: labels that the ranker shall predict beside the target; None for all.
         message: what was skipped, empty when nothing was.
     """
 
@@ -68,6 +72,13 @@ class StoreData:
     spared: Tensor
     repeats: Tensor
     message: str
+    labels: np.ndarray
+    few: bool = False
+    predicted_labels: tuple[str, ...] | None = None
+
+    def predicts(self, label: str) -> bool:
+        """Whether the ranker shall predict that label."""
+        return self.predicted_labels is None or label in self.predicted_labels
 
     @property
     def responses(self) -> Responses | None:
@@ -106,7 +117,12 @@ def prepare(
 
     The store fixes which records are test. With ``folds`` 1 it also fixes which are validation; with more,
     training and validation records together are divided anew into ``folds`` parts, and each member of the
-    ensemble holds out one part. All these records are of one noise seed, that of the store's first record.
+    ensemble holds out one part. All these records are of one noise seed, that of the store's first record,
+    but for configs that a search chose (of negative index): those are learned from under any seed.
+
+    A probed store may have any number of labels. With too few for networks (fewer than 2 records for
+    training, validation or test) its closed form learns from all of them, but for test records if there are
+    10.
 
     Args:
         store: where the records are.
@@ -120,10 +136,14 @@ def prepare(
 
     Raises:
         QsdError: the target cannot be evaluated, or fewer than 2 records remain for training, validation or
-            test.
+            test and the store was not probed.
     """
+    responses = store.header.responses
+    probed = responses is not None and not len(responses.missing())
+    if probed and not len(store.records):
+        return _unlabeled(store, 1 + len(auxiliary), folds)
     evaluated = target.evaluate(store)
-    is_first = store.records.noise_seed == store.records.noise_seed[0]
+    is_first = (store.records.noise_seed == store.records.noise_seed[0]) | (store.records.index < 0)
     rows = np.flatnonzero(evaluated.valid & is_first)
     rows = rows[np.argsort(store.records.index[rows])]  # workers finish in any order
     columns = [evaluated.values, *(other.evaluate(store).values for other in auxiliary)]
@@ -142,7 +162,11 @@ def prepare(
         for member in range(folds):
             inside = rng.permutation(np.flatnonzero((fold >= 0) & (fold != member)))
             spared[member, inside[member_labels[member % len(member_labels)] :]] = True
-    _check_sizes(store, fold, folds)
+    shortage = _shortage(store, fold, folds)
+    if shortage and not probed:
+        raise QsdError(shortage)
+    if shortage:
+        fold = np.where((fold < 0) & ((fold < 0).sum() >= _FEWEST_TESTED), -1, 0)
     _check_spread(store, target, columns[0][rows][fold >= 0])
     header = joint(store.header)
     configs = pairs(store.records.config, store.records.activation, len(header.activation_options))
@@ -156,6 +180,27 @@ def prepare(
         spared=torch.from_numpy(spared),
         repeats=torch.from_numpy(_repeats(store, evaluated.values, rows)).float(),
         message=evaluated.message,
+        labels=store.records.labels[rows],
+        few=bool(shortage),
+    )
+
+
+def _unlabeled(store: Store, num_targets: int, folds: int) -> StoreData:
+    """A probed store without records."""
+    num_layers, num_labels = len(store.header.layers), len(store.header.labels)
+    header = joint(store.header)
+    return StoreData(
+        path=str(store.path),
+        header=header,
+        graph=GraphFeatures.of(header),
+        configs=torch.zeros(0, num_layers, dtype=torch.int64),
+        targets=torch.zeros(0, num_targets),
+        fold=torch.zeros(0, dtype=torch.int64),
+        spared=torch.zeros(folds, 0, dtype=torch.bool),
+        repeats=torch.zeros(0, 0),
+        message=f"{store.path}: no labels, so the length of the probed change predicts",
+        labels=np.zeros((0, num_labels)),
+        few=True,
     )
 
 
@@ -171,7 +216,8 @@ def _repeats(store: Store, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return repeats
 
 
-def _check_sizes(store: Store, fold: np.ndarray, folds: int) -> None:
+def _shortage(store: Store, fold: np.ndarray, folds: int) -> str:
+    """What is missing to train networks, empty if nothing is."""
     counts = {"test": int((fold < 0).sum())}
     for member in range(folds):
         counts["validation"] = min(counts.get("validation", len(fold)), int((fold == member).sum()))
@@ -179,14 +225,15 @@ def _check_sizes(store: Store, fold: np.ndarray, folds: int) -> None:
         counts["training"] = min(counts.get("training", len(fold)), training)
     for part, count in counts.items():
         if count < 2:
-            raise QsdError(
+            return (
                 f"{store.path}: {count} usable {part} records of {len(fold)}, at least 2 are needed; "
                 f"label more with `qsd label --store {store.path}`"
             )
+    return ""
 
 
 def _check_spread(store: Store, target: Target, known: np.ndarray) -> None:
-    if np.ptp(known) <= 1e-12 * np.abs(known).max():
+    if len(known) and np.ptp(known) <= 1e-12 * np.abs(known).max():
         raise QsdError(
             f"{store.path}: {target.text!r} is the same for all {len(known)} training and validation "
             "records, so there is nothing to learn; choose another target or label more"
@@ -257,6 +304,8 @@ class StoreDataModule(lightning.LightningDataModule):
         seed: of folds, shuffling and that choice.
         member_labels: let each member learn from at most so many records, and validate on all others: tells
             on many records how a ranker does with few. Members take several numbers in turns.
+        labels: labels that the ranker also predicts, each with a posterior of its own; None for all, [] for
+            none.
     """
 
     def __init__(
@@ -269,6 +318,7 @@ class StoreDataModule(lightning.LightningDataModule):
         max_labels: int | None = None,
         seed: int = 0,
         member_labels: list[int] | None = None,
+        labels: list[str] | None = None,
     ) -> None:
         super().__init__()
         if folds < 1 or batch_size < 2:
@@ -282,6 +332,7 @@ class StoreDataModule(lightning.LightningDataModule):
         self.max_labels = max_labels
         self.seed = seed
         self.member_labels = member_labels or []
+        self.labels = None if labels is None else tuple(labels)
         self.stores: list[StoreData] = []
 
     def setup(self, stage: str | None = None) -> None:
@@ -289,9 +340,14 @@ class StoreDataModule(lightning.LightningDataModule):
         if not self.stores:
             target, *auxiliary = self.targets
             records = (self.folds, self.max_labels, self.seed, self.member_labels)
-            self.stores = [
-                prepare(Store.open(find(path)), target, auxiliary, *records) for path in self.paths
-            ]
+            for path in self.paths:
+                data = prepare(Store.open(find(path)), target, auxiliary, *records)
+                self.stores.append(dataclasses.replace(data, predicted_labels=self.labels))
+
+    @property
+    def few(self) -> bool:
+        """Whether a store has too few labels to train networks."""
+        return any(data.few for data in self.stores)
 
     @property
     def messages(self) -> list[str]:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from qsd.ranker.additive import AdditiveModel, fit_additive_model
 from qsd.ranker.data import StoreData
 from qsd.ranker.features import GraphFeatures
-from qsd.ranker.link import bend, unbend
 from qsd.ranker.metrics import ndcg_at_10, spearman
 from qsd.ranker.network import GraphRanker, NetworkSettings, Prediction
 from qsd.ranker.responses import ResponseSettings, fit_response_model, predict
+from qsd.ranker.warping import unwarp, warp
 
 _SIGNIFICANT = 2.0  # standard errors
 _RESPONSES = ("change", "scale", "slope", "constant", "known", "form", "weight")
@@ -21,8 +21,8 @@ _RESPONSES = ("change", "scale", "slope", "constant", "known", "form", "weight")
 class Member(nn.Module):
     """A network and the scales of its training records, so that it predicts in the target's own units.
 
-    S stores, T targets, H hops. Targets are standardized, and the first one is bent as well: it is on the
-    scale on which damage adds up (:mod:`qsd.ranker.link`).
+    S stores, T targets, H hops. Targets are standardized, and the first one is warped as well: it is on the
+    scale on which damage adds up (:mod:`qsd.ranker.warping`).
 
     Args:
         settings: architecture of the network.
@@ -30,16 +30,16 @@ class Member(nn.Module):
         num_targets: T.
 
     Attributes:
-        network: the graph network, which works on bent targets.
+        network: the graph network, which works on warped targets.
         target_mean, target_std: float32 [S, T], over the member's training records.
-        power: float32 [S], of the link that bends the first target.
+        power: float32 [S], of the warping of the first target.
         target_low, target_high: float32 [S], range of the standardized first target.
         relevance_low: float32 [S], its 20 % quantile.
         hop_mean, hop_std: float32 [S, H], of the hop norms over the member's training records.
         hop_weight: float32 [S, H], Spearman times NDCG of each hop's norm on the member's validation records,
             0 for a hop that ranks the wrong way round; the weights of hop scores (Qua²SeDiMo, AAAI-25).
         graph_share: float32 [S], 0 to 1, share of the network's correction that is added.
-        additive_0, additive_1, ...: float32 [L, O], additive contributions on the bent scale, by store
+        additive_0, additive_1, ...: float32 [L, O], additive contributions on the warped scale, by store
             (:class:`qsd.ranker.additive.AdditiveModel`).
         change_0, scale_0, slope_0, constant_0, known_0, form_0, weight_0, ...: those of a
             :class:`qsd.ranker.responses.ResponseModel` in float32, empty where there is none.
@@ -120,10 +120,10 @@ class Member(nn.Module):
         """Targets float [..., T] in standard deviations from the training mean."""
         return (targets - self.target_mean[store]) / self.target_std[store]
 
-    def bent(self, store: int, targets: Tensor) -> Tensor:
-        """Targets float [..., T] as the network learns them: standardized, the first one bent."""
+    def warped(self, store: int, targets: Tensor) -> Tensor:
+        """Targets float [..., T] as the network learns them: standardized, the first one warped."""
         first, *rest = self.standardized(store, targets).unbind(dim=-1)
-        return torch.stack([bend(first, self.power[store]), *rest], dim=-1)
+        return torch.stack([warp(first, self.power[store]), *rest], dim=-1)
 
     def fit_closed_form(
         self,
@@ -132,7 +132,7 @@ class Member(nn.Module):
         member: int,
         settings: ResponseSettings = ResponseSettings(),  # noqa: B008 (frozen)
     ) -> Tensor:
-        """Fits the closed-form part and the link on the member's training records, after :meth:`fit_scales`.
+        """Fits closed-form part and warping on the member's training records, after :meth:`fit_scales`.
 
         Args:
             store: position of the store.
@@ -141,7 +141,7 @@ class Member(nn.Module):
             settings: of the process, if that is the closed form.
 
         Returns:
-            float32 [R], its bent prediction of each record; of a training record by the same model without
+            float32 [R], its warped prediction of each record; of a training record by the same model without
             it, so that the network learns to correct errors as they are on unseen records.
         """
         kind = self.network.settings.closed_form
@@ -181,7 +181,7 @@ class Member(nn.Module):
         return data.configs[inside].numpy(), wanted.double().cpu().numpy()
 
     def closed_form(self, configs: Tensor, store: int = 0) -> Tensor:
-        """Bent prediction of the closed-form part for configs int64 [B, L], float32 [B]."""
+        """Warped prediction of the closed-form part for configs int64 [B, L], float32 [B]."""
         if self.responds(store):
             return predict(configs, *self._responses(store))
         layers = torch.arange(configs.shape[1], device=configs.device)
@@ -195,13 +195,13 @@ class Member(nn.Module):
         return tuple(self.get_buffer(f"{name}_{store}") for name in _RESPONSES)
 
     def contributions(self, store: int = 0) -> Tensor:
-        """Additive contributions on the bent scale, whose slope is 1 at the training mean, float32 [L, O]."""
+        """Additive contributions on the warped scale, of slope 1 at the training mean, float32 [L, O]."""
         return self.get_buffer(f"additive_{store}")
 
     def forward(
         self, graph: GraphFeatures, configs: Tensor, store: int = 0, offsets: Tensor | None = None
     ) -> Prediction:
-        """The prediction of the bent target: closed-form part plus the network's correction.
+        """The prediction of the warped target: closed-form part plus the network's correction.
 
         Args:
             graph: features of the denoiser.
@@ -215,18 +215,20 @@ class Member(nn.Module):
         first = offsets + self.graph_share[store] * corrected.outputs[:, 0]
         return Prediction(torch.cat([first[:, None], corrected.outputs[:, 1:]], dim=1), corrected.norms)
 
-    def score(self, graph: GraphFeatures, configs: Tensor, store: int = 0) -> Tensor:
-        """Predicted target of configs [B, L] in its own units, float [B]."""
-        if self.graph_share[store] > 0:
-            bent = self(graph, configs, store).outputs[:, 0]
+    def score(
+        self, graph: GraphFeatures, configs: Tensor, store: int = 0, *, corrected: bool = True
+    ) -> Tensor:
+        """Predicted target of configs [B, L] in its own units, float [B]; not corrected: without network."""
+        if corrected and self.graph_share[store] > 0:
+            warped = self(graph, configs, store).outputs[:, 0]
         else:
-            bent = self.closed_form(configs.long(), store)
-        return self.unbent(store, bent)
+            warped = self.closed_form(configs.long(), store)
+        return self.unwarped(store, warped)
 
     def parts(
         self, graph: GraphFeatures, configs: Tensor, targets: Tensor, store: int = 0
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of records, on the bent scale, each float [B]: the target, the closed-form part, the correction.
+        """Of records, on the warped scale, each float [B]: the target, the closed-form part, the correction.
 
         Args:
             graph: features of the denoiser.
@@ -234,12 +236,12 @@ class Member(nn.Module):
             targets: float [B, T].
             store: position of the denoiser.
         """
-        wanted = self.bent(store, targets)[:, 0]
+        wanted = self.warped(store, targets)[:, 0]
         return wanted, self.closed_form(configs, store), self.network(graph, configs, store).outputs[:, 0]
 
-    def unbent(self, store: int, bent: Tensor) -> Tensor:
+    def unwarped(self, store: int, warped: Tensor) -> Tensor:
         """The first target in its own units from what the network predicts, float [...]."""
-        outputs = unbend(bent, self.power[store], self.target_low[store], self.target_high[store])
+        outputs = unwarp(warped, self.power[store], self.target_low[store], self.target_high[store])
         return outputs * self.target_std[store, 0] + self.target_mean[store, 0]
 
 
@@ -252,14 +254,16 @@ def _make_room(member: nn.Module, state: Mapping[str, Tensor], prefix: str, *_: 
 
 
 class Ensemble(nn.ModuleList):
-    """K members. Their mean is the prediction, their disagreement its spread."""
+    """K members, trained on different folds; none where there were too few labels for networks."""
 
     def __iter__(self) -> Iterator[Member]:
         return super().__iter__()  # type: ignore[return-value]
 
-    def score(self, graph: GraphFeatures, configs: Tensor, store: int = 0) -> Tensor:
+    def score(
+        self, graph: GraphFeatures, configs: Tensor, store: int = 0, *, corrected: bool = True
+    ) -> Tensor:
         """What each member predicts for configs [B, L], float [K, B]."""
-        return torch.stack([member.score(graph, configs, store) for member in self])
+        return torch.stack([member.score(graph, configs, store, corrected=corrected) for member in self])
 
     @torch.no_grad()
     def calibrate(self, stores: Sequence[StoreData]) -> None:
@@ -270,7 +274,7 @@ class Ensemble(nn.ModuleList):
                 them together.
         """
         self.eval()
-        for store, data in enumerate(stores):
+        for store, data in enumerate(stores if len(self) else ()):
             missing, corrections = [], []
             for index, member in enumerate(self):
                 member.fit_hops(store, data, index)

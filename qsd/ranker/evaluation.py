@@ -1,43 +1,40 @@
 """Measures a ranker on test records beside the baselines."""
 
 import numpy as np
-import torch
 
 from qsd.ranker.baselines import BASELINES, probed_length
 from qsd.ranker.data import StoreData
-from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.metrics import evaluate
+from qsd.ranker.posteriors import TARGET, Posteriors
 
 Report = dict[str, dict[str, dict[str, float]]]
 """Predictor -> metric -> {"value", "low", "high"}."""
 
 
-def compare(members: Ensemble, data: StoreData, store: int = 0, num_bootstrap: int = 1000) -> Report:
-    """Metrics of the ensemble's mean and of every baseline on the test records of one store.
+def compare(posteriors: Posteriors, data: StoreData, num_bootstrap: int = 1000) -> Report:
+    """Metrics of the ranker's posterior mean and of every baseline on the test records of one store.
 
-    Baselines learn from the training and validation records together, as the ensemble does.
+    Baselines learn from the training and validation records together, as the ranker does.
 
-    Where test records were measured again under further noise seeds, two rows more tell how well these
-    measurements rank the same records, and how well the ranker does there. Configs share their noise, so a
-    ranker can learn what is peculiar to the seed of its labels and rank better than another seed does.
+    Where test records were measured again under further noise seeds, three rows more are about these records.
+    The headline is how the ranker ranks the labels of the *other* seeds, which is what a user gets. Beside it
+    stand how it ranks those of its own seed (configs share their noise, so it learns what is peculiar to
+    it), and repeatability, how well the labels of other seeds rank those of the first.
 
     Args:
-        members: trained, on the device of ``data.graph``.
-        data: one store.
-        store: its position among those that the members know.
+        posteriors: of the store.
+        data: the store.
         num_bootstrap: resamples of the test records behind the intervals.
     """
     known, test = data.known_rows(), data.test_rows()
-    members.eval()
-    with torch.inference_mode():
-        device = data.graph.kind.device
-        predicted = members.score(data.graph, data.configs[test].to(device), store).mean(dim=0).double().cpu()
+    configs = data.configs.numpy().astype(np.int16)
+    predicted = posteriors[TARGET].posterior(configs[test]).mean
     target = data.targets[:, 0].double().numpy()
-    report = {"ranker": evaluate(target[test], predicted.numpy(), num_bootstrap)}
-    configs = data.configs.numpy().astype(np.int8)
+    report = {"ranker": evaluate(target[test], predicted, num_bootstrap)}
     for name, baseline in BASELINES.items():
-        guess = baseline(data.header, configs[known], target[known], configs[test])
-        report[name] = evaluate(target[test], guess, num_bootstrap)
+        if len(known) > 1:
+            guess = baseline(data.header, configs[known], target[known], configs[test])
+            report[name] = evaluate(target[test], guess, num_bootstrap)
     if data.responses is not None:
         guess = probed_length(data.responses, configs[test])
         report["length of the probed change"] = evaluate(target[test], guess, num_bootstrap)
@@ -45,11 +42,10 @@ def compare(members: Ensemble, data: StoreData, store: int = 0, num_bootstrap: i
     repeated = np.isfinite(repeats).all(axis=0) & bool(len(repeats))
     count = int(repeated.sum())
     if count > 2:
-        wanted = target[test][repeated]
-        report[f"another noise seed (ceiling), {count} records"] = evaluate(
-            wanted, repeats[:, repeated], num_bootstrap
+        own, others, guess = target[test][repeated], repeats[:, repeated], predicted[repeated]
+        report[f"ranker, labels of other noise seeds, {count} records"] = evaluate(
+            others, guess, num_bootstrap
         )
-        report[f"ranker, the same {count} records"] = evaluate(
-            wanted, predicted.numpy()[repeated], num_bootstrap
-        )
+        report[f"ranker, its own seed, the same {count} records"] = evaluate(own, guess, num_bootstrap)
+        report[f"repeatability of labels, the same {count} records"] = evaluate(own, others, num_bootstrap)
     return report

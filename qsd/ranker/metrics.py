@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import stats
 
+from qsd.search.posterior import Posterior
+
 _SURE = 1 - 1e-9  # z of 1 is infinite
 
 
@@ -80,8 +82,8 @@ def evaluate(
     """All metrics, with 95 % percentile bootstrap intervals over the records.
 
     Args:
-        target: float [n], true values.
-        predicted: float [n], or [Z, n] of several predictors whose metrics are averaged.
+        target: float [n], true values, or [Z, n] of several measurements over which metrics are averaged.
+        predicted: float [n], or [Z, n] of several predictors over which metrics are averaged.
         num_bootstrap: resamples; the same for every predictor, given the seed.
         seed: of the resampling.
 
@@ -89,14 +91,46 @@ def evaluate(
         Metric name -> {"value", "low", "high"}.
     """
     rng = np.random.default_rng(seed)
-    samples = [rng.integers(0, len(target), len(target)) for _ in range(num_bootstrap)]
+    count = int(target.shape[-1])
+    samples = [rng.integers(0, count, size=count) for _ in range(num_bootstrap)]
+    pairs = list(zip(*np.broadcast_arrays(np.atleast_2d(target), np.atleast_2d(predicted)), strict=True))
     results = {}
     for name, metric in METRICS.items():
 
         def mean(rows: np.ndarray, metric: Callable[[np.ndarray, np.ndarray], float] = metric) -> float:
-            return float(np.mean([metric(target[rows], one[rows]) for one in np.atleast_2d(predicted)]))
+            return float(np.mean([metric(truth[rows], guess[rows]) for truth, guess in pairs]))
 
         resampled = [mean(rows) for rows in samples]
         low, high = np.quantile(resampled, [0.025, 0.975]) if resampled else (np.nan, np.nan)
-        results[name] = {"value": mean(np.arange(len(target))), "low": float(low), "high": float(high)}
+        results[name] = {"value": mean(np.arange(0, count)), "low": float(low), "high": float(high)}
     return results
+
+
+CALIBRATION = ("spearman", "coverage_68", "coverage_90", "nll", "miscalibration_area")
+"""Columns of :func:`calibration`."""
+_LEVELS = np.linspace(0.01, 0.99, 99)
+
+
+def calibration(target: np.ndarray, posterior: Posterior) -> dict[str, float]:
+    """Whether a posterior is as wrong as it says, on records that it was not fitted to.
+
+    Args:
+        target: float [n], true values.
+        posterior: of the same n records.
+
+    Returns:
+        ``spearman`` of the mean; ``coverage_68`` and ``coverage_90``, shares of records in the central
+        intervals of one standard deviation and of 90 %; ``nll``, mean negative log likelihood in nats, in the
+        unit of the target; ``miscalibration_area``, mean absolute difference between the probability of a
+        quantile and the share of records below it, 0 perfect, 0.5 worst (Kuleshov, Fenner and Ermon,
+        "Accurate uncertainties for deep learning using calibrated regression", ICML 2018).
+    """
+    below = posterior.cdf(target)
+    inside = np.abs(below - 0.5) * 2  # the confidence of the central interval that just holds the record
+    return {
+        "spearman": spearman(target, posterior.mean),
+        "coverage_68": float((inside <= 0.6827).mean()),
+        "coverage_90": float((inside <= 0.9).mean()),
+        "nll": float(-posterior.log_density(target).mean()),
+        "miscalibration_area": float(np.abs((below[:, None] <= _LEVELS).mean(axis=0) - _LEVELS).mean()),
+    }

@@ -114,7 +114,7 @@ class RankerModule(lightning.LightningModule):
         for (store, turn), parts in self._validated.items():
             targets, wanted, offsets, corrections = torch.cat([found for _, found in parts], dim=1)
             share = share_of(wanted - offsets, corrections)
-            predicted = [member.unbent(store, found[2] + share * found[3]) for member, found in parts]
+            predicted = [member.unwarped(store, found[2] + share * found[3]) for member, found in parts]
             rank = spearman(targets.cpu().numpy(), torch.cat(predicted).cpu().numpy())
             ranks.setdefault(turn, []).append(rank)
             errors.append(F.mse_loss(offsets + share * corrections, wanted))
@@ -133,9 +133,8 @@ class RankerModule(lightning.LightningModule):
             self.log(f"test_{name}", value, batch_size=1)
 
     def predict_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Mean and spread over members of a store's records, float [2, R]."""
-        scores = self.members.score(self._data(batch.store).graph, batch.configs[0], batch.store)
-        return torch.stack([scores.mean(dim=0), scores.std(dim=0, correction=0)])
+        """Mean over members of a store's records, float [R]."""
+        return self.members.score(self._data(batch.store).graph, batch.configs[0], batch.store).mean(dim=0)
 
     def configure_optimizers(self) -> Any:
         tables = {name for name, _ in self.named_parameters() if "tables" in name}
@@ -154,7 +153,7 @@ class RankerModule(lightning.LightningModule):
         self, member: Member, data: StoreData, store: int, configs: Tensor, targets: Tensor, offsets: Tensor
     ) -> Tensor:
         prediction = member(data.graph, configs, store, offsets)
-        wanted = member.bent(store, targets)
+        wanted = member.warped(store, targets)
         squared = torch.where(wanted.isfinite(), (prediction.outputs - wanted).nan_to_num() ** 2, 0.0).mean(
             dim=0
         )

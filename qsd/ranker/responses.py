@@ -75,8 +75,13 @@ class ResponseModel:
         known: float64 [S, n, d], changes of the training configs.
         form: float64 [S], variance of the quadratic form in each space, of one of the process.
         weight: float64 [n], of the similarities to them.
-        power: of the link that bends the standardized target.
-        left_out: float64 [n], bent prediction of each training record by the same model without that record.
+        power: of the warping of the standardized target.
+        left_out: float64 [n], warped prediction of each record by the same model without that record.
+        trend: float64 [S], variances of the slopes on standardized logarithms of lengths.
+        length_mean: float64 [S], mean of these logarithms over the training configs.
+        length_std: float64 [S], their standard deviation.
+        process: variance of the process.
+        noise: variance of what configs do not explain.
     """
 
     change: np.ndarray
@@ -88,9 +93,14 @@ class ResponseModel:
     weight: np.ndarray
     power: float
     left_out: np.ndarray
+    trend: np.ndarray
+    length_mean: np.ndarray
+    length_std: np.ndarray
+    process: float
+    noise: float
 
     def __call__(self, configs: np.ndarray) -> np.ndarray:
-        """Bent predictions, float64 [m], of configs int8 [m, L]."""
+        """Warped predictions, float64 [m], of configs int8 [m, L]."""
         constant = np.array(self.constant)
         parts = (self.change, self.scale, self.slope, constant, self.known, self.form, self.weight)
         return predict(torch.from_numpy(configs), *map(torch.from_numpy, parts)).numpy()
@@ -106,13 +116,13 @@ def predict(
     form: Tensor,
     weight: Tensor,
 ) -> Tensor:
-    """Bent predictions, float [m], of integer configs [m, L]; the rest as in :class:`ResponseModel`."""
+    """Warped predictions, float [m], of integer configs [m, L]; the rest as in :class:`ResponseModel`."""
     changes = total_change(configs, change)
     alike = torch.exp(-squared_distances(changes, known).sum(dim=0))
     if form.any():
-        one, other = (_direction(some / scale.sqrt().unsqueeze(-2)) for some in (changes, known))
+        one, other = (unit_length(some / scale.sqrt().unsqueeze(-2)) for some in (changes, known))
         alike = alike + torch.einsum("s,smn->mn", form, (one @ other.mT).square())
-    return constant + slope @ _log_length(changes, scale) + alike @ weight
+    return constant + slope @ log_length(changes, scale) + alike @ weight
 
 
 def total_change(configs: Tensor, change: Tensor) -> Tensor:
@@ -160,13 +170,13 @@ def fit_response_model(
             for some in [changes[space : space + 1, :, part]]
         ]
     )
-    lengths = _log_length(changes, torch.ones(1)).numpy()
-    centre, spread = lengths.mean(axis=1), np.maximum(lengths.std(axis=1), 1e-12)
-    standardized = (lengths - centre[:, None]) / spread[:, None]
+    lengths = log_length(changes, torch.ones(1)).numpy()
+    length_mean, length_std = lengths.mean(axis=1), np.maximum(lengths.std(axis=1), 1e-12)
+    standardized = (lengths - length_mean[:, None]) / length_std[:, None]
     trends = np.einsum("si,sj->sij", standardized, standardized)
     count = len(spaces)
     if settings.quadratic:
-        directions = _direction(changes)
+        directions = unit_length(changes)
         trends = np.concatenate([trends, (directions @ directions.mT).square().numpy()])
 
     def by_kind(values: np.ndarray) -> tuple[np.ndarray, float, float, np.ndarray]:
@@ -195,21 +205,26 @@ def fit_response_model(
     expected = np.concatenate([of_trends, [_PROCESS, settings.noise], _SCALE * matter, ratios])
     deviation = np.repeat([settings.deviation, settings.bands], [len(expected) - len(ratios), len(ratios)])
     found = most_likely(covariance, target, expected, deviation)
-    of_trends, process, _, scales = by_kind(found.values)
+    of_trends, process, noise, scales = by_kind(found.values)
     scale = torch.zeros(count, widest, dtype=torch.float64)
     for (space, part), value in zip(bands, scales.tolist(), strict=True):
         scale[space, part] = value / unit[space]
-    slope = of_trends[:count] * (standardized @ found.weights) / spread
+    slope = of_trends[:count] * (standardized @ found.weights) / length_std
     return ResponseModel(
         change=(alone * scale.sqrt()[:, None, None]).numpy(),
         scale=scale.numpy(),
         slope=slope,
-        constant=float(MEAN_VARIANCE * found.weights.sum() - slope @ centre),
+        constant=float(MEAN_VARIANCE * found.weights.sum() - slope @ length_mean),
         known=(changes * scale.sqrt()[:, None]).numpy(),
         form=np.pad(of_trends[count:], (0, 2 * count - len(of_trends))) / process,
         weight=process * found.weights,
         power=found.power,
         left_out=found.left_out,
+        trend=of_trends[:count],
+        length_mean=length_mean,
+        length_std=length_std,
+        process=process,
+        noise=noise,
     )
 
 
@@ -231,11 +246,11 @@ def _bands(num_spaces: int, width: int, several: bool) -> list[tuple[int, slice]
     ]
 
 
-def _direction(changes: Tensor) -> Tensor:
+def unit_length(changes: Tensor) -> Tensor:
     """Changes [..., d] of length 1."""
     return F.normalize(changes, dim=-1)
 
 
-def _log_length(changes: Tensor, scale: Tensor) -> Tensor:
+def log_length(changes: Tensor, scale: Tensor) -> Tensor:
     """Logarithm of the squared length of changes [S, m, d] in units of square ``scale``, float [S, m]."""
     return (changes.square() / scale.unsqueeze(-2)).sum(dim=-1).clamp_min(_SHORTEST).log()

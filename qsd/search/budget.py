@@ -6,12 +6,8 @@ from typing import Self
 
 import numpy as np
 
+from qsd.bank.sizes import largest_bytes, smallest_bytes
 from qsd.support.errors import QsdError
-
-
-def uniform_configs(num_layers: int, num_options: int) -> np.ndarray:
-    """The O configs that use one option everywhere, int8 [O, L]."""
-    return np.repeat(np.arange(num_options, dtype=np.int8)[:, None], num_layers, axis=1)
 
 
 @dataclass(frozen=True)
@@ -38,17 +34,17 @@ class Budget:
         """The budget that a user states in average bits or in bytes; with neither, everything fits.
 
         Args:
-            num_bytes: int64 [L, O].
+            num_bytes: int64 [L, O], -1 where an option is not available.
             num_weights: int64 [L].
             max_bits: Average bits per weight, codebooks and scales included.
             max_bytes: Bytes.
 
         Raises:
-            QsdError: Both are given, or no config is that small.
+            QsdError: Both are given, or no config is that small; smallest and largest size are named.
         """
         if max_bits is not None and max_bytes is not None:
             raise QsdError("budget: give max_bits or max_bytes, not both")
-        smallest = int(num_bytes.min(axis=1).sum())
+        smallest, largest = smallest_bytes(num_bytes), largest_bytes(num_bytes)
         total_weights = int(num_weights.sum())
         if max_bits is not None:
             if not math.isfinite(max_bits):
@@ -59,14 +55,16 @@ class Budget:
         elif max_bytes is not None:
             limit = int(max_bytes)
         else:
-            limit = int(num_bytes.max(axis=1).sum())
+            limit = largest
         if limit < smallest:
             # The bits are rounded up, so that the number in the message works when it is typed in.
             bits = math.ceil(8e4 * smallest / total_weights) / 1e4
             asked = f"{max_bits} bits" if max_bits is not None else f"{max_bytes} bytes"
             raise QsdError(
                 f"budget: {asked} is below the smallest possible size, {smallest} bytes "
-                f"({bits:.4f} average bits); raise the budget or build a bank with smaller options"
+                f"({bits:.4f} average bits; the largest is {largest} bytes, "
+                f"{8 * largest / total_weights:.4f}); "
+                "raise the budget or build a bank with smaller options"
             )
         return cls(max_bytes=limit, max_bits=8.0 * limit / total_weights)
 

@@ -1,82 +1,75 @@
 """Predicted quality with a memory: every distinct config is predicted once, and all of them are kept."""
 
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
-
 import numpy as np
+from scipy.stats import norm
 
+from qsd.search.posterior import Predictor, as_predictor
 from qsd.support.errors import QsdError
 
 
-@runtime_checkable
-class SpreadPredictor(Protocol):
-    """A predictor that also says how far its members disagree."""
-
-    def predict_with_spread(self, configs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation over the ensemble, each float [n], of int8 [n, L] configs."""
-
-
-Predictor = SpreadPredictor | Callable[[np.ndarray], np.ndarray]
-"""Either a function int8 [n, L] -> float [n] (larger is better), or an object with `predict_with_spread`."""
-
-
 class Evaluator:
-    """Scores configs by `mean - kappa * spread` and remembers them.
+    """Scores configs by the lower confidence bound of their posterior and remembers them.
 
     A search finds the places where a learned predictor errs in its favour, all the more the further it gets
-    from the labeled configs. There the members of an ensemble disagree, so the pessimistic score takes such
-    places back. kappa 0 trusts the mean.
+    from the labeled configs. There the posterior is wide, so a bound that is exceeded with probability
+    ``confidence`` takes such places back (Srinivas, Krause, Kakade and Seeger, "Gaussian process optimization
+    in the bandit setting", ICML 2010). A confidence of 0.5 trusts the mean.
+
+    Args:
+        predictor: what predicts.
+        confidence: 0.5 to below 1.
+        batch_size: configs predicted at a time.
 
     Attributes:
-        count: Number of distinct configs predicted so far.
+        count: number of distinct configs predicted so far.
     """
 
-    def __init__(self, predictor: Predictor, kappa: float = 0.5, batch_size: int = 512) -> None:
-        self._predictor = predictor
-        self._kappa = kappa
+    def __init__(self, predictor: Predictor, confidence: float = 0.7, batch_size: int = 512) -> None:
+        self._predictor = as_predictor(predictor)
+        self._reach = float(norm.ppf(confidence))
         self._batch_size = batch_size
         self._row_of: dict[bytes, int] = {}
         self._configs: list[np.ndarray] = []
-        self._mean: list[float] = []
-        self._spread: list[float] = []
-        self._knows_spread = isinstance(predictor, SpreadPredictor)
+        self._mean = np.zeros(0)
+        self._std = np.zeros(0)
 
     @property
     def count(self) -> int:
-        return len(self._configs)
+        return len(self._row_of)
 
     def __call__(self, configs: np.ndarray) -> np.ndarray:
         """Scores of int8 [n, L] configs, float64 [n]; only those not seen before are predicted."""
         configs = np.ascontiguousarray(configs, dtype=np.int8)
-        keys = [config.tobytes() for config in configs]
-        fresh = {key: row for row, key in enumerate(keys) if key not in self._row_of}
-        unseen = configs[list(fresh.values())]
-        for start in range(0, len(unseen), self._batch_size):
-            self._predict(unseen[start : start + self._batch_size])
-        rows = [self._row_of[key] for key in keys]
-        mean, spread = np.array(self._mean), np.array(self._spread)
-        return mean[rows] - self._kappa * spread[rows]
+        row_of = self._row_of
+        fresh: list[int] = []
+        rows = np.empty(len(configs), dtype=np.int64)
+        for place, key in enumerate(configs.view(f"V{configs.shape[1]}").ravel().tolist()):
+            row = row_of.setdefault(key, len(row_of))
+            rows[place] = row
+            if row == self.known + len(fresh):
+                fresh.append(place)
+        for start in range(0, len(fresh), self._batch_size):
+            self._predict(configs[fresh[start : start + self._batch_size]])
+        return self._mean[rows] - self._reach * self._std[rows]
 
-    def archive(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """What was predicted: configs int8 [count, L], mean and spread (or None) float64 [count]."""
-        spread = np.array(self._spread) if self._knows_spread else None
-        return np.stack(self._configs), np.array(self._mean), spread
+    @property
+    def known(self) -> int:
+        """Configs whose prediction is kept."""
+        return len(self._mean)
+
+    def archive(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What was predicted: configs int8 [count, L], mean and standard deviation float64 [count]."""
+        return np.concatenate(self._configs), self._mean, self._std
 
     def _predict(self, configs: np.ndarray) -> None:
-        if isinstance(self._predictor, SpreadPredictor):
-            mean, spread = self._predictor.predict_with_spread(configs)
-        else:
-            mean = self._predictor(configs)
-            spread = np.zeros(len(configs))
-        mean, spread = np.asarray(mean, dtype=np.float64), np.asarray(spread, dtype=np.float64)
-        if mean.shape != (len(configs),) or spread.shape != mean.shape:
+        found = self._predictor.posterior(configs)
+        mean, variance = np.asarray(found.mean, float), np.asarray(found.variance, float)
+        if mean.shape != (len(configs),) or variance.shape != mean.shape:
             raise ValueError(
-                f"the predictor returned shapes {mean.shape}, {spread.shape} for {len(configs)} configs"
+                f"the predictor returned shapes {mean.shape}, {variance.shape} for {len(configs)} configs"
             )
-        if not (np.isfinite(mean).all() and np.isfinite(spread).all()):
+        if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
             raise QsdError("ranker: predicts NaN or infinity for some configs; train it again")
-        for config, config_mean, config_spread in zip(configs, mean, spread, strict=True):
-            self._row_of[config.tobytes()] = len(self._configs)
-            self._configs.append(config.copy())
-            self._mean.append(float(config_mean))
-            self._spread.append(float(config_spread))
+        self._configs.append(configs)
+        self._mean = np.concatenate([self._mean, mean])
+        self._std = np.concatenate([self._std, np.sqrt(variance)])

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from scipy.stats import norm
 
 from qsd.configs.document import layers_from_json, layers_to_json, read_json, write_json
 from qsd.denoisers.pipeline import check_same_denoiser
 from qsd.support.errors import QsdError
 
 FRONT_FORMAT = "qsd-front"
-FRONT_VERSION = 1
+FRONT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class FrontMeta:
         max_bytes: The byte budget of the search.
         max_bits: The same in average bits per weight.
         seed: Seed of the search.
-        kappa: Members are ranked by predicted - kappa * spread.
+        confidence: Members are ranked by what their quality exceeds with this probability.
         settings: Other settings of the search, and what it cost.
         command: The command that ran it.
         versions: Package name -> version.
@@ -41,7 +42,7 @@ class FrontMeta:
     max_bytes: int | None = None
     max_bits: float | None = None
     seed: int = 0
-    kappa: float = 0.0
+    confidence: float = 0.5
     settings: dict[str, Any] = field(default_factory=dict)
     command: str = ""
     versions: dict[str, str] = field(default_factory=dict)
@@ -54,7 +55,7 @@ class Front:
     Attributes:
         configs: int8 [n, L].
         predicted: float64 [n], predicted quality, larger is better.
-        spread: float64 [n], standard deviation over the predictor's ensemble; None where it reports none.
+        std: float64 [n], standard deviation of the posterior; 0 where the predictor knows none.
         num_bytes: int64 [n], exact.
         avg_bits: float64 [n], 8 * bytes / number of weights.
         meta: Provenance.
@@ -64,7 +65,7 @@ class Front:
 
     configs: np.ndarray
     predicted: np.ndarray
-    spread: np.ndarray | None
+    std: np.ndarray
     num_bytes: np.ndarray
     avg_bits: np.ndarray
     meta: FrontMeta
@@ -79,8 +80,8 @@ class Front:
 
     @property
     def score(self) -> np.ndarray:
-        """What members are ranked by: predicted - kappa * spread, float64 [n]."""
-        return self.predicted if self.spread is None else self.predicted - self.meta.kappa * self.spread
+        """What members are ranked by, the lower confidence bound of the quality, float64 [n]."""
+        return self.predicted - norm.ppf(self.meta.confidence) * self.std
 
     def best_index(self, *, max_bits: float | None = None, max_bytes: int | None = None) -> int:
         """Index of the member with the best score among those that fit the limits given.
@@ -119,7 +120,7 @@ class Front:
                 "max_bytes": meta.max_bytes,
                 "max_bits": meta.max_bits,
                 "seed": meta.seed,
-                "kappa": meta.kappa,
+                "confidence": meta.confidence,
                 "settings": meta.settings,
                 "command": meta.command,
                 "versions": meta.versions,
@@ -134,7 +135,7 @@ class Front:
             "avg_bits": float(self.avg_bits[index]),
             "predicted": {
                 "quality": float(self.predicted[index]),
-                "spread": None if self.spread is None else float(self.spread[index]),
+                "std": float(self.std[index]),
             },
             "measured": self.measured[index],
             "layers": layers_to_json(self.configs[index], self.meta.layer_names, self.meta.option_names),
@@ -170,20 +171,19 @@ class Front:
                 key: document[key]
                 for key in (
                     *("denoiser", "options_hash", "ranker", "max_bytes", "max_bits"),
-                    *("seed", "kappa", "settings", "command", "versions"),
+                    *("seed", "confidence", "settings", "command", "versions"),
                 )
             },
         )
         members = document["members"]
         if not members:
             raise QsdError(f"{path}: the front has no members; search again")
-        spread = [member["predicted"]["spread"] for member in members]
         return cls(
             configs=np.stack(
                 [layers_from_json(m["layers"], meta.layer_names, meta.option_names, path) for m in members]
             ),
             predicted=np.array([member["predicted"]["quality"] for member in members], dtype=np.float64),
-            spread=None if None in spread else np.array(spread, dtype=np.float64),
+            std=np.array([member["predicted"]["std"] for member in members], dtype=np.float64),
             num_bytes=np.array([member["num_bytes"] for member in members], dtype=np.int64),
             avg_bits=np.array([member["avg_bits"] for member in members], dtype=np.float64),
             meta=meta,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from qsd.bank.sizes import config_bytes
+from qsd.search.nsga2 import Mutations
 from qsd.support.progress import Progress
 
 PARENTS = 8
@@ -70,14 +71,14 @@ def _proposals(
     rng: np.random.Generator,
 ) -> np.ndarray:
     """At most `n` distinct neighbours of the parents that fit, int8 [<= n, L]."""
-    num_layers, num_options = num_bytes.shape
+    num_layers, mutations = len(num_bytes), Mutations.make(num_bytes)
     drawn = 16 * n
     rows = np.arange(drawn)
     parent = rng.integers(len(parents), size=drawn)
     pool = parents[parent]
     for swap in range(2):
         layer = rng.integers(num_layers, size=drawn)
-        option = rng.integers(num_options, size=drawn)
+        option = mutations.options[layer, (rng.random(drawn) * mutations.count[layer]).astype(np.int64)]
         use = np.full(drawn, True) if swap == 0 else rng.random(drawn) < 0.7
         pool[rows[use], layer[use]] = option[use]
     gain = _additive(pool, values) - _additive(parents, values)[parent]

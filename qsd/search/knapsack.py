@@ -20,7 +20,7 @@ def solve_knapsack(values: np.ndarray, num_bytes: np.ndarray, max_bytes: int) ->
 
     Args:
         values: float [L, O], larger is better.
-        num_bytes: int64 [L, O].
+        num_bytes: int64 [L, O], -1 where an option is not available.
         max_bytes: The budget, never exceeded.
 
     Returns:
@@ -33,7 +33,7 @@ def solve_knapsack(values: np.ndarray, num_bytes: np.ndarray, max_bytes: int) ->
     price = _price_at(values, num_bytes, max_bytes)
     if price is None:
         return known
-    reduced = values - price * num_bytes
+    reduced = np.where(num_bytes >= 0, values - price * num_bytes, -np.inf)
     regret = reduced.max(axis=1, keepdims=True) - reduced
     layers = np.arange(len(values))
     room = int(max_bytes) - int(config_bytes(known, num_bytes))

@@ -53,7 +53,7 @@ def lagrangian_front(values: np.ndarray, num_bytes: np.ndarray) -> np.ndarray:
 
     Args:
         values: float [L, O], additive quality, larger is better.
-        num_bytes: int64 [L, O].
+        num_bytes: int64 [L, O], -1 where an option is not available.
 
     Returns:
         int8 [k, L]; sizes and additive quality both increase along k, k <= 1 + L * (O - 1).
@@ -106,6 +106,8 @@ def _upper_hull(layer_values: np.ndarray, layer_bytes: np.ndarray) -> list[int]:
     """Options on the upper convex hull of (bytes, value), from the smallest, values rising."""
     hull: list[int] = []
     for option in np.lexsort((-layer_values, layer_bytes)):
+        if layer_bytes[option] < 0 or layer_values[option] == -np.inf:
+            continue
         if hull and layer_values[option] <= layer_values[hull[-1]]:
             continue
         while len(hull) >= 2 and _below(hull[-2], hull[-1], option, layer_values, layer_bytes):

@@ -1,11 +1,12 @@
 """NSGA-II (Deb, Pratap, Agarwal, Meyarivan 2002) over int8 genomes: most quality, fewest bytes."""
 
-from bisect import bisect_right
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
-from qsd.bank.sizes import config_bytes
+from qsd.search.kernels import ranks, sizes
 from qsd.support.progress import Progress
 
 CROSSOVER_PROBABILITY = 0.9
@@ -25,30 +26,24 @@ def non_dominated_rank(score: np.ndarray, cost: np.ndarray) -> np.ndarray:
     Returns:
         int64 [n].
     """
-    rank = np.empty(len(score), dtype=np.int64)
-    best_of_front: list[float] = []  # negated, so rising
-    previous = None
-    for point in np.lexsort((-score, cost)):
-        here = (float(score[point]), float(cost[point]))
-        if here != previous:
-            front = bisect_right(best_of_front, -here[0])
-            best_of_front[front : front + 1] = [-here[0]]
-            previous = here
-        rank[point] = front
-    return rank
+    score, cost = np.asarray(score, dtype=np.float64), np.asarray(cost, dtype=np.float64)
+    return ranks(np.lexsort((-score, cost)), score, cost)
 
 
 def crowding_distance(score: np.ndarray, cost: np.ndarray, rank: np.ndarray) -> np.ndarray:
     """How lonely each point is within its front: float64 [n], infinite at the two ends of a front."""
     distance = np.zeros(len(score))
-    for front in range(int(rank.max(initial=-1)) + 1):
-        members = np.flatnonzero(rank == front)
-        for objective in (np.asarray(score, dtype=np.float64), np.asarray(cost, dtype=np.float64)):
-            order = members[np.argsort(objective[members], kind="stable")]
-            span = objective[order[-1]] - objective[order[0]]
-            distance[order[[0, -1]]] = np.inf
-            if span > 0 and len(order) > 2:
-                distance[order[1:-1]] += (objective[order[2:]] - objective[order[:-2]]) / span
+    for objective in (np.asarray(score, dtype=np.float64), np.asarray(cost, dtype=np.float64)):
+        order = np.lexsort((objective, rank))
+        fronts, values = rank[order], objective[order]
+        first = np.append(True, fronts[1:] != fronts[:-1])
+        last = np.append(first[1:], True)
+        starts, ends = np.flatnonzero(first), np.flatnonzero(last)
+        span = np.repeat(values[ends] - values[starts], ends - starts + 1)
+        gap = np.zeros(len(score))
+        gap[1:-1] = values[2:] - values[:-2]
+        share = np.divide(gap, span, out=np.zeros_like(gap), where=span > 0)
+        distance[order] += np.where(first | last, np.inf, share)
     return distance
 
 
@@ -85,30 +80,65 @@ def evolve(
         int8 [<= population, L], the last population, distinct configs, best front first.
     """
     genomes = np.unique(fit(seeds), axis=0)
-    quality, cost = score(genomes), config_bytes(genomes, num_bytes)
+    quality, cost = score(genomes), sizes(genomes, num_bytes)
+    mutations = Mutations.make(num_bytes)
     for generation in range(generations):
         kept = select_survivors(quality, cost, population)  # best first, so a lower index wins tournaments
         genomes, quality, cost = genomes[kept], quality[kept], cost[kept]
-        children = fit(_offspring(genomes, num_bytes.shape[1], population, rng))
-        merged = np.unique(np.concatenate([genomes, children]), axis=0)
-        genomes, quality, cost = merged, score(merged), config_bytes(merged, num_bytes)
+        children = _unseen(fit(_offspring(genomes, mutations, population, rng)), genomes)
+        genomes = np.concatenate([genomes, children])
+        quality = np.concatenate([quality, score(children)])
+        cost = np.concatenate([cost, sizes(children, num_bytes)])
         if progress is not None:
             progress(generation + 1, generations, f"best predicted quality {quality.max():.4g}")
     return genomes[select_survivors(quality, cost, population)]
 
 
-def _offspring(parents: np.ndarray, num_options: int, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Binary tournaments, uniform crossover and mutation of one gene on average, int8 [n, L].
+@dataclass(frozen=True)
+class Mutations:
+    """The options that each unit can take, so that a mutation is one look-up.
+
+    Attributes:
+        options: int8 [U, O], the available options first.
+        count: int64 [U], how many these are.
+    """
+
+    options: np.ndarray
+    count: np.ndarray
+
+    @classmethod
+    def make(cls, num_bytes: np.ndarray) -> Self:
+        """From int64 [U, O] with -1 where an option is not available."""
+        options = np.argsort(num_bytes < 0, axis=1, kind="stable").astype(np.int8)
+        return cls(options, (num_bytes >= 0).sum(axis=1))
+
+
+def _unseen(children: np.ndarray, parents: np.ndarray) -> np.ndarray:
+    """The distinct children that are no parents, in order."""
+    known = set(_keys(parents))
+    fresh = {key: row for row, key in enumerate(_keys(children)) if key not in known}
+    return children[sorted(fresh.values())]
+
+
+def _keys(genomes: np.ndarray) -> list[bytes]:
+    genomes = np.ascontiguousarray(genomes)
+    return genomes.view(f"V{genomes.shape[1]}").ravel().tolist()
+
+
+def _offspring(parents: np.ndarray, mutations: Mutations, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Binary tournaments, uniform crossover and mutation of one gene on average, int8 [n, U].
 
     `parents` stand in order of fitness, so the smaller of two random indices is the tournament's winner.
     """
-    num_layers = parents.shape[1]
+    num_units = parents.shape[1]
     winners = rng.integers(len(parents), size=(2, n, 2)).min(axis=2)
     first, second = parents[winners[0]], parents[winners[1]]
-    from_second = rng.random((n, num_layers)) < 0.5
+    coins = np.frombuffer(rng.bytes(n * -(-num_units // 8)), dtype=np.uint8).reshape(n, -1)
+    from_second = np.unpackbits(coins, axis=1, count=num_units).astype(bool)
     from_second &= rng.random((n, 1)) < CROSSOVER_PROBABILITY
     children = np.where(from_second, second, first)
-    mutate = rng.random((n, num_layers)) < 1.0 / num_layers
-    # Adding 1 to O - 1 modulo O draws uniformly among the other options.
-    shift = rng.integers(1, max(num_options, 2), size=(n, num_layers))
-    return np.where(mutate, (children + shift) % num_options, children).astype(np.int8)
+    count = rng.binomial(n * num_units, 1.0 / num_units)
+    row, unit = rng.integers(n, size=count), rng.integers(num_units, size=count)
+    choice = (rng.random(count) * mutations.count[unit]).astype(np.int64)
+    children[row, unit] = mutations.options[unit, choice]
+    return children

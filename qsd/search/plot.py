@@ -13,6 +13,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
 from qsd.search.front import Front
+from qsd.search.posterior import Posterior
 from qsd.support.files import atomic
 
 _BLUE, _RED, _GREEN, _GREY = "#2166ac", "#b2182b", "#1b7837", "#8c8c8c"
@@ -48,8 +49,7 @@ def plot_front(
     """Draws a front and writes it as PNG.
 
     Args:
-        front: Its predicted quality is a line, with a band of one standard deviation where the ranker reports
-            a spread.
+        front: Its predicted quality is a line, with a band, the 90 % interval.
         path: Destination.
         quality_label: Name of the quality axis.
         labeled: Labeled random configs, a cloud.
@@ -96,9 +96,11 @@ def plot_front(
 
 def _draw_predicted(axes: Axes, front: Front) -> None:
     axes.plot(front.avg_bits, front.predicted, "-o", color=_BLUE, ms=3, lw=1.5, label="front, predicted")
-    if front.spread is not None:
-        low, high = front.predicted - front.spread, front.predicted + front.spread
-        axes.fill_between(front.avg_bits, low, high, color=_BLUE, alpha=0.15, lw=0)
+    if front.std.any():
+        low, high = Posterior(front.predicted, front.std**2).interval(0.9)
+        axes.fill_between(
+            front.avg_bits, low, high, color=_BLUE, alpha=0.15, lw=0, label="90 % interval, predicted"
+        )
 
 
 def _draw_measured(

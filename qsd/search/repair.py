@@ -1,20 +1,20 @@
-"""Bringing configs back under the byte budget, by switching layers to smaller options."""
+"""Bringing configs back under the byte budget, by switching units to smaller options."""
 
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
-from qsd.bank.sizes import config_bytes
+from qsd.search.kernels import repair_rows
 
 
 @dataclass(frozen=True)
 class Downgrades:
-    """For every layer and option, the smaller option that loses the least additive quality per byte saved.
+    """For every unit and option, the smaller option that loses the least additive quality per byte saved.
 
     Attributes:
-        target: int8 [L, O], the option to switch to; the option itself where none is smaller.
-        cost: float64 [L, O], additive quality lost per byte saved; infinite where none is smaller.
+        target: int8 [U, O], the option to switch to; the option itself where none is smaller.
+        cost: float64 [U, O], additive quality lost per byte saved; infinite where none is smaller.
     """
 
     target: np.ndarray
@@ -22,10 +22,13 @@ class Downgrades:
 
     @classmethod
     def make(cls, values: np.ndarray, num_bytes: np.ndarray) -> Self:
-        """From additive values (float [L, O], larger is better) and bytes (int64 [L, O])."""
-        saved = (num_bytes[:, :, None] - num_bytes[:, None, :]).astype(np.float64)  # [L, from, to]
-        lost = values[:, :, None] - values[:, None, :]
-        ratio = np.where(saved > 0, lost / np.where(saved > 0, saved, 1.0), np.inf)
+        """From additive values (float [U, O], larger is better) and bytes (int64 [U, O], -1: unavailable)."""
+        available = num_bytes >= 0
+        saved = (num_bytes[:, :, None] - num_bytes[:, None, :]).astype(np.float64)  # [U, from, to]
+        possible = (saved > 0) & available[:, :, None] & available[:, None, :]
+        with np.errstate(invalid="ignore"):
+            lost = values[:, :, None] - values[:, None, :]
+        ratio = np.where(possible, lost / np.where(possible, saved, 1.0), np.inf)
         target = ratio.argmin(axis=2)
         cost = ratio.min(axis=2)
         target = np.where(np.isfinite(cost), target, np.arange(num_bytes.shape[1]))
@@ -33,35 +36,29 @@ class Downgrades:
 
 
 def repair(
-    configs: np.ndarray,
+    units: np.ndarray,
     num_bytes: np.ndarray,
     max_bytes: int,
     downgrades: Downgrades,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Switches layers to smaller options until every config fits.
+    """Switches units to smaller options until every config fits.
 
-    Half of the configs, drawn at random, give up the least additive quality per byte; the others give up
-    random layers, which keeps a population diverse and free of the additive approximation's mistakes.
+    Half of the configs, drawn at random, give up little additive quality per byte; the others give up random
+    units, which keeps a population diverse and free of the additive approximation's mistakes.
 
     Args:
-        configs: int8 [n, L].
-        num_bytes: int64 [L, O].
+        units: int8 [n, U].
+        num_bytes: int64 [U, O].
         max_bytes: A budget no smaller than the smallest config.
         downgrades: `Downgrades.make` of the additive values and `num_bytes`.
         rng: Where the randomness comes from.
 
     Returns:
-        int8 [n, L], a copy; configs that fit come back as they were.
+        int8 [n, U], a copy; configs that fit come back as they were.
     """
-    configs = configs.copy()
-    layers = np.arange(configs.shape[1])
-    greedy = rng.random(len(configs)) < 0.5
-    over = np.flatnonzero(config_bytes(configs, num_bytes) > max_bytes)
-    while len(over):
-        cost = downgrades.cost[layers, configs[over]]
-        random_cost = np.where(np.isfinite(cost), rng.random(cost.shape), np.inf)
-        layer = np.where(greedy[over, None], cost, random_cost).argmin(axis=1)
-        configs[over, layer] = downgrades.target[layer, configs[over, layer]]
-        over = over[config_bytes(configs[over], num_bytes) > max_bytes]
-    return configs
+    units = np.array(units, dtype=np.int8, order="C")
+    greedy = rng.random(len(units)) < 0.5
+    seed = int(rng.integers(2**31))
+    repair_rows(units, num_bytes, max_bytes, downgrades.target, downgrades.cost, greedy, seed)
+    return units

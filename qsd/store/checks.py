@@ -117,8 +117,8 @@ def check_rows(header: Header, records: Records) -> None:
         raise ValueError("/records/labels is not finite")
     if not (np.isfinite(records.seconds) & (records.seconds >= 0)).all():
         raise ValueError("/records/seconds is negative or not finite")
-    if records.num_images.min(initial=0) < 0 or records.index.min(initial=0) < 0:
-        raise ValueError("/records/num_images or /records/index is negative")
+    if records.num_images.min(initial=0) < 0:
+        raise ValueError("/records/num_images is negative")
     if (records.split != split_of_index(records.index)).any():
         raise ValueError("/records/split contradicts /records/index")
     if len(set(records.keys())) != len(records):

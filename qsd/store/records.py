@@ -15,10 +15,11 @@ def split_of_index(index: int | np.ndarray) -> np.ndarray:
 
     Configs are independent draws, so a fixed pattern over their positions is a random split that stays
     the same however far the store grows. The pattern is permuted per block of 20 to look like nothing
-    that the sampler could correlate with.
+    that the sampler could correlate with. Configs that a search chose are no draws: their index is negative,
+    and they are train.
     """
     index = np.asarray(index, dtype=np.int64)
-    return _SPLIT_OF_INDEX[(index % 20 * 7 + index // 20) % 20]
+    return np.where(index < 0, np.int8(0), _SPLIT_OF_INDEX[(index % 20 * 7 + index // 20) % 20])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Records:
     """The rows of a store as aligned arrays. R records, L layers, M labels.
 
     Attributes:
-        index: int64 [R], position in the seeded stream of random configs.
+        index: int64 [R], position in the seeded stream of random configs; negative for chosen configs.
         config: int8 [R, L], option index per layer, bank order.
         activation: int8 [R, L], index into the header's ``activation_options`` per layer.
         labels: float64 [R, M], NaN where a label is missing.

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from support.synthetic_store import synthetic_store
+from support.synthetic_store import synthetic_fid, synthetic_store
 
 from qsd.cli.fit import run
+from qsd.configs.sampling import sample_configs
 from qsd.ranker.checkpoint import load_ranker
 from qsd.ranker.data import StoreDataModule
 from qsd.ranker.metrics import mean_correlation, spearman
@@ -57,9 +58,13 @@ def test_fit_writes_metrics_and_a_ranker(place):
         assert set(row) == {"spearman", "kendall", "ndcg@10", "top10_regret", "best_of_10_regret"}
     ranker = load_ranker(place / "ranker")
     assert ranker.metrics == {str(place / "a.h5"): report}
-    mean, spread = ranker.predict(np.zeros((3, len(ranker.header.layers)), np.int8))
-    assert np.isfinite(mean).all()
-    assert (spread >= 0).all()
+    for label in (None, "fid", "clip"):
+        found = ranker.posterior(np.zeros((3, len(ranker.header.layers)), np.int8), label=label)
+        assert np.isfinite(found.mean).all()
+        assert (found.variance > 0).all()
+    calibration = json.loads((place / "ranker" / "calibration.json").read_text())[str(place / "a.h5")]
+    assert set(calibration) == {"target", "fid", "clip"}
+    assert 0 <= calibration["fid"]["coverage_90"] <= 1
 
 
 def test_fit_logs(place):
@@ -77,7 +82,7 @@ def test_checkpoints_need_no_pickle(place):
 def test_same_seed_same_ranker(place):
     run(["fit", "--config", str(place / "config.yaml"), "--out", str(place / "again")])
     configs = np.random.default_rng(0).integers(0, 6, (5, 9)).astype(np.int8)
-    ours, theirs = (load_ranker(place / name).predict(configs)[0] for name in ("ranker", "again"))
+    ours, theirs = (load_ranker(place / name).posterior(configs).mean for name in ("ranker", "again"))
     np.testing.assert_array_equal(ours, theirs)
 
 
@@ -190,3 +195,29 @@ def test_shipped_configs_parse_anywhere(file, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         run(["fit", "--config", str(find(file.name)), "--print_config"])
     assert stop.value.code == 0
+
+
+@pytest.mark.parametrize("labels", [0, 10])
+def test_a_probed_store_needs_no_labels(tmp_path, labels, capsys):
+    store = synthetic_store(tmp_path / "p.h5", labels, 1, probed=True)
+    words = [
+        "fit",
+        "--data.stores",
+        f"[{store.path}]",
+        "--data.target=-log(fid)",
+        "--out",
+        str(tmp_path / "ranker"),
+    ]
+    run([*words, "--trainer.default_root_dir", str(tmp_path), "--trainer.logger", "false"])
+    ranker = load_ranker(tmp_path / "ranker")
+    configs = sample_configs(ranker.header.options, len(ranker.header.layers), 100, seed=9)
+    truth = -np.log(synthetic_fid(ranker.header, configs))
+    assert spearman(truth, ranker.posterior(configs).mean) > (0.9 if labels else 0.7)
+    assert ranker.labels == (["fid", "clip"] if labels else ["latent_mse"])
+    assert "too few to test on" in capsys.readouterr().err
+
+
+def test_a_store_that_was_not_probed_needs_labels(tmp_path):
+    store = synthetic_store(tmp_path / "n.h5", 10, 1)
+    with pytest.raises(QsdError, match="label more with"):
+        run(["fit", "--data.stores", f"[{store.path}]", "--out", str(tmp_path / "ranker")])

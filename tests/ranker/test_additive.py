@@ -55,8 +55,8 @@ def test_the_model_is_its_kernel(problem):
         kernels = [(some - rows.mean(axis=0)) @ (rows - rows.mean(axis=0)).T / size for some in (rows, asked)]
         covariance = covariance + model.group_variance[name] * kernels[0]
         cross = cross + model.group_variance[name] * kernels[1]
-    bent = np.expm1(model.power * target[:40]) / model.power
-    np.testing.assert_allclose(model(queries), cross @ np.linalg.solve(covariance, bent), atol=1e-6)
+    warped = np.expm1(model.power * target[:40]) / model.power
+    np.testing.assert_allclose(model(queries), cross @ np.linalg.solve(covariance, warped), atol=1e-6)
 
 
 def test_the_scale_on_which_damage_adds_up_is_found(problem):

@@ -15,6 +15,8 @@ from qsd.ranker.evaluation import compare
 from qsd.ranker.features import GraphFeatures
 from qsd.ranker.metrics import spearman
 from qsd.ranker.network import GraphRanker, NetworkSettings
+from qsd.ranker.posteriors import TARGET, fit_posteriors
+from qsd.ranker.predictors import EnsemblePredictor
 from qsd.ranker.target import Target
 from qsd.support.errors import QsdError
 
@@ -199,26 +201,24 @@ def test_training_starts_from_the_closed_form_part(tmp_path, probed):
     assert rank > 0.8
 
 
-def test_the_ceiling_stands_beside_the_ranker_on_the_same_records(tmp_path):
-    store = synthetic_store(tmp_path / "a.h5", 120, 1)
-    data = prepare(store, Target("-log(fid)"), folds=2)
-    members = _fitted(data, [Member(SMALL, [data.graph], 1) for _ in range(2)])
-    plain = compare(members, data, num_bootstrap=20)
+def test_labels_of_other_seeds_stand_beside_those_of_the_rankers_own(tmp_path):
+    data = prepare(synthetic_store(tmp_path / "a.h5", 120, 1, probed=True), Target("-log(fid)"), folds=2)
+    posteriors = fit_posteriors(Ensemble(), data)
+    plain = compare(posteriors, data, num_bootstrap=20)
     test = data.test_rows()[:12]
     repeats = torch.full((2, len(data.fold)), torch.nan)
     repeats[0, test] = data.targets[test, 0].exp()  # the same order
     repeats[1, test] = -data.targets[test, 0]  # the opposite one
-    report = compare(members, dataclasses.replace(data, repeats=repeats), num_bootstrap=20)
+    report = compare(posteriors, dataclasses.replace(data, repeats=repeats), num_bootstrap=20)
     assert {name: report[name] for name in plain} == plain
-    ceiling, ranker = list(report)[len(plain) :]
-    assert "12 records" in ceiling
-    assert report[ceiling]["spearman"]["value"] == pytest.approx(0)
-    assert report[ranker]["spearman"]["value"] == pytest.approx(
-        spearman(
-            data.targets[test, 0].numpy(),
-            members.score(data.graph, data.configs[test]).mean(dim=0).detach().numpy(),
-        )
-    )
+    others, own, repeatability = list(report)[len(plain) :]
+    assert "labels of other noise seeds, 12 records" in others
+    assert repeatability.startswith("repeatability")
+    for name in (others, repeatability):
+        assert report[name]["spearman"]["value"] == pytest.approx(0)
+    predicted = posteriors["target"].posterior(data.configs[test].numpy().astype(np.int8)).mean
+    rank = spearman(data.targets[test, 0].numpy(), predicted)
+    assert report[own]["spearman"]["value"] == pytest.approx(rank)
 
 
 def test_a_useless_correction_is_not_believed(tmp_path):
@@ -269,18 +269,19 @@ def saved(tmp_path, header, graph):
     members = Ensemble(_randomized(Member(SMALL, [graph], 1)) for _ in range(3))
     for member in members:
         member.fit_scales(0, torch.randn(20, 1) * 30 - 60)
-    save_ranker(tmp_path / "ranker", members.eval(), [header], "-fid", metrics={"a": 1})
+    posteriors = {TARGET: EnsemblePredictor(members.eval(), graph, 0, 2.0, 0.25)}
+    save_ranker(tmp_path / "ranker", members, [header], "-fid", [posteriors], metrics={"a": 1})
     return tmp_path / "ranker", members
 
 
 def test_a_saved_ranker_predicts_the_same(saved, header, graph, configs):
     folder, members = saved
     ranker = load_ranker(folder)
-    mean, spread = ranker.predict(configs.numpy().astype(np.int8))
+    found = ranker.posterior(configs.numpy().astype(np.int8))
     with torch.no_grad():
         scores = members.score(graph, configs).double()
-    np.testing.assert_allclose(mean, scores.mean(dim=0), rtol=1e-6)
-    np.testing.assert_allclose(spread, scores.std(dim=0, correction=0), rtol=1e-4)
+    np.testing.assert_allclose(found.mean, scores.mean(dim=0), rtol=1e-6)
+    np.testing.assert_allclose(found.variance, 2 * scores.var(dim=0, correction=0) + 0.25, rtol=1e-4)
     assert (ranker.target, ranker.metrics) == ("-fid", {"a": 1})
     assert ranker.header.graph == header.graph
     assert ranker.header.layers == header.layers
@@ -292,14 +293,22 @@ def test_a_saved_ranker_remembers_its_training_records(tmp_path):
     members = _fitted(data, [Member(SMALL, [data.graph], 1) for _ in range(2)])
     for member in members:
         member.graph_share.zero_()
-    save_ranker(tmp_path / "ranker", members, [data.header], "-log(fid)")
+    posteriors = fit_posteriors(members.eval(), data)
+    save_ranker(tmp_path / "ranker", members, [data.header], "-log(fid)", [posteriors])
     ranker = load_ranker(tmp_path / "ranker")
     test = data.test_rows()
-    mean, _ = ranker.predict(data.configs[test].numpy().astype(np.int8))
-    expected = torch.stack([member.score(data.graph, data.configs[test]) for member in members.eval()]).mean(
-        dim=0
-    )
-    np.testing.assert_allclose(mean, expected, rtol=1e-6)
+    configs = data.configs[test].numpy().astype(np.int8)
+    mean = ranker.posterior(configs).mean
+    for label in (None, "fid", "clip"):
+        expected, found = (
+            posteriors[label or TARGET].posterior(configs),
+            ranker.posterior(configs, label=label),
+        )
+        np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-6)
+        np.testing.assert_allclose(found.variance, expected.variance, rtol=1e-5)
+    assert ranker.labels == ["fid", "clip"]
+    with pytest.raises(QsdError, match="does not predict 'kid', only fid, clip"):
+        ranker.posterior(configs, label="kid")
     assert spearman(data.targets[test, 0].numpy(), mean) > 0.8
     counts = [member.get_buffer("known_0").shape[1] for member in ranker.members]
     assert counts == [len(data.training_rows(index)) for index in range(2)]
@@ -322,8 +331,9 @@ def test_a_trained_ranker_of_responses_explains_by_layer(tmp_path):
 
 def test_saving_again_leaves_no_old_members(saved, header):
     folder, members = saved
-    save_ranker(folder, Ensemble([members[0]]), [header], "-fid")
-    assert sorted(file.name for file in folder.iterdir()) == ["member-0.safetensors", "ranker.json"]
+    save_ranker(folder, Ensemble([members[0]]), [header], "-fid", [{}])
+    names = ["member-0.safetensors", "posterior-0.safetensors", "ranker.json"]
+    assert sorted(file.name for file in folder.iterdir()) == names
 
 
 def test_contributions_are_in_the_units_of_the_target(saved, configs):
@@ -349,12 +359,12 @@ def test_bad_configs_are_refused(saved, configs):
     ranker = load_ranker(saved[0])
     for bad in (configs.numpy()[:, 1:], configs.numpy() + 6, configs.numpy() - 6):
         with pytest.raises(QsdError, match="do not fit"):
-            ranker.predict(bad.astype(np.int8))
+            ranker.posterior(bad.astype(np.int8))
 
 
 def test_no_configs(saved, header):
-    mean, spread = load_ranker(saved[0]).predict(np.zeros((0, len(header.layers)), np.int8))
-    assert mean.shape == spread.shape == (0,)
+    found = load_ranker(saved[0]).posterior(np.zeros((0, len(header.layers)), np.int8))
+    assert found.mean.shape == found.variance.shape == (0,)
 
 
 def test_damaged_rankers(saved, tmp_path):

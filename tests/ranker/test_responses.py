@@ -55,7 +55,7 @@ def test_gradient_of_the_evidence(problem, monkeypatch, settings, others):
     kept = {}
 
     def check(cost, start, **settings):
-        start = np.append(start[:-1], 0.3)  # a power that bends
+        start = np.append(start[:-1], 0.3)  # a power that warps
         _, slope = cost(start)
         for place in range(len(start)):
             step = np.eye(len(start))[place] * 1e-5
@@ -104,8 +104,8 @@ def test_the_model_is_its_kernel(problem, monkeypatch, bands, quadratic):
         cross_exponent += ((asked[:, None] - known) ** 2) @ scale / unit
     covariance = covariance + process * np.exp(-exponent)
     cross = cross + process * np.exp(-cross_exponent)
-    bent = np.expm1(model.power * target[:40]) / model.power
-    np.testing.assert_allclose(model(queries), cross @ np.linalg.solve(covariance, bent), atol=1e-6)
+    warped = np.expm1(model.power * target[:40]) / model.power
+    np.testing.assert_allclose(model(queries), cross @ np.linalg.solve(covariance, warped), atol=1e-6)
 
 
 def test_left_out_predictions_are_those_of_a_fit_without_the_record(problem, monkeypatch):

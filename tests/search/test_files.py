@@ -18,7 +18,7 @@ OPTIONS = ("uaq-3", "uaq-4")
 DENOISER = {"class": "PixArtTransformer2DModel", "weights_hash": "abc"}
 
 
-def make_front(spread: bool = True) -> Front:
+def make_front(certain: bool = False) -> Front:
     meta = FrontMeta(
         LAYERS,
         OPTIONS,
@@ -28,7 +28,7 @@ def make_front(spread: bool = True) -> Front:
         max_bytes=120,
         max_bits=4.0,
         seed=3,
-        kappa=0.5,
+        confidence=0.7,
         settings={"population": 8},
         command="qsd search",
         versions={"qsd": "0.1.0"},
@@ -36,7 +36,7 @@ def make_front(spread: bool = True) -> Front:
     return Front(
         configs=np.array([[0, 0, 0], [0, 1, 0], [1, 1, 1]], dtype=np.int8),
         predicted=np.array([-9.5, -4.25, 1 / 3]),
-        spread=np.array([0.1, 0.2, 0.3]) if spread else None,
+        std=np.array([0.0, 0.0, 0.0] if certain else [0.1, 0.2, 0.3]),
         num_bytes=np.array([90, 100, 120]),
         avg_bits=np.array([3.0, 10 / 3, 4.0]),
         meta=meta,
@@ -44,25 +44,24 @@ def make_front(spread: bool = True) -> Front:
     )
 
 
-@pytest.mark.parametrize("spread", [True, False])
-def test_a_front_survives_the_disk(tmp_path: Path, spread: bool) -> None:
-    front = make_front(spread)
+@pytest.mark.parametrize("certain", [True, False])
+def test_a_front_survives_the_disk(tmp_path: Path, certain: bool) -> None:
+    front = make_front(certain)
     front.save(tmp_path / "new" / "front.json")
     again = Front.load(tmp_path / "new" / "front.json", denoiser=DENOISER)
     assert again.meta == front.meta
     assert again.measured == front.measured
-    for name in ("configs", "predicted", "num_bytes", "avg_bits", "score"):
+    for name in ("configs", "predicted", "num_bytes", "avg_bits", "score", "std"):
         mine, its = getattr(front, name), getattr(again, name)
         assert mine.dtype == its.dtype
         assert (mine == its).all()
-    assert (again.spread is None) is not spread
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["front.json"]
 
 
 def test_a_front_says_what_is_predicted_and_what_is_measured(tmp_path: Path) -> None:
     make_front().save(tmp_path / "front.json")
     member = json.loads((tmp_path / "front.json").read_text())["members"][1]
-    assert member["predicted"] == {"quality": -4.25, "spread": 0.2}
+    assert member["predicted"] == {"quality": -4.25, "std": 0.2}
     assert member["measured"]["num_images"] == 1000
     assert member["layers"] == {"block.0.q": "uaq-3", "block.0.k": "uaq-4", "proj": "uaq-3"}
 
@@ -70,7 +69,7 @@ def test_a_front_says_what_is_predicted_and_what_is_measured(tmp_path: Path) -> 
 def damaged(change: str) -> dict[str, Any] | str:
     front = make_front()
     members = [front._member(0)]
-    document: dict[str, Any] = {"format": "qsd-front", "version": 1, "members": members}
+    document: dict[str, Any] = {"format": "qsd-front", "version": 2, "members": members}
     if change == "truncated":
         return '{"format": "qsd-fr'
     if change == "other format":
@@ -78,7 +77,7 @@ def damaged(change: str) -> dict[str, Any] | str:
     if change == "a list":
         return "[1, 2]"
     if change == "newer":
-        return {**document, "version": 2}
+        return {**document, "version": 3}
     return document
 
 
@@ -88,7 +87,7 @@ def damaged(change: str) -> dict[str, Any] | str:
         ("truncated", "not a JSON file"),
         ("other format", "holds 'qsd-config', not 'qsd-front'"),
         ("a list", "no qsd format"),
-        ("newer", "version 2 of qsd-front"),
+        ("newer", "version 3 of qsd-front"),
         ("keys missing", "damaged front"),
     ],
 )
@@ -168,9 +167,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["front.json"]
 
 
-@pytest.mark.parametrize("spread", [True, False])
-def test_the_plot_is_a_png(tmp_path: Path, spread: bool) -> None:
-    front = make_front(spread)
+@pytest.mark.parametrize("certain", [True, False])
+def test_the_plot_is_a_png(tmp_path: Path, certain: bool) -> None:
+    front = make_front(certain)
     plot_front(front, tmp_path / "bare.png")
     points = Points([3.0, 3.5], [-8.0, -3.0], error=[0.5, 0.25], names=["uaq-3", "uaq-4"])
     unbounded = replace(front, meta=replace(front.meta, max_bits=None))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from qsd.bank.sizes import average_bits, config_bytes
-from qsd.search import Budget, fit_additive, greedy_fill, lagrangian_front, solve_knapsack, uniform_configs
+from qsd.search import Budget, fit_additive, greedy_fill, lagrangian_front, solve_knapsack
 from qsd.search.repair import Downgrades, repair
 from qsd.support.errors import QsdError
 
@@ -39,7 +39,6 @@ def test_sizes_by_hand() -> None:
     assert config_bytes(configs, num_bytes).tolist() == [33, 34, 44]
     assert config_bytes(configs[2], num_bytes) == 44
     assert average_bits(np.array([33, 44]), np.array([8, 80])).tolist() == [3.0, 4.0]
-    assert uniform_configs(3, 2).tolist() == [[0, 0, 0], [1, 1, 1]]
 
 
 @given(total=st.integers(1, 10**9), size=st.integers(1, 10**9))

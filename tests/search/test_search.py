@@ -1,6 +1,8 @@
 """NSGA-II and the whole search, against brute force and random search."""
 
+from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,23 +12,45 @@ from support.options import SIX
 
 from qsd.bank.sizes import average_bits, config_bytes
 from qsd.configs.sampling import sample_config, sample_configs
-from qsd.quantizers.options import parse_options
+from qsd.quantizers.options import Option, parse_options
 from qsd.search import (
+    METHODS,
     Budget,
     Evaluator,
     Front,
+    MethodName,
+    Posterior,
+    Predictor,
     SearchSettings,
+    Space,
+    Task,
     best_labeled,
     crowding_distance,
     evolve,
-    greedy_by_error,
+    greedy_fill,
     non_dominated_rank,
-    random_search,
-    search,
 )
+from qsd.search.posterior import as_predictor
 from qsd.support.errors import QsdError
 
 SMALL = SearchSettings(population=32, generations=12, improve_rounds=10, additive_samples=100)
+
+
+def search(
+    predictor: Predictor,
+    num_bytes: np.ndarray,
+    num_weights: np.ndarray,
+    options: Sequence[Option],
+    *,
+    max_bits: float | None = None,
+    max_bytes: int | None = None,
+    method: MethodName = "evolution",
+    **rest: Any,
+) -> Front:
+    """A search in a space without names."""
+    space = Space.make(num_bytes, num_weights, options)
+    budget = Budget.make(space.num_bytes, space.num_weights, max_bits=max_bits, max_bytes=max_bytes)
+    return METHODS[method](Task(space, budget, as_predictor(predictor), **rest))
 
 
 class Damage:
@@ -68,6 +92,7 @@ def brute_rank(score: np.ndarray, cost: np.ndarray) -> np.ndarray:
     return rank
 
 
+@settings(deadline=None)  # the first example compiles
 @given(
     points=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=40),
 )
@@ -137,11 +162,12 @@ def test_the_search_beats_random_search_and_greedy() -> None:
         front = search(damage, *sizes, SIX, max_bits=max_bits)
         evaluations = front.meta.settings["evaluations"]
         assert evaluations <= 20_000
-        chance = random_search(damage, *sizes, SIX, budget, evaluations)
-        greedy = greedy_by_error(damage.error, damage.num_bytes, budget)
+        random = SearchSettings(additive_samples=evaluations, confidence=0.5)
+        chance = search(damage, *sizes, SIX, max_bits=max_bits, method="random", settings=random)
+        greedy = greedy_fill(-damage.error, damage.num_bytes, budget.max_bytes)
         assert config_bytes(greedy, damage.num_bytes) <= budget.max_bytes
         assert (chance.num_bytes <= budget.max_bytes).all()
-        assert front.predicted[-1] > 0.95 * chance.predicted[-1]
+        assert front.predicted[-1] > 0.98 * chance.predicted[-1]
         assert front.predicted[-1] > damage(greedy[None])[0]
 
 
@@ -179,30 +205,30 @@ def test_progress_counts_up_to_the_end_of_evolution() -> None:
 
 
 class Flattering:
-    """An ensemble whose mean errs upwards exactly where its members disagree."""
+    """A predictor whose mean errs upwards exactly where it is unsure."""
 
     def __init__(self, damage: Damage) -> None:
         self.damage = damage
 
-    def predict_with_spread(self, configs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        spread = 4.0 * (configs == 0).sum(axis=1)
-        return self.damage(configs) + spread, spread
+    def posterior(self, configs: np.ndarray, activations: np.ndarray | None = None) -> Posterior:
+        std = 4.0 * (configs == 0).sum(axis=1)
+        return Posterior(self.damage(configs) + std, std**2)
 
 
-def test_kappa_takes_back_what_the_spread_flatters() -> None:
+def test_confidence_takes_back_what_the_mean_flatters() -> None:
     damage = Damage(10)
     truths = []
-    for kappa in (0.0, 1.0):
+    for confidence in (0.5, 0.8413):
         settings_ = SearchSettings(
-            population=32, generations=12, improve_rounds=10, additive_samples=200, kappa=kappa
+            population=32, generations=12, improve_rounds=10, additive_samples=200, confidence=confidence
         )
         front = search(
             *(Flattering(damage), damage.num_bytes, damage.num_weights, SIX),
             max_bits=3.6,
             settings=settings_,
         )
-        assert front.spread is not None
-        assert np.allclose(front.score, front.predicted - kappa * front.spread)
+        bound = Posterior(front.predicted, front.std**2 + 1e-12).quantile(1 - confidence)
+        assert np.allclose(front.score, bound, atol=1e-4)
         truths.append(damage(front.best()[None])[0])
     assert truths[1] > truths[0]
 

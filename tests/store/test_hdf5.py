@@ -200,7 +200,6 @@ def test_what_is_not_as_it_was_written_is_refused(tmp_path: Path, spoil, message
         ("labels", np.inf, "labels is not finite"),
         ("seconds", -1.0, "seconds is negative"),
         ("split", 2, "split contradicts"),
-        ("index", -5, "index is negative"),
     ],
 )
 def test_values_that_cannot_be_are_refused(tmp_path: Path, column: str, value: float, message: str) -> None:

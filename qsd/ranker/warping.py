@@ -11,7 +11,7 @@ from torch import Tensor
 _SMALLEST = 1e-3  # closer to 0 the transform is the identity but for rounding
 
 
-def bend(values: Tensor, power: Tensor | float) -> Tensor:
+def warp(values: Tensor, power: Tensor | float) -> Tensor:
     """(exp(power * z) - 1) / power, elementwise; rises with z, slope 1 at 0.
 
     Args:
@@ -22,21 +22,23 @@ def bend(values: Tensor, power: Tensor | float) -> Tensor:
     return torch.expm1(power * values) / power
 
 
-def unbend(bent: Tensor, power: Tensor | float, low: Tensor | float, high: Tensor | float) -> Tensor:
-    """Inverse of :func:`bend` from ``low`` to ``high``, continued beyond along its tangents.
+def unwarp(warped: Tensor, power: Tensor | float, low: Tensor | float, high: Tensor | float) -> Tensor:
+    """Inverse of :func:`warp` from ``low`` to ``high``, continued beyond along its tangents.
 
     Predictions may lie where the transform has no inverse. The tangents keep their order.
 
     Args:
-        bent: float [...].
-        power: as in :func:`bend`.
+        warped: float [...].
+        power: as in :func:`warp`.
         low, high: range of the standardized target in the training records.
     """
-    power = _nonzero(power, bent)
-    ends = [bend(torch.as_tensor(end, dtype=bent.dtype, device=bent.device), power) for end in (low, high)]
-    inside = bent.clamp(*ends)
+    power = _nonzero(power, warped)
+    ends = [
+        warp(torch.as_tensor(end, dtype=warped.dtype, device=warped.device), power) for end in (low, high)
+    ]
+    inside = warped.clamp(*ends)
     values = torch.log1p(power * inside) / power
-    return values + (bent - inside) * torch.exp(-power * values)
+    return values + (warped - inside) * torch.exp(-power * values)
 
 
 def _nonzero(power: Tensor | float, like: Tensor) -> Tensor:

@@ -1,0 +1,248 @@
+"""What each way of choosing a config is worth: measured FID and latent MSE at equal bytes, per family.
+
+    python benchmarks/search_quality.py [--families digits-dit ...] [--bits 3.5] [--seeds 5] [--paper runs]
+
+Per miniature and budget (3.0, 3.25, 3.5 and 4.0 average bits where they are possible, and the bytes of every
+uniform config) each method of `qsd search` proposes one config; all are measured on 1,000 images under fresh
+noise seeds, the same for all. Every cell is written as soon as it is measured, and a run goes on where an
+earlier one stopped; configs that two methods share are measured once.
+
+- `evolution` is our search over the process that is fitted to the shipped store with --target;
+  `evolution, -log(fid)` the same with the target of FID alone;
+- `length` reads no label; `random` predicts as many configs as evolution; `uniform` is the best uniform
+  config that fits; `orthogonality` takes of beta = 0.3, 1, 3 the config that the ranker likes best, which is
+  more than the paper gives it;
+- `operation` and `block` need a graph network trained by FAMILY_paper.yaml, whose folder is looked for under
+  --paper as `ranker-FAMILY-paper`; without one these cells are missing, and the table says so.
+
+A rival's cell says whether evolution wins (its FID is lower beyond the 95 % interval of the paired
+differences over seeds), ties and has the lower latent MSE, ties, or loses.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t
+
+import qsd.api as api
+from qsd.bank import Bank, build_bank
+from qsd.cli.console import bar, console
+from qsd.denoisers.components import denoiser_of
+from qsd.denoisers.pipeline import load_pipeline
+from qsd.labels import Job, Measurer
+from qsd.ranker.checkpoint import Ranker, load_ranker, save_ranker
+from qsd.ranker.data import prepare
+from qsd.ranker.ensemble import Ensemble
+from qsd.ranker.network import NetworkSettings
+from qsd.ranker.posteriors import fit_posteriors
+from qsd.ranker.target import Target
+from qsd.ranker.tasks import OrthogonalitySettings
+from qsd.search import SearchSettings
+from qsd.store import Store
+from qsd.support.documents import write_json
+from qsd.support.errors import QsdError
+from qsd.support.paths import shipped_root
+from qsd.zoo.registry import MINIATURES, labeling_settings
+
+FIRST_SEED = 100
+BETAS = (0.3, 1.0, 3.0)
+METHODS: dict[str, dict[str, Any]] = {
+    "evolution": {},
+    "evolution, -log(fid)": {"target": "-log(fid)"},
+    "length": {"method": "length"},
+    "operation": {"method": "operation"},
+    "block": {"method": "block"},
+    "orthogonality": {"method": "orthogonality"},
+    "knapsack, ridge": {"method": "knapsack", "score": "ridge"},
+    "knapsack, energies": {"method": "knapsack", "score": "energies"},
+    "knapsack, errors": {"method": "knapsack", "score": "errors"},
+    "greedy": {"method": "greedy"},
+    "random": {"method": "random"},
+    "uniform": {"method": "uniform"},
+}
+Cells = dict[str, dict[str, Any]]
+
+
+@dataclasses.dataclass
+class Family:
+    """What the cells of one miniature share."""
+
+    name: str
+    target: str
+    paper: Path
+    images: int
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.pipe = load_pipeline(shipped_root() / "checkpoints" / self.name)
+        self.store = Store.open(shipped_root() / "datasets" / f"{self.name}.h5")
+        self.bank: Bank = build_bank(denoiser_of(self.pipe), self.store.header.options)
+        self.evaluation = labeling_settings(self.name, self.images)
+        self.measurer = Measurer(self.pipe, self.bank, self.evaluation)
+        self.rankers: dict[str, Ranker] = {}
+
+    def ranker(self, target: str) -> Ranker:
+        """The process that is fitted to the store's training and validation records."""
+        if target not in self.rankers:
+            data = dataclasses.replace(prepare(self.store, Target(target), folds=2), predicted_labels=())
+            folder = self.folder / f"{self.name}-{len(self.rankers)}"
+            posteriors = [fit_posteriors(Ensemble(), data)]
+            settings = NetworkSettings()
+            save_ranker(folder, Ensemble(), [data.header], target, posteriors, network=settings)
+            self.rankers[target] = load_ranker(folder)
+        return self.rankers[target]
+
+    def budgets(self, bits: list[float]) -> dict[str, int]:
+        """Bytes by name: average bits that are possible, and the sizes of uniform configs."""
+        total = int(self.bank.num_weights.sum())
+        smallest = int(self.bank.num_bytes.min(axis=1).sum())
+        wanted = {f"{value:g} bits": int(value * total // 8) for value in bits}
+        budgets = {name: size for name, size in wanted.items() if size >= smallest}
+        for option in self.bank.options:
+            budgets[str(option)] = int(self.bank.config_bytes(self.bank.uniform_config(option)))
+        return budgets
+
+    def propose(self, method: str, max_bytes: int) -> np.ndarray:
+        """The config of a method within a budget, int8 [L]."""
+        options = dict(METHODS[method])
+        ranker = self.ranker(options.pop("target", self.target))
+        if method in ("operation", "block"):
+            short = self.name.removeprefix("digits-").removesuffix("-dit").replace("dit", "dit")
+            found = [self.paper / f"ranker-{name}-paper" for name in (short, short.removesuffix("-alpha"))]
+            folder = next((one for one in found if one.is_dir()), None)
+            if folder is None:
+                raise QsdError(f"{self.name}: no {found[0]}; train it with its _paper.yaml")
+            ranker = load_ranker(folder)
+        if method == "orthogonality":
+            fronts = [
+                api.search(
+                    *(ranker, self.bank),
+                    max_bytes=max_bytes,
+                    pipe=self.pipe,
+                    evaluator=self.evaluation,
+                    orthogonality=OrthogonalitySettings(beta=beta),
+                    **options,
+                )
+                for beta in BETAS
+            ]
+            front = max(fronts, key=lambda one: float(one.score.max()))
+            return front.best()
+        alone = method in ("operation", "block", "length", "greedy") or method.startswith("knapsack")
+        settings = SearchSettings(additive_samples=8000) if method == "random" else SearchSettings()
+        front = api.search(
+            *(None if alone and method not in ("operation", "block") else ranker, self.bank),
+            max_bytes=max_bytes,
+            store=self.store,
+            settings=settings,
+            **options,
+        )
+        return front.configs[-1] if alone else front.best()
+
+    def measure(self, config: np.ndarray, seeds: list[int]) -> dict[str, list[float]]:
+        """Labels of a config by seed."""
+        rows: dict[str, list[float]] = {}
+        for _, labels, _ in self.measurer.run([Job(0, config, seed) for seed in seeds]):
+            for name, value in labels.items():
+                rows.setdefault(name, []).append(value)
+        return rows
+
+
+def verdict(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> str:
+    """How evolution compares with a rival on the same seeds."""
+    gain = np.array(theirs["fid"]) - np.array(ours["fid"])
+    reach = t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / len(gain) ** 0.5
+    if abs(gain.mean()) > reach:
+        return "win" if gain.mean() > 0 else "LOSS"
+    nearer = np.mean(ours["latent_mse"]) < np.mean(theirs["latent_mse"])
+    return "tie, nearer" if nearer else "tie"
+
+
+def table(cells: Cells) -> str:
+    """All cells of a family as Markdown, losses as visible as wins."""
+    budgets = list(dict.fromkeys(cell["budget"] for cell in cells.values()))
+    methods = [method for method in METHODS if any(cell["method"] == method for cell in cells.values())]
+    of = {(cell["budget"], cell["method"]): cell for cell in cells.values()}
+    lines = ["| budget | " + " | ".join(methods) + " |", "|---|" + "---:|" * len(methods)]
+    for budget in budgets:
+        ours = of.get((budget, "evolution"))
+        row = []
+        for method in methods:
+            cell = of.get((budget, method))
+            if cell is None:
+                row.append("not run")
+                continue
+            if "missing" in cell:
+                row.append("-")
+                continue
+            labels = cell["labels"]
+            text = f"{np.mean(labels['fid']):.3f} ({np.mean(labels['psnr']):.1f} dB)"
+            if ours is not None and method != "evolution" and "labels" in ours:
+                text += f", {verdict(ours['labels'], labels)}"
+            row.append(text)
+        lines.append(f"| {budget} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--families", nargs="+", default=list(MINIATURES))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--bits", type=float, nargs="*", default=[3.0, 3.25, 3.5, 4.0])
+    parser.add_argument("--no-uniform-sizes", action="store_true")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--target", default="-log(fid)", help="of evolution")
+    parser.add_argument("--paper", type=Path, default=Path("runs"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/search_quality.json"))
+    arguments = parser.parse_args()
+    results: dict[str, Cells] = (
+        json.loads(arguments.out.read_text())["families"] if arguments.out.exists() else {}
+    )
+    seeds = list(range(FIRST_SEED, FIRST_SEED + arguments.seeds))
+    for name in arguments.families:
+        cells = results.setdefault(name, {})
+        family: Family | None = None
+        with bar(name) as progress:
+            family = Family(
+                name, arguments.target, arguments.paper, arguments.images, arguments.out.parent / "rankers"
+            )
+            budgets = family.budgets(arguments.bits)
+            if arguments.no_uniform_sizes:
+                budgets = {key: size for key, size in budgets.items() if key.endswith("bits")}
+            todo = [(budget, method) for budget in budgets for method in arguments.methods]
+            for done, (budget, method) in enumerate(todo):
+                key = f"{budget}|{method}|{arguments.images}|{arguments.seeds}"
+                if key in cells:
+                    continue
+                cells[key] = cell_of(family, cells, budget, budgets[budget], method, seeds)
+                write_json(arguments.out, {"families": results}, hashed=False)
+                progress(done + 1, len(todo), f"{budget}: {method}")
+        console.print(f"\n{name}\n\n{table(cells)}\n")
+
+
+def cell_of(
+    family: Family, cells: Cells, budget: str, max_bytes: int, method: str, seeds: list[int]
+) -> dict[str, Any]:
+    """Proposes and measures, unless another method's config is the same."""
+    cell: dict[str, Any] = {"budget": budget, "method": method, "max_bytes": max_bytes, "seeds": seeds}
+    try:
+        config = family.propose(method, max_bytes)
+    except QsdError as error:
+        return cell | {"missing": str(error)}
+    twin = next(
+        (one for one in cells.values() if one.get("config") == config.tolist() and one["seeds"] == seeds),
+        None,
+    )
+    labels = twin["labels"] if twin else family.measure(config, seeds)
+    size = int(family.bank.config_bytes(config))
+    return cell | {"bytes": size, "config": config.tolist(), "labels": labels}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""From what is at hand (bank, ranker, store, similarities) to the task of a searcher."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from qsd.bank import Bank
+from qsd.denoisers.components import denoiser_like
+from qsd.evaluation.grams import feature_grams
+from qsd.evaluation.settings import EvaluationSettings
+from qsd.ranker.baselines import Ridge, one_hot
+from qsd.ranker.checkpoint import Ranker
+from qsd.ranker.hop_scores import module_scores, operation_scores
+from qsd.ranker.target import Target
+from qsd.search.budget import Budget
+from qsd.search.front import FrontMeta
+from qsd.search.methods import METHODS, MethodName
+from qsd.search.methods.length import ChangeLength, energies
+from qsd.search.methods.orthogonality import Aggregation, importance, total_similarity
+from qsd.search.posterior import PosteriorPredictor
+from qsd.search.space import Space
+from qsd.search.task import Candidates, SearchSettings, Task
+from qsd.store import Responses, Store
+from qsd.support.errors import QsdError
+from qsd.support.progress import Progress
+
+ScoreName = Literal["errors", "ridge", "energies"]
+
+
+@dataclasses.dataclass(frozen=True)
+class OrthogonalitySettings:
+    """How MPQ-Diff weighs layers; the paper leaves these open (see :mod:`qsd.search.methods.orthogonality`).
+
+    Attributes:
+        samples: images whose features are compared; 32 as in OMPQ.
+        steps: sampling steps, uniformly spaced, at which they are.
+        debiased: debiased CKA; else linear CKA.
+        beta: how sharply importance falls with similarity, by the mean gamma of all layers: 1 makes a layer
+            of average similarity worth 1/e.
+        aggregation: over steps, of similarities or of importances.
+        decay: weight of step s is decay**s; none weighs all alike.
+        suffix_mean: the mean over the layers from each on, as OMPQ.
+    """
+
+    samples: int = 32
+    steps: int = 4
+    debiased: bool = True
+    beta: float = 1.0
+    aggregation: Aggregation = "similarity"
+    decay: float | None = None
+    suffix_mean: bool = False
+
+    def __post_init__(self) -> None:
+        if self.samples < 4 or self.steps < 1 or self.beta <= 0:
+            raise QsdError("orthogonality: samples must be at least 4, steps at least 1 and beta positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What there is to search with.
+
+    Attributes:
+        bank: sizes and errors.
+        ranker: trained on the bank's denoiser and options.
+        store: of the bank's denoiser and options, labeled or probed.
+        gamma: float64 [S, L], similarities of layers by sampling step, for `orthogonality`.
+    """
+
+    bank: Bank
+    ranker: Ranker | None = None
+    store: Store | None = None
+    gamma: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.ranker is not None:
+            self.ranker.check(self.bank, "bank")
+        if self.store is not None:
+            check_store(self.store, self.bank)
+
+
+def space_of(
+    bank: Bank, keep: Mapping[str, str] | None = None, at_least: Mapping[str, str] | None = None
+) -> Space:
+    """The space of a bank's configs, with pins and floors by pattern of layer names."""
+    space = Space.make(bank.num_bytes, bank.num_weights, bank.options, layer_names=bank.layer_names)
+    return space.restricted(keep or {}, at_least or {}) if keep or at_least else space
+
+
+def make_task(
+    method: MethodName,
+    known: Known,
+    space: Space,
+    *,
+    max_bits: float | None = None,
+    max_bytes: int | None = None,
+    score: ScoreName = "errors",
+    orthogonality: OrthogonalitySettings = OrthogonalitySettings(),
+    settings: SearchSettings = SearchSettings(),  # noqa: B008 (frozen)
+    seed: int = 0,
+    meta: FrontMeta | None = None,
+    progress: Progress | None = None,
+) -> Task:
+    """What a method needs.
+
+    Args:
+        method: a name of :data:`qsd.search.METHODS`.
+        known: what there is.
+        space: of the bank.
+        max_bits: budget in average bits per weight; this, ``max_bytes``, or neither.
+        max_bytes: budget in bytes.
+        score: of `knapsack`: relative errors of the weights, ridge regression on the store's labels, or
+            probed energies.
+        orthogonality: of that method.
+        settings: how much to search.
+        seed: equal seeds give equal fronts.
+        meta: names and identities.
+        progress: called as the search advances.
+
+    Raises:
+        QsdError: the method needs something that is not there, or the budget is below the smallest size.
+    """
+    if method not in METHODS:
+        raise QsdError(f"method {method!r}: there is none; use one of {', '.join(METHODS)}")
+    predictor: PosteriorPredictor | None = known.ranker
+    table: np.ndarray | None = None
+    modules: tuple[Candidates, ...] = ()
+    match method:
+        case "evolution":
+            if known.ranker is None:
+                raise QsdError("evolution: needs --ranker; or search without one by --method length")
+        case "length":
+            predictor = ChangeLength(_space_of_images(_responses(known, method)))
+        case "operation" | "block":
+            ranker = _graph_ranker(known, method)
+            table = operation_scores(ranker.members, ranker.header, ranker.store)
+            if method == "block":
+                modules = module_scores(
+                    ranker.members, ranker.header, space_of(known.bank).available, ranker.store
+                )
+        case "orthogonality":
+            if known.gamma is None:
+                raise QsdError(
+                    "orthogonality: needs --pipeline and --evaluation, to draw with full precision"
+                )
+            table = bits_by_importance(known, orthogonality)
+        case "greedy":
+            table = -10 * np.log10(np.maximum(-energies(_responses(known, method).spaces["latents"]), 1e-30))
+        case "knapsack":
+            table = _score(known, score)
+        case _:
+            table = -known.bank.relative_errors if predictor is None else None
+    return Task(
+        space=space,
+        budget=_budget(space, max_bits, max_bytes),
+        predictor=predictor,
+        score=table,
+        modules=modules,
+        settings=settings,
+        seed=seed,
+        meta=meta,
+        progress=progress,
+    )
+
+
+def similarities(
+    pipe: Any,
+    bank: Bank,
+    evaluation: EvaluationSettings,
+    settings: OrthogonalitySettings,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Gamma of every layer at every compared step, float64 [S, L], from one drawing at full precision."""
+    grams = feature_grams(
+        pipe,
+        denoiser_like(pipe, bank.denoiser),
+        bank.layers,
+        evaluation,
+        samples=settings.samples,
+        steps=settings.steps,
+        progress=progress,
+    )
+    return np.stack([total_similarity(step, debiased=settings.debiased) for step in grams])
+
+
+def bits_by_importance(known: Known, settings: OrthogonalitySettings) -> np.ndarray:
+    """Importance times bits, what MPQ-Diff's program adds up, float64 [L, O]."""
+    gamma = known.gamma
+    if gamma is None:
+        raise ValueError("no similarities")
+    theta = importance(
+        gamma,
+        settings.beta / max(float(gamma.mean()), 1e-12),
+        aggregation=settings.aggregation,
+        decay=settings.decay,
+        suffix_mean=settings.suffix_mean,
+    )
+    bits = np.array([option.traits.bits for option in known.bank.options], dtype=np.float64)
+    return theta[:, None] * bits[None, :]
+
+
+def check_store(store: Store, bank: Bank) -> None:
+    """Refuses a store of another denoiser or option table than the bank's.
+
+    Raises:
+        QsdError: they differ; the message names what.
+    """
+    if tuple(store.header.options) != tuple(bank.options):
+        raise QsdError(
+            f"{store.path}: its options are {', '.join(map(str, store.header.options))}, those of the bank "
+            f"{', '.join(map(str, bank.options))}; use files of one option table"
+        )
+    if store.header.denoiser != bank.denoiser:
+        raise QsdError(f"{store.path}: labels of another denoiser than the bank's; use files of one denoiser")
+
+
+def _score(known: Known, name: ScoreName) -> np.ndarray:
+    match name:
+        case "errors":
+            return -known.bank.relative_errors
+        case "energies":
+            return energies(_space_of_images(_responses(known, "knapsack --score energies")))
+        case "ridge":
+            store = known.store
+            if store is None or not len(store.records):
+                raise QsdError("knapsack --score ridge: needs --store with labels; label with `qsd label`")
+            target = Target(known.ranker.target if known.ranker else "-log(fid)").evaluate(store)
+            rows = np.flatnonzero(target.valid & (store.records.split != 2))
+            options = len(known.bank.options)
+            ridge = Ridge.fit(one_hot(store.records.config[rows], options), target.values[rows])
+            return ridge.weights.reshape(-1, options)
+
+
+def _responses(known: Known, what: str) -> Responses:
+    store = known.store
+    responses = store.header.responses if store is not None else None
+    if store is None or responses is None or len(responses.missing()):
+        where = (
+            "--store with a probed store" if store is None else f"a probed store, which {store.path} is not"
+        )
+        raise QsdError(f"{what}: needs {where}; probe one with `qsd probe`")
+    return responses
+
+
+def _space_of_images(responses: Responses) -> np.ndarray:
+    return responses.spaces.get("features", responses.spaces["latents"])
+
+
+def _graph_ranker(known: Known, method: str) -> Ranker:
+    ranker = known.ranker
+    if ranker is None or not len(ranker.members):
+        raise QsdError(
+            f"{method}: needs --ranker, a graph network with hop losses such as "
+            "`lightning fit --config pixart_paper.yaml` trains"
+        )
+    return ranker
+
+
+def _budget(space: Space, max_bits: float | None, max_bytes: int | None) -> Budget:
+    try:
+        return Budget.make(space.num_bytes, space.num_weights, max_bits=max_bits, max_bytes=max_bytes)
+    except QsdError as error:
+        raise QsdError(
+            str(error).replace("build a bank with smaller options", "ease pins and floors")
+        ) from None
+
+
+def meta_of(known: Known, versions: dict[str, Any], command: str) -> FrontMeta:
+    """Names and identities of a front."""
+    bank, ranker = known.bank, known.ranker
+    return FrontMeta(
+        layer_names=tuple(bank.layer_names),
+        option_names=tuple(str(option) for option in bank.options),
+        denoiser=bank.denoiser,
+        options_hash=bank.options_hash,
+        ranker={} if ranker is None else {"target": ranker.target, "provenance": ranker.provenance},
+        command=command,
+        versions=versions,
+    )

@@ -1,0 +1,113 @@
+"""The posterior of the process against a direct computation, and whether it is calibrated."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from support.synthetic_store import synthetic_header, synthetic_responses, synthetic_store
+
+from qsd.configs.sampling import sample_configs
+from qsd.ranker.data import prepare
+from qsd.ranker.ensemble import Ensemble
+from qsd.ranker.metrics import calibration
+from qsd.ranker.posteriors import TARGET, coverage, fit_posteriors
+from qsd.ranker.predictors import calibration_factor
+from qsd.ranker.process import Kernel, ResponseProcess, stacked
+from qsd.ranker.responses import ResponseSettings, fit_response_model
+from qsd.ranker.scale import Scale
+from qsd.ranker.target import Target
+from qsd.search import Posterior
+
+
+@pytest.fixture(params=[0.0, 0.3], ids=["plain", "quadratic"])
+def fitted(request):
+    header = synthetic_header(2)
+    responses = synthetic_responses(header)
+    configs = sample_configs(header.options, len(header.layers), 40, 0)
+    target = np.random.default_rng(0).normal(size=40)
+    model = fit_response_model(responses, configs, target, ResponseSettings(quadratic=request.param))
+    return header, responses, configs, model
+
+
+def test_its_mean_is_that_of_the_fitted_model(fitted):
+    header, responses, configs, model = fitted
+    warped = np.random.default_rng(1).normal(size=len(configs))
+    process = ResponseProcess(stacked(responses), configs, warped, Kernel.fitted(model))
+    queries = sample_configs(header.options, len(header.layers), 9, 5)
+    kernel = process._covariance(process._known, process._known) + model.noise * np.eye(len(configs))
+    changes = torch.from_numpy(
+        responses.spaces["latents"].astype(float)
+    )  # touches no private cache of queries
+    assert changes.shape[0] == len(header.layers)
+    both = np.concatenate([configs, queries])
+    joint = ResponseProcess(stacked(responses), both, np.zeros(len(both)), Kernel.fitted(model))
+    prior = joint._covariance(joint._known, joint._known)
+    cross, own = prior[len(configs) :, : len(configs)], np.diag(prior)[len(configs) :]
+    mean, variance = process(queries)
+    np.testing.assert_allclose(mean, cross @ np.linalg.solve(kernel, warped), atol=1e-6)
+    expected = own - np.einsum("mn,nm->m", cross, np.linalg.solve(kernel, cross.T)) + model.noise
+    np.testing.assert_allclose(variance, expected, rtol=1e-5)
+
+
+def test_leaving_one_out_is_fitting_without_it(fitted):
+    _, responses, configs, model = fitted
+    warped = np.random.default_rng(1).normal(size=len(configs))
+    whole = ResponseProcess(stacked(responses), configs, warped, Kernel.fitted(model))
+    mean, variance = whole.left_out(warped)
+    rest = np.arange(len(configs)) != 7
+    process = ResponseProcess(stacked(responses), configs[rest], warped[rest], Kernel.fitted(model))
+    alone = process(configs[7:8])
+    assert (mean[7], variance[7]) == pytest.approx((alone[0][0], alone[1][0]), rel=1e-5)
+
+
+def test_the_mean_of_a_ranker_of_one_process_is_the_models(fitted):
+    _, responses, configs, _ = fitted
+    target = np.random.default_rng(2).normal(size=len(configs))
+    target = (target - target.mean()) / target.std()
+    model = fit_response_model(responses, configs, target)
+    scale = dataclasses.replace(Scale.of(target, log=False), power=model.power)
+    process = ResponseProcess(stacked(responses), configs, scale.warped(target), Kernel.fitted(model))
+    np.testing.assert_allclose(process(configs)[0], model(configs), atol=1e-5)
+
+
+@pytest.mark.parametrize("probed", [True, False])
+def test_ninety_percent_intervals_hold_ninety_percent(tmp_path, probed):
+    store = synthetic_store(tmp_path / "a.h5", 700, 2, probed=probed, noise=0.1)
+    data = prepare(store, Target("-log(fid)"), folds=2)
+    data = dataclasses.replace(data, predicted_labels=("fid",))
+    rows = coverage(fit_posteriors(Ensemble(), data), data)
+    assert set(rows) == {TARGET, "fid"}
+    for row in rows.values():
+        assert 0.82 <= row["coverage_90"] <= 0.97
+        assert row["miscalibration_area"] < 0.08
+
+
+def test_measures_of_calibration_by_hand():
+    rng = np.random.default_rng(0)
+    target = rng.normal(2.0, 3.0, 20_000)
+    right = Posterior(np.full(20_000, 2.0), np.full(20_000, 9.0))
+    row = calibration(target, right)
+    assert row["coverage_68"] == pytest.approx(0.6827, abs=0.01)
+    assert row["coverage_90"] == pytest.approx(0.9, abs=0.01)
+    assert row["nll"] == pytest.approx(0.5 * np.log(2 * np.pi * np.e * 9), abs=0.01)
+    assert row["miscalibration_area"] < 0.01
+    sure = calibration(target, Posterior(np.full(20_000, 2.0), np.full(20_000, 9e-4)))
+    assert sure["coverage_90"] < 0.03
+    assert sure["miscalibration_area"] == pytest.approx(0.25, abs=0.01)
+    assert sure["nll"] > row["nll"]
+
+
+def test_a_calibration_factor_makes_the_interval_hold_its_share():
+    rng = np.random.default_rng(0)
+    deviation = rng.normal(0, 3.0, 50_000)
+    assert calibration_factor(deviation, np.ones(50_000)) == pytest.approx(9.0, rel=0.03)
+
+
+def test_a_scale_and_its_inverse():
+    values = np.random.default_rng(0).lognormal(size=50)
+    for log in (True, False):
+        scale = dataclasses.replace(Scale.of(values, log=log), power=0.2 if log else -0.3)
+        found = scale.posterior(scale.warped(values), np.full(50, 1e-12))
+        np.testing.assert_allclose(found.mean, values, rtol=1e-6)
+        assert Scale(**scale.to_json()) == scale
