@@ -167,7 +167,7 @@ def test_the_search_beats_random_search_and_greedy() -> None:
         greedy = greedy_fill(-damage.error, damage.num_bytes, budget.max_bytes)
         assert config_bytes(greedy, damage.num_bytes) <= budget.max_bytes
         assert (chance.num_bytes <= budget.max_bytes).all()
-        assert front.predicted[-1] > 0.98 * chance.predicted[-1]
+        assert front.predicted[-1] > chance.predicted[-1]
         assert front.predicted[-1] > damage(greedy[None])[0]
 
 
