@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from qsd.export.read import load_export
     from qsd.export.write import export
     from qsd.ranker.checkpoint import Ranker, load_ranker
+    from qsd.runtime import cache_weights, discard_edits
     from qsd.search.front import Front
     from qsd.store import Store
 
@@ -46,6 +47,8 @@ _HOMES = {
     "Ranker": "qsd.ranker.checkpoint",
     "Store": "qsd.store",
     "build_bank": "qsd.api",
+    "cache_weights": "qsd.runtime",
+    "discard_edits": "qsd.runtime",
     "label": "qsd.api",
     "load_export": "qsd.export",
     "load_inputs": "qsd.denoisers.input_files",
@@ -66,6 +69,8 @@ __all__ = [
     "Store",
     "__version__",
     "build_bank",
+    "cache_weights",
+    "discard_edits",
     "export",
     "label",
     "load_export",
@@ -94,7 +99,9 @@ def __dir__() -> list[str]:
 
 
 def _register() -> None:
-    importlib.import_module("qsd.runtime.registration")  # may be what imports diffusers just now
+    from qsd.runtime.registration import register
+
+    register()
 
 
 after_import("diffusers.quantizers.auto", _register)

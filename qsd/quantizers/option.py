@@ -170,6 +170,20 @@ class Option(ABC):
         """The tensors of a weight in several options of this scheme; a scheme shares work here if it can."""
         return {option: option.quantize(rows) for option in options}
 
+    def table(self, tensors: Tensors, count: int, dtype: torch.dtype) -> Tensor | None:
+        """The values of all codes, where the weight is those of the packed tensor ``codes`` and no more.
+
+        Args:
+            tensors: of a weight.
+            count: its number of weights.
+            dtype: of the values; they saturate.
+
+        Returns:
+            [units, 2^bits] with one row for each of so many equal runs of the weight, or None: the scheme has
+            no such form, or the table would be larger than the weight.
+        """
+        return None
+
     @abstractmethod
     def dequantize(self, tensors: Tensors, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """The weight that tensors stand for; values beyond the range of ``dtype`` saturate."""

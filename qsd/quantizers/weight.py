@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qsd.quantizers.coding import CACHED_WEIGHTS
+from qsd.quantizers.decoding import decode
 from qsd.quantizers.option import Option
 from qsd.support.errors import QsdError
 
@@ -37,12 +38,20 @@ class QuantizedWeight:
         """Exact bytes of everything stored."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.stored.values())
 
-    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+    def dequantize(self, dtype: torch.dtype = torch.float32, out: Tensor | None = None) -> Tensor:
         """The weight that the tensors stand for, in its original shape.
 
-        Values beyond the range of ``dtype`` saturate.
+        Args:
+            dtype: of the result; values beyond its range saturate.
+            out: contiguous tensor of that dtype, with as many elements, to write the result into.
         """
-        return self.option.dequantize(self.stored, self.shape, dtype)
+        table = self.option.table(self.stored, self.numel, dtype)
+        if table is not None:
+            codes = self.stored["codes"]
+            values = torch.empty(self.numel, dtype=dtype, device=codes.device) if out is None else out
+            return decode(codes, table, values).view(self.shape)
+        values = self.option.dequantize(self.stored, self.shape, dtype)
+        return values if out is None else out.view(self.shape).copy_(values)
 
     def to(self, device: torch.device | str) -> "QuantizedWeight":
         """The same weight with its tensors on another device."""

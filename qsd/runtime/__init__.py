@@ -1,12 +1,14 @@
 """Layers that run on packed codes, diffusers' plug-in for them, and their profile."""
 
 from qsd.runtime.layers import (
-    PackedWeight,
     QuantizedConv1d,
     QuantizedConv2d,
     QuantizedConv3d,
+    QuantizedLayer,
     QuantizedLinear,
 )
+from qsd.runtime.memory import cache_weights, discard_edits
+from qsd.runtime.packed import PackedWeight
 from qsd.runtime.profiling import profile
 from qsd.runtime.registration import register
 
@@ -15,7 +17,10 @@ __all__ = [
     "QuantizedConv1d",
     "QuantizedConv2d",
     "QuantizedConv3d",
+    "QuantizedLayer",
     "QuantizedLinear",
+    "cache_weights",
+    "discard_edits",
     "profile",
     "register",
 ]

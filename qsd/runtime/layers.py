@@ -1,97 +1,143 @@
-"""Runtime layers: Linear and convolutions that hold packed codes and dequantize when they are used."""
+"""Runtime layers: Linear and convolutions on packed codes, dequantized into a shared buffer when used."""
 
-from collections.abc import Callable, Iterable
+import math
+import threading
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qsd.quantizers import QuantizedWeight
+from qsd.runtime.lazy import LazyWeight
+from qsd.runtime.packed import PackedParts
 from qsd.support.errors import QsdError
 
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+EDITED = (
+    "the weight of a quantized layer was edited in place (a fused LoRA, for example): such layers now hold a "
+    "dense copy with the edit; qsd.discard_edits(model) takes the packed weights back"
+)
+
+_scratch = threading.local()
 
 
-class PackedWeight(nn.Module):
-    """The buffers of one quantized weight, or of one segment of it.
-
-    Buffers are named as :meth:`QuantizedWeight.tensors` names them. They keep the type in which they were
-    stored whatever dtype the model is cast to, because a scale rounded to another type is another scale.
-
-    Attributes:
-        option: method and bits.
-        shape: shape of the weight.
-    """
-
-    def __init__(self, weight: QuantizedWeight) -> None:
-        """Takes over the tensors of ``weight`` without a copy."""
-        super().__init__()
-        self.option, self.shape = weight.option, weight.shape
-        for name, tensor in weight.tensors().items():
-            self.register_buffer(name, tensor)
-
-    def quantized(self) -> QuantizedWeight:
-        """The weight that the buffers hold.
-
-        Raises:
-            QsdError: a buffer has another size or type than option and shape ask for.
-        """
-        return QuantizedWeight.from_tensors(self.option, self.shape, dict(self.named_buffers()))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedWeight":
-        def move(tensor: Tensor) -> Tensor:
-            if not tensor.is_floating_point():
-                return fn(tensor)
-            return fn(tensor.view(_INTEGERS[tensor.itemsize])).view(tensor.dtype)  # moved but never cast
-
-        return super()._apply(move, recurse)
-
-    def extra_repr(self) -> str:
-        """Option and shape."""
-        return f"{self.option}, shape={self.shape}"
-
-
-class _Quantized(nn.Module):
+class QuantizedLayer(nn.Module):
     """Replaces the parameter ``weight`` by packed parts, joined along the input channels when read.
 
     The rest of the layer (forward, bias, padding, hooks) is that of the torch class it is mixed into.
 
     Attributes:
-        packed: module list of one :class:`PackedWeight`, or of one per segment of the input channels.
-        dtype: dtype of ``weight``, and so of the computation.
+        packed: the stored form; tied layers share one.
+        shape: of the weight.
+        dtype: of ``weight``, and so of the computation.
     """
 
-    packed: Iterable[PackedWeight]
+    packed: PackedParts
+    shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
     def weight(self) -> Tensor:
-        """The dequantized weight, made anew at every access."""
-        parts = [part.quantized().dequantize(self.dtype) for part in self.packed]
+        """The weight as a tensor that is dequantized when it is read; in-place edits of it count."""
+        if self.packed.edited is not None or torch.compiler.is_compiling():
+            return self.read()
+        return LazyWeight(self, torch.empty(self.shape, dtype=self.dtype, device="meta"))
+
+    @property
+    def weight_device(self) -> torch.device:
+        """Where the weight is."""
+        if self.packed.edited is not None:
+            return self.packed.edited.device
+        return next(self.packed[0].parameters()).device
+
+    def read(self) -> Tensor:
+        """The dense weight, in memory of its own unless it was edited."""
+        if self.packed.edited is not None:
+            return self.packed.edited.to(self.dtype)
+        parts = [part(self.dtype) for part in self.packed]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "_Quantized":
+    def edit(self, value: Tensor | None = None) -> Tensor:
+        """Memory that the layer computes with from now on.
+
+        Args:
+            value: what it holds; by default the weight as it is.
+
+        Raises:
+            QsdError: the value has another shape.
+        """
+        if value is not None and tuple(value.shape) != self.shape:
+            raise QsdError(f"a weight of shape {self.shape} cannot become one of {tuple(value.shape)}")
+        if self.packed.edited is None or value is not None:
+            if self.packed.edited is None:
+                warnings.warn(EDITED, stacklevel=2)
+            with torch.no_grad():
+                new = (self.read() if value is None else value.to(self.weight_device, self.dtype)).clone()
+                self.packed.edited, self.packed.kept = new, None
+        return self.packed.edited
+
+    def dense(self, inputs: Tensor) -> Tensor:
+        """The weight for one forward: kept, edited, or dequantized into a buffer that all layers share."""
+        parts = self.packed
+        if parts.edited is not None:
+            return self.read()
+        if parts.kept is not None:
+            if parts.kept.dtype != self.dtype or parts.kept.device != inputs.device:
+                parts.kept = self.read()  # the model was moved or cast
+            return parts.kept
+        if (
+            torch.compiler.is_compiling()
+            or inputs.device.type != "cpu"  # kernels run later there, and its allocator keeps memory
+            or (torch.is_grad_enabled() and inputs.requires_grad)  # backward reads the weight again
+        ):
+            return self.read()
+        whole = _shared(self.dtype, math.prod(self.shape), 0)
+        if len(parts) == 1:
+            return parts[0](self.dtype, whole).view(self.shape)
+        pieces = [
+            part(self.dtype, _shared(self.dtype, math.prod(part.shape), slot)).view(part.shape)
+            for slot, part in enumerate(parts.weights(), start=1)
+        ]
+        return torch.cat(pieces, dim=1, out=whole.view(self.shape))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            self.edit(value)
+        else:
+            super().__setattr__(name, value)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantizedLayer":
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         return super()._apply(fn, recurse)
 
 
-class QuantizedLinear(_Quantized, nn.Linear):  # type: ignore[override]
+class QuantizedLinear(QuantizedLayer, nn.Linear):  # type: ignore[override]
     """A Linear layer on packed codes."""
 
+    def forward(self, input: Tensor) -> Tensor:
+        """As of :class:`torch.nn.Linear`."""
+        return nn.functional.linear(input, self.dense(input), self.bias)
 
-class QuantizedConv1d(_Quantized, nn.Conv1d):  # type: ignore[override]
+
+class _QuantizedConvolution(QuantizedLayer):
+    def forward(self, input: Tensor) -> Tensor:
+        """As of torch's class."""
+        return self._conv_forward(input, self.dense(input), self.bias)  # type: ignore[operator]
+
+
+class QuantizedConv1d(_QuantizedConvolution, nn.Conv1d):  # type: ignore[override]
     """A Conv1d layer on packed codes."""
 
 
-class QuantizedConv2d(_Quantized, nn.Conv2d):  # type: ignore[override]
+class QuantizedConv2d(_QuantizedConvolution, nn.Conv2d):  # type: ignore[override]
     """A Conv2d layer on packed codes."""
 
 
-class QuantizedConv3d(_Quantized, nn.Conv3d):  # type: ignore[override]
+class QuantizedConv3d(_QuantizedConvolution, nn.Conv3d):  # type: ignore[override]
     """A Conv3d layer on packed codes."""
 
 
-RUNTIME_CLASSES: dict[type[nn.Module], type[_Quantized]] = {
+RUNTIME_CLASSES: dict[type[nn.Module], type[QuantizedLayer]] = {
     nn.Linear: QuantizedLinear,
     nn.Conv1d: QuantizedConv1d,
     nn.Conv2d: QuantizedConv2d,
@@ -100,6 +146,22 @@ RUNTIME_CLASSES: dict[type[nn.Module], type[_Quantized]] = {
 _FULL_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     quantized: full for full, quantized in RUNTIME_CLASSES.items()
 }
+
+
+def _shared(dtype: torch.dtype, count: int, slot: int) -> Tensor:
+    """The thread's buffer for ``count`` values; what it held before is lost."""
+    if not hasattr(_scratch, "buffers"):
+        _scratch.buffers = {}
+    buffers: dict[tuple[torch.dtype, int], Tensor] = _scratch.buffers
+    buffer = buffers.get((dtype, slot))
+    if buffer is None or buffer.numel() < count:
+        buffers[dtype, slot] = buffer = torch.empty(count, dtype=dtype)
+    return buffer[:count]
+
+
+def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
+    """All runtime layers of a model by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}
 
 
 def check_supported(module: nn.Module, name: str) -> None:
@@ -116,30 +178,30 @@ def check_supported(module: nn.Module, name: str) -> None:
         )
 
 
-def pack_module(module: nn.Module, packed: nn.ModuleList, dtype: torch.dtype) -> None:
+def pack_module(module: nn.Module, packed: PackedParts, dtype: torch.dtype) -> None:
     """Turns a full-precision layer into its runtime form, in place; bias, settings and hooks stay.
 
     Args:
         module: a layer that :func:`check_supported` accepts.
-        packed: its :class:`PackedWeight` parts; tied layers are given the same list.
+        packed: its weight; tied layers are given the same one.
         dtype: dtype to compute in.
     """
+    shape = tuple(module.weight.shape)  # type: ignore[arg-type]
     del module.weight
     module.__class__ = RUNTIME_CLASSES[type(module)]
     module.packed = packed
-    module.dtype = dtype  # type: ignore[assignment]
+    module.shape, module.dtype = shape, dtype  # type: ignore[assignment]
 
 
 def unpack_modules(model: nn.Module) -> None:
     """Turns all runtime layers of a model back into full-precision layers that hold dequantized weights."""
     weights: dict[int, nn.Parameter] = {}  # layers that share their parts shall share the parameter
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, _Quantized)]
+    layers: list[Any] = list(quantized_layers(model).values())
     for layer in layers:
-        parts = id(layer.packed)
-        if parts not in weights:
-            weights[parts] = nn.Parameter(layer.weight, requires_grad=False)
+        if id(layer.packed) not in weights:
+            weights[id(layer.packed)] = nn.Parameter(layer.read(), requires_grad=False)
     for layer in layers:
         weight = weights[id(layer.packed)]
-        del layer.packed, layer.dtype
+        del layer.packed, layer.shape, layer.dtype
         layer.__class__ = _FULL_CLASSES[type(layer)]
         layer.weight = weight

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from qsd.runtime.layers import PackedWeight, unpack_modules
+from qsd.runtime.layers import unpack_modules
+from qsd.runtime.packed import PackedWeight
 from qsd.support.errors import QsdError
 
 

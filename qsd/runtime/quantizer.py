@@ -1,22 +1,20 @@
 """How diffusers loads and saves a denoiser that was exported by qsd."""
 
 import operator
+import weakref
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import FrozenDict
 from diffusers.quantizers.base import DiffusersQuantizer
-from torch import nn
 
 from qsd.quantizers import QuantizedWeight
-from qsd.runtime.layers import (
-    PackedWeight,
-    check_supported,
-    pack_module,
-    unpack_modules,
-)
+from qsd.runtime.layers import check_supported, pack_module, quantized_layers, unpack_modules
 from qsd.runtime.manifest import Manifest
+from qsd.runtime.packed import Bits, PackedParts, PackedWeight, bits_of
 from qsd.support.errors import QsdError
+
+_PACKED = ".packed."
 
 
 class QsdQuantizer(DiffusersQuantizer):
@@ -35,6 +33,8 @@ class QsdQuantizer(DiffusersQuantizer):
         if not self.pre_quantized:
             raise QsdError("qsd does not quantize while loading; build a bank and export the model instead")
         self._dtype = torch.float32
+        self._loaded: set[str] = set()
+        self._stored_dtypes: dict[str, torch.dtype] = {}
         self._parts = quantization_config.parts()
         self._tied_tensors = dict(quantization_config.tied)
         self._tied_layers: dict[str, str] = {}
@@ -69,8 +69,7 @@ class QsdQuantizer(DiffusersQuantizer):
             weights = [
                 QuantizedWeight.empty(option, _part_shape(shape, segment)) for option, segment in parts
             ]
-            packed = nn.ModuleList(PackedWeight(weight) for weight in weights)
-            pack_module(modules[path], packed, dtype_of(path))
+            pack_module(modules[path], PackedParts(weights), dtype_of(path))
         for alias, source in self._tied_layers.items():
             if modules[alias] is not modules[source]:
                 pack_module(modules[alias], modules[source].packed, dtype_of(alias))
@@ -101,20 +100,35 @@ class QsdQuantizer(DiffusersQuantizer):
         param_value: torch.Tensor,
         param_name: str,
         target_device: torch.device,
-        state_dict: dict[str, torch.Tensor],
         *_: Any,
         **__: Any,
     ) -> None:
-        """Takes a tensor over in the type it is stored in; ``param_value`` was cast to the model's dtype."""
+        """Takes over bits."""
         module, _dot, name = param_name.rpartition(".")
-        setattr(model.get_submodule(module), name, state_dict[param_name].to(target_device))
+        setattr(model.get_submodule(module), name, Bits(param_value.to(target_device)))
+
+    def maybe_update_loaded_keys(self, loaded_keys: list[str], checkpoint_files: list[str]) -> list[str]:
+        """Remembers what the file holds."""
+        self._loaded = set(loaded_keys)
+        return loaded_keys
+
+    def maybe_update_state_dict(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """Gives packed tensors to diffusers as bits, which it does not cast; remembers their types."""
+        for key, tensor in state_dict.items():
+            if _PACKED in key:
+                self._stored_dtypes[key] = tensor.dtype
+                state_dict[key] = bits_of(tensor)
+        return state_dict
 
     def update_missing_keys(self, model: Any, missing_keys: list[str], prefix: str) -> list[str]:
-        """Tied tensors are not in the file; everything else must be.
+        """Tied tensors are not in the file; everything else must be, and nothing more.
 
         Raises:
-            QsdError: a tensor is missing.
+            QsdError: a tensor is missing, or is nobody's.
         """
+        extra = sorted(self._loaded - set(model.state_dict()))
+        if extra:
+            raise QsdError(f"tensor '{extra[0]}' of the safetensors file is not in config.json; export again")
         missing = sorted(key for key in missing_keys if not self._is_tied(key))
         if missing:
             raise QsdError(f"tensor '{missing[0]}' is missing from the safetensors file; export again")
@@ -126,16 +140,41 @@ class QsdQuantizer(DiffusersQuantizer):
             setattr(model.get_submodule(owner), name, operator.attrgetter(source)(model))
         for path, module in model.named_modules():
             if isinstance(module, PackedWeight):
+                for name in module.stored_dtypes:
+                    dtype = self._stored_dtypes[f"{path}.{name}"]
+                    module.stored_dtypes[name] = str(dtype).removeprefix("torch.")
                 try:
                     module.quantized()
                 except QsdError as error:
-                    raise QsdError(f"layer '{path.partition('.packed.')[0]}': {error}") from error
+                    raise QsdError(f"layer '{path.partition(_PACKED)[0]}': {error}") from error
+        # Diffusers' word for "must not be cast": a cast changes the type that weights are dequantized to.
+        model.is_quantized = False
+        self._model = weakref.ref(model)
 
     def get_state_dict_and_metadata(
         self, state_dict: dict[str, Any], safe_serialization: bool = False
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What ``save_pretrained`` writes: tied tensors once."""
-        return {key: value for key, value in state_dict.items() if not self._is_tied(key)}, {}
+        """What ``save_pretrained`` writes: tied tensors once, tables in their own types.
+
+        Raises:
+            QsdError: a weight was edited in place, which the packed form cannot hold.
+        """
+        model: Any = self._model()
+        edited = [name for name, layer in quantized_layers(model).items() if layer.packed.edited is not None]
+        if edited:
+            raise QsdError(
+                f"layer '{edited[0]}' was edited in place, and its packed weight was not: save the model "
+                "after model.dequantize(), or take the edits back by qsd.discard_edits(model)"
+            )
+        stored = {
+            f"{path}.{name}": tensor
+            for path, module in model.named_modules()
+            if isinstance(module, PackedWeight)
+            for name, tensor in module.stored().items()
+        }
+        return {
+            key: stored.get(key, value) for key, value in state_dict.items() if not self._is_tied(key)
+        }, {}
 
     def _dequantize(self, model: Any) -> Any:
         unpack_modules(model)
@@ -144,7 +183,7 @@ class QsdQuantizer(DiffusersQuantizer):
         return model
 
     def _is_tied(self, key: str) -> bool:
-        prefixes = tuple(f"{alias}.packed." for alias in self._tied_layers)
+        prefixes = tuple(f"{alias}{_PACKED}" for alias in self._tied_layers)
         return key in self._tied_tensors or key.startswith(prefixes)
 
     @property
@@ -159,7 +198,7 @@ class QsdQuantizer(DiffusersQuantizer):
 
     @property
     def is_compileable(self) -> bool:
-        """Unpacking is plain tensor operations."""
+        """Dequantizing is one node of a compiled graph."""
         return True
 
 

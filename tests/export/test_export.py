@@ -86,7 +86,7 @@ def test_weights_stay_packed_in_memory(bank: Bank, tmp_path: Path) -> None:
         module for module in reloaded.modules() if isinstance(module, QuantizedLinear | QuantizedConv2d)
     ]
     assert len(parts) == len(layers) == len(bank.layers)
-    held = sum(buffer.numel() * buffer.element_size() for part in parts for buffer in part.buffers())
+    held = sum(buffer.numel() * buffer.element_size() for part in parts for buffer in part.parameters())
     assert held == bank.config_bytes(config) == result.code_bytes + result.codebook_bytes
     names = {name for name, _ in reloaded.named_parameters()}
     assert not names & {f"{layer.module}.weight" for layer in bank.layers}
@@ -175,11 +175,10 @@ def test_casting_and_copying_keep_the_stored_types(bank: Bank, tmp_path: Path) -
     exact = layer.weight.clone()
     cast = copy.deepcopy(layer).to(torch.bfloat16)
     assert cast.weight.dtype == torch.bfloat16
-    assert cast.packed[0].scale.dtype == layer.packed[0].scale.dtype == torch.float16
+    stored = cast.packed[0].stored()["scale"]
+    assert stored.dtype == torch.float16 and torch.equal(stored, layer.packed[0].stored()["scale"])
     assert torch.equal(cast.to(torch.float32).weight, exact)
     assert layer.to("meta").weight.is_meta
-    with pytest.raises(ValueError, match="torch_dtype"):
-        reloaded.to(torch.float16)  # diffusers refuses to cast any quantized model
 
 
 def test_diffusers_dequantizes_it(bank: Bank, tmp_path: Path) -> None:

@@ -162,16 +162,25 @@ class Affine(Option):
         stored = scales.round(scale)
         return scales, stored, torch.full_like(scale, middle)
 
+    def table(self, tensors: Tensors, count: int, dtype: torch.dtype) -> Tensor | None:
+        scale = read_scale(tensors)[:, None]
+        if len(scale) << self.bits > count:
+            return None
+        codes = torch.arange(1 << self.bits, dtype=torch.float32, device=scale.device)
+        return saturated((codes - self._zeros(tensors, len(scale))).mul_(scale), dtype)
+
+    def _zeros(self, tensors: Tensors, units: int) -> Tensor | int:
+        """Codes of zero, float32 [units, 1] or the one of all."""
+        if self.symmetric:
+            return 1 << (self.bits - 1)
+        if self._far_zero:
+            return tensors["zero_point"].float()[:, None]
+        return unpack(tensors["zero_point"], self.bits, units).float()[:, None]
+
     def dequantize(self, tensors: Tensors, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         scale = read_scale(tensors)[:, None]
         codes = unpack(tensors["codes"], self.bits, torch.Size(shape).numel()).view(len(scale), -1)
-        values = codes.float()
-        if self.symmetric:
-            values -= 1 << (self.bits - 1)
-        elif self._far_zero:
-            values -= tensors["zero_point"].float()[:, None]
-        else:
-            values -= unpack(tensors["zero_point"], self.bits, len(scale)).float()[:, None]
+        values = codes.float().sub_(self._zeros(tensors, len(scale)))
         return saturated(values.mul_(scale), dtype).view(tuple(shape))
 
 

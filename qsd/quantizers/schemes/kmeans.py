@@ -102,6 +102,9 @@ class KMeans(Option):
             stored = rows.stored(book * gain(values, lookup(stored.float(), codes))[:, None])
         return {"codes": pack(codes, self.bits), "codebook": stored}
 
+    def table(self, tensors: Tensors, count: int, dtype: torch.dtype) -> Tensor | None:
+        return saturated(tensors["codebook"], dtype)
+
     def dequantize(self, tensors: Tensors, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         books = saturated(tensors["codebook"].float(), dtype)
         codes = unpack(tensors["codes"], self.bits, torch.Size(shape).numel())

@@ -131,6 +131,13 @@ class SharedCodebook(Option):
             kmeans_codebooks(sample, [1 << self.bits], compiled=rows.compiled)[1 << self.bits]
         ).float()
 
+    def table(self, tensors: Tensors, count: int, dtype: torch.dtype) -> Tensor | None:
+        scale = read_scale(tensors)[:, None]
+        if len(scale) << self.bits > count:
+            return None
+        book = tensors["codebook"].float() if self._fitted else self._fixed_book(scale.device)
+        return saturated(book * scale, dtype)
+
     def dequantize(self, tensors: Tensors, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         scale = read_scale(tensors)[:, None]
         codes = unpack(tensors["codes"], self.bits, torch.Size(shape).numel()).view(len(scale), -1)

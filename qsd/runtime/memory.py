@@ -1,0 +1,50 @@
+"""Dense copies that packed layers hold on purpose: a cache within a budget, and edits taken back."""
+
+import math
+
+from torch import nn
+
+from qsd.runtime.layers import QuantizedLayer, quantized_layers
+
+
+def cache_weights(model: nn.Module, *, max_bytes: int | None = None) -> int:
+    """Keeps dequantized weights in memory, so that their layers run as fast as at full precision.
+
+    The largest layers come first: the time to dequantize a weight grows with its size, so every byte of the
+    budget saves as much.
+
+    Args:
+        model: with packed layers.
+        max_bytes: budget; None keeps all weights, 0 frees them.
+
+    Returns:
+        Bytes that the cache takes.
+    """
+    layers = {id(layer.packed): layer for layer in quantized_layers(model).values()}  # tied ones once
+    taken = 0
+    for layer in sorted(layers.values(), key=_dense_bytes, reverse=True):
+        layer.packed.kept = None
+        fits = max_bytes is None or taken + _dense_bytes(layer) <= max_bytes
+        if fits and layer.packed.edited is None:
+            layer.packed.kept = layer.read()
+            taken += _dense_bytes(layer)
+    return taken
+
+
+def discard_edits(model: nn.Module) -> list[str]:
+    """Gives layers whose weight was edited in place (by a fused LoRA, for example) their packed weight back.
+
+    Args:
+        model: with packed layers.
+
+    Returns:
+        Names of these layers.
+    """
+    edited = [name for name, layer in quantized_layers(model).items() if layer.packed.edited is not None]
+    for name in edited:
+        model.get_submodule(name).packed.edited = None  # type: ignore[union-attr]
+    return edited
+
+
+def _dense_bytes(layer: QuantizedLayer) -> int:
+    return math.prod(layer.shape) * layer.dtype.itemsize
