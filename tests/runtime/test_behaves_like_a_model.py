@@ -1,0 +1,292 @@
+"""What people do with a denoiser, done with a quantized one: exact, or an error that says what to do."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import pytest
+import torch
+from diffusers import (
+    ControlNetModel,
+    PixArtTransformer2DModel,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.hooks import apply_group_offloading
+from diffusers.training_utils import EMAModel
+from peft import LoraConfig
+from support.exported import exported, forward
+from support.tiny import pixart_inputs
+from support.tiny_pipelines import tiny_unet, unet_inputs
+from torch import nn
+
+from qsd import discard_edits
+from qsd.runtime.layers import QuantizedLayer, quantized_layers
+from qsd.support.errors import QsdError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(tmp_path_factory.mktemp("pixart"))
+
+
+@pytest.fixture(scope="module")
+def unet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(tmp_path_factory.mktemp("unet"), "unet")
+
+
+def pixart(folder: Path, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
+    return PixArtTransformer2DModel.from_pretrained(folder, torch_dtype=dtype, **settings).eval()
+
+
+def unet(folder: Path, **settings: Any) -> Any:
+    return UNet2DConditionModel.from_pretrained(folder, **settings).eval()
+
+
+# LoRA
+
+
+def with_lora(model: Any, *targets: str) -> Any:
+    torch.manual_seed(0)
+    model.add_adapter(LoraConfig(r=2, target_modules=list(targets), init_lora_weights=False))
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:the weight of a quantized layer")
+@pytest.mark.parametrize("family", ["pixart", "unet"])
+def test_lora_loads_fuses_and_comes_out_again(folder: Path, unet_folder: Path, family: str) -> None:
+    if family == "pixart":
+        model, inputs, targets = pixart(folder), pixart_inputs(), ("to_q", "to_out.0", "linear_1")
+    else:
+        model, inputs, targets = unet(unet_folder), unet_inputs(), ("to_v", "conv1", "conv_in", "proj_in")
+    plain = forward(model, inputs)
+    with_lora(model, *targets)
+    loaded = forward(model, inputs)
+    assert (loaded - plain).abs().max() > 1e-3
+    model.fuse_lora()
+    assert any(layer.packed.edited is not None for layer in quantized_layers(model).values())
+    torch.testing.assert_close(forward(model, inputs), loaded, atol=1e-4, rtol=1e-3)
+    with pytest.raises(QsdError, match="edited in place"):
+        model.save_pretrained(folder.parent / "fused")
+    model.unfuse_lora()
+    model.disable_adapters()
+    torch.testing.assert_close(forward(model, inputs), plain, atol=1e-4, rtol=1e-3)
+    assert discard_edits(model)
+    assert torch.equal(forward(model, inputs), plain)
+
+
+def test_lora_of_a_dense_copy_has_the_same_gradients(folder: Path) -> None:
+    model = with_lora(pixart(folder), "to_k")
+    dense = with_lora(pixart(folder).dequantize(), "to_k")
+    gradients = []
+    for each in (model, dense):
+        each(**pixart_inputs(), return_dict=False)[0].square().mean().backward()
+        gradients.append({name: p.grad for name, p in each.named_parameters() if p.grad is not None})
+    assert any("lora_A" in name for name in gradients[0])
+    for name, gradient in gradients[1].items():
+        if "lora" in name:
+            assert torch.equal(gradients[0][name], gradient), name
+
+
+# compiling
+
+
+def test_a_whole_denoiser_compiles_without_breaks(folder: Path) -> None:
+    model = pixart(folder)
+    expected = forward(model, pixart_inputs())
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(forward(compiled, pixart_inputs()), expected)
+
+
+# offloading
+
+
+def group_offload(model: nn.Module, folder: Path, **settings: Any) -> nn.Module:
+    apply_group_offloading(model, onload_device=CPU, offload_device=CPU, **settings)
+    return model
+
+
+OFFLOADS: dict[str, Callable[[Any, Path], nn.Module]] = {
+    "accelerate.cpu_offload": lambda model, _: accelerate.cpu_offload(model, execution_device=CPU),
+    "accelerate.cpu_offload, buffers too": lambda model, _: accelerate.cpu_offload(
+        model, execution_device=CPU, offload_buffers=True
+    ),
+    "accelerate.cpu_offload_with_hook": lambda model, _: accelerate.cpu_offload_with_hook(
+        model, execution_device=CPU
+    )[0],
+    "accelerate.disk_offload": lambda model, path: accelerate.disk_offload(model, path, execution_device=CPU),
+    "accelerate.dispatch_model": lambda model, path: accelerate.dispatch_model(
+        model,
+        {"": "cpu", "transformer_blocks.1": "disk"},
+        main_device="cpu",
+        offload_dir=path,
+        force_hooks=True,
+    ),
+    "groups of blocks": lambda model, path: group_offload(
+        model, path, offload_type="block_level", num_blocks_per_group=1
+    ),
+    "groups of leaves": lambda model, path: group_offload(model, path, offload_type="leaf_level"),
+    "groups on disk": lambda model, path: group_offload(
+        model, path, offload_type="block_level", num_blocks_per_group=1, offload_to_disk_path=str(path)
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", OFFLOADS)
+def test_offloading_is_exact(folder: Path, tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
+    expected = forward(pixart(folder, dtype), pixart_inputs(), dtype)
+    offloaded = OFFLOADS[kind](pixart(folder, dtype), tmp_path)
+    for _ in range(2):
+        assert torch.equal(forward(offloaded, pixart_inputs(), dtype), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "device_map",
+    [
+        {"": "cpu"},
+        {"": "cpu", "transformer_blocks.0": "disk"},
+        {"": "disk"},
+    ],
+    ids=["cpu", "part on disk", "disk"],
+)
+def test_device_maps_are_exact(
+    folder: Path, tmp_path: Path, device_map: dict[str, str], dtype: torch.dtype
+) -> None:
+    expected = forward(pixart(folder, dtype), pixart_inputs(), dtype)
+    names = {name.partition(".")[0] for name in pixart(folder).state_dict()}
+    spread = dict.fromkeys(names - {"transformer_blocks"}, device_map[""])
+    for block in ("transformer_blocks.0", "transformer_blocks.1"):
+        spread[block] = device_map.get(block, device_map[""])
+    mapped = pixart(folder, dtype, device_map=spread, offload_folder=str(tmp_path))
+    assert torch.equal(forward(mapped, pixart_inputs(), dtype), expected)
+
+
+def test_layerwise_casting_touches_only_what_is_not_packed(folder: Path) -> None:
+    model = pixart(folder, torch.bfloat16)
+    expected = forward(model, pixart_inputs(), torch.bfloat16)
+    codes = {name: p.clone() for name, p in model.named_parameters() if ".packed." in name}
+    model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
+    found = forward(model, pixart_inputs(), torch.bfloat16)
+    assert found.isfinite().all() and (found - expected).abs().max() < 0.2  # biases have 8 bits now
+    for name, parameter in model.named_parameters():
+        if ".packed." in name:
+            assert torch.equal(parameter, codes[name])
+
+
+# casting
+
+
+@pytest.mark.parametrize(
+    ("cast", "dtype"),
+    [
+        (lambda model: model.to(torch.bfloat16), torch.bfloat16),
+        (lambda model: model.half(), torch.float16),
+        (lambda model: model.half().float(), torch.float32),
+        (lambda model: model.to("cpu", torch.bfloat16), torch.bfloat16),
+    ],
+)
+def test_a_cast_changes_the_dtype_of_computation(
+    folder: Path, cast: Callable[[Any], Any], dtype: torch.dtype
+) -> None:
+    model = cast(pixart(folder))
+    assert model.dtype == dtype
+    weights = {name: layer.weight.clone() for name, layer in quantized_layers(model).items()}
+    for name, layer in quantized_layers(pixart(folder, dtype)).items():
+        assert torch.equal(layer.weight, weights[name]), name
+
+
+def pipeline(unet_of: nn.Module) -> Any:
+    from support.tiny_pipelines import tiny_clip, tiny_vae
+
+    from qsd.zoo.tokenizers import clip_tokenizer
+
+    return StableDiffusionPipeline(
+        vae=tiny_vae(),
+        text_encoder=tiny_clip(),
+        tokenizer=clip_tokenizer(77),
+        unet=unet_of,
+        scheduler=__import__("diffusers").DDIMScheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def test_a_pipeline_is_cast_and_becomes_another_one(unet_folder: Path) -> None:
+    pipe = pipeline(unet(unet_folder)).to(torch.bfloat16)
+    assert pipe.unet.dtype == pipe.vae.dtype == torch.bfloat16
+    assert all(layer.dtype == torch.bfloat16 for layer in quantized_layers(pipe.unet).values())
+    other = StableDiffusionImg2ImgPipeline.from_pipe(pipe)
+    assert quantized_layers(other.unet)
+    expected = forward(unet(unet_folder), unet_inputs())
+    assert torch.equal(forward(other.unet.float(), unet_inputs()), expected)
+
+
+def test_an_ip_adapter_is_loaded(unet_folder: Path) -> None:
+    model, plain = unet(unet_folder), tiny_unet()
+    tokens, width = 2, model.config.cross_attention_dim
+    cross = [name for name in plain.attn_processors if name.endswith("attn2.processor")]
+    torch.manual_seed(0)
+    adapter: dict[str, torch.Tensor] = {}
+    for number, name in enumerate(cross):
+        channels = plain.get_submodule(name.removesuffix(".processor")).to_k.out_features
+        for kind in ("k", "v"):
+            adapter[f"{2 * number + 1}.to_{kind}_ip.weight"] = torch.randn(channels, width)
+    projection = {
+        "proj.weight": torch.randn(tokens * width, 6),
+        "proj.bias": torch.zeros(tokens * width),
+        "norm.weight": torch.ones(width),
+        "norm.bias": torch.zeros(width),
+    }
+    inputs = unet_inputs() | {"added_cond_kwargs": {"image_embeds": [torch.randn(2, 1, 6)]}}
+    outputs = []
+    for each in (model, unet(unet_folder).dequantize()):
+        each._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": adapter}])
+        outputs.append(forward(each, inputs))
+    assert torch.equal(*outputs)
+    assert (outputs[0] - forward(unet(unet_folder), unet_inputs())).abs().max() > 1e-4
+
+
+# what code around a model reads
+
+
+def test_dtype_device_and_memory(folder: Path) -> None:
+    model = pixart(folder, torch.bfloat16)
+    assert (model.dtype, model.device) == (torch.bfloat16, CPU)
+    held = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    assert model.get_memory_footprint() == pytest.approx(held, rel=0.05)
+    assert (
+        model.get_memory_footprint()
+        < 0.6 * pixart(folder, torch.bfloat16).dequantize().get_memory_footprint()
+    )
+
+
+def test_controlnet_takes_a_dequantized_copy(unet_folder: Path) -> None:
+    model = unet(unet_folder)
+    with pytest.raises(RuntimeError, match="packed"):
+        ControlNetModel.from_unet(model)
+    control = ControlNetModel.from_unet(copy.deepcopy(model).dequantize())
+    assert torch.equal(control.conv_in.weight, model.conv_in.weight)
+    assert isinstance(model.conv_in, QuantizedLayer), "the copy alone was dequantized"
+
+
+def test_ema_follows_what_is_trained_and_keeps_codes(folder: Path) -> None:
+    model = pixart(folder)
+    average = EMAModel(model.parameters(), decay=0.5)
+    codes = {name: p.clone() for name, p in model.named_parameters() if ".packed." in name}
+    bias = model.proj_out.bias
+    with torch.no_grad():
+        bias.add_(1)
+    average.step(model.parameters())
+    average.copy_to(model.parameters())
+    for name, parameter in model.named_parameters():
+        if name in codes:
+            assert torch.equal(parameter, codes[name]), name
