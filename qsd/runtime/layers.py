@@ -36,6 +36,12 @@ class QuantizedLayer(nn.Module):
     shape: tuple[int, ...]
     dtype: torch.dtype
 
+    def __new__(cls, *arguments: Any, **settings: Any) -> Any:
+        """A layer made anew, as adapters do by ``type(layer)(...)``, is one of torch's own class."""
+        if arguments or settings:
+            return _FULL_CLASSES[cls](*arguments, **settings)
+        return super().__new__(cls)  # what copying does
+
     @property
     def weight(self) -> Tensor:
         """The weight as a tensor that is dequantized when it is read; in-place edits of it count."""

@@ -50,7 +50,7 @@ class LazyWeight(Tensor):
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Data that is assigned is an edit, and what leaves torch takes a dense copy along."""
-        if func is _SET_DATA:
+        if func == _SET_DATA:
             target, value = args
             if not isinstance(value, LazyWeight) or value._layer is not target._layer:
                 target._layer.edit(value if not isinstance(value, LazyWeight) else value.dense())

@@ -174,6 +174,14 @@ def test_tensors_of_files_and_of_state_dicts_load() -> None:
     assert torch.equal(other.weight, packed.weight)
 
 
+def test_a_layer_made_by_the_type_of_another_is_a_dense_one() -> None:
+    for kind in LAYERS:
+        packed, dense = pair(kind)
+        settings = (4, 2) if kind == "linear" else (4, 2, 3)
+        assert type(type(packed)(*settings)) is type(dense)
+        assert type(copy.deepcopy(packed)) is type(packed)
+
+
 def test_freezing_and_unfreezing_a_model_leaves_codes_alone() -> None:
     packed, _ = pair()
     model = nn.Sequential(packed).requires_grad_(True)
