@@ -109,7 +109,7 @@ def label(
         QsdError: the store was begun under other conditions, or another process is labeling into it.
     """
     measurer = functools.cache(lambda: Measurer(pipe, bank, evaluator))  # if there is something to measure
-    with _opened(measurer, bank, store, evaluator, config_seed, command) as opened:
+    with _opened(measurer, pipe, bank, store, evaluator, config_seed, command) as opened:
         jobs = labels_module.jobs_of_stream(opened, num_configs, evaluator.noise_seed, split=split)
         if jobs:
             labels_module.label(opened, jobs, run or measurer().run, progress)
@@ -148,7 +148,7 @@ def probe(
     """
     few = dataclasses.replace(evaluator, num_images=num_images)
     measurer = functools.cache(lambda: Measurer(pipe, bank, evaluator))
-    with _opened(measurer, bank, store, evaluator, config_seed, command) as opened:
+    with _opened(measurer, pipe, bank, store, evaluator, config_seed, command) as opened:
         return labels_module.probe(
             opened,
             bank,
@@ -276,6 +276,7 @@ def smallest(
 
 def _opened(
     measurer: Callable[[], Measurer],
+    pipe: DiffusionPipeline,
     bank: Bank,
     store: str | Path,
     evaluator: EvaluationSettings,
@@ -288,6 +289,5 @@ def _opened(
         full = measurer().full_precision(evaluator.noise_seed).labels
         return provenance(command) | {"full_precision": full}
 
-    return labels_module.open_or_create(
-        store, bank, evaluator, config_seed=config_seed, make_provenance=facts
-    )
+    conditions = labels_module.store_conditions(pipe, bank, evaluator, config_seed=config_seed)
+    return labels_module.open_or_create(store, bank, evaluator, conditions, make_provenance=facts)

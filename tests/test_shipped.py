@@ -9,8 +9,11 @@ import yaml
 
 from qsd.cli import main
 from qsd.denoisers.components import denoiser_of
-from qsd.denoisers.pipeline import identity, load_pipeline
+from qsd.denoisers.identity import differing_part, identity
+from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
+from qsd.evaluation.content import settings_content
+from qsd.labels.conditions import pipeline_components
 from qsd.quantizers import PAPER_OPTIONS
 from qsd.store import Store
 from qsd.support.paths import find, shipped_root
@@ -67,10 +70,11 @@ def test_every_label_config_names_what_ships(file: Path) -> None:
 @pytest.mark.parametrize("name", MINIATURES)
 def test_every_store_is_of_its_miniature_and_label_config(name: str) -> None:
     store = Store.open(shipped_root() / "datasets" / f"{name}.h5")
-    denoiser = denoiser_of(load_pipeline(shipped_root() / "checkpoints" / name))
-    assert store.header.denoiser == identity(denoiser)
+    pipe = load_pipeline(shipped_root() / "checkpoints" / name)
+    assert differing_part(store.header.denoiser, identity(denoiser_of(pipe))) is None
     assert store.header.options == PAPER_OPTIONS
-    conditions = labeling_settings(name, 500).conditions()
-    assert {key: store.header.conditions.get(key) for key in conditions} == conditions
+    content = settings_content(labeling_settings(name, 500))
+    assert {key: store.header.conditions.get(key) for key in content} == content
+    assert store.header.conditions["components"] == pipeline_components(pipe)
     assert len(set(store.records.index.tolist())) >= 300
     assert np.isfinite(store.values("fid")).all()

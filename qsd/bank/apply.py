@@ -10,7 +10,7 @@ from qsd.bank.activations import ActivationHooks, ActivationTable
 from qsd.bank.bank import FULL_PRECISION, Bank, module_weight
 from qsd.bank.steps import StepCounter
 from qsd.configs.schedule import Schedule
-from qsd.denoisers.pipeline import check_same_denoiser, identity
+from qsd.denoisers.identity import check_same_denoiser, identity
 from qsd.support.errors import QsdError
 
 _MOST_KEPT_BYTES = 2**30

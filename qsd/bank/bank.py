@@ -14,14 +14,15 @@ from torch import nn
 
 from qsd.bank.sizes import average_bits, config_bytes, uniform_configs
 from qsd.denoisers.graph import Graph
+from qsd.denoisers.identity import identity
 from qsd.denoisers.layers import WeightLayer
-from qsd.denoisers.pipeline import identity
 from qsd.denoisers.tracing import Traced, trace
 from qsd.quantizers import Option, QuantizedWeight, options_hash, quantize_all, relative_error
 from qsd.quantizers.activations import FULL_ACTIVATIONS, ActivationOption, parse_activations
 from qsd.quantizers.options import paper_form
 from qsd.support.errors import QsdError, first_line
 from qsd.support.files import atomic
+from qsd.support.hashing import array_hash, json_hash
 from qsd.support.progress import Progress
 
 FORMAT = "qsd-bank"
@@ -59,6 +60,19 @@ class Bank:
     def options_hash(self) -> str:
         """Short stable hash of the option table."""
         return options_hash(self.options)
+
+    def option_hashes(self) -> dict[str, str]:
+        """By option, a hash of its codes and tables in all layers: two banks with equal ones are one bank."""
+        hashes = {}
+        for index, option in enumerate(self.options):
+            parts = {
+                f"{layer.name}|{name}": array_hash(_plain(tensor))
+                for layer, row in zip(self.layers, self.weights, strict=True)
+                if (weight := row[index]) is not None
+                for name, tensor in weight.tensors().items()
+            }
+            hashes[str(option)] = json_hash(parts)
+        return hashes
 
     @property
     def num_bytes(self) -> np.ndarray:
@@ -266,3 +280,9 @@ def layer_weight(denoiser: nn.Module, layer: WeightLayer) -> torch.Tensor:
     """The full-precision weight of a layer: the module's weight, or its segment of input channels."""
     weight = module_weight(denoiser, layer.module).detach()
     return weight if layer.segment is None else weight[:, layer.segment[0] : layer.segment[1]]
+
+
+def _plain(tensor: torch.Tensor) -> np.ndarray:
+    """The values as an array; numpy has no bfloat16, whose bits do."""
+    tensor = tensor.detach().cpu()
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

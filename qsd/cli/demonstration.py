@@ -19,7 +19,17 @@ from qsd.evaluation import EvaluationSettings
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.grid import ImageRow, draw_grid
 from qsd.export import export
-from qsd.labels import Job, Measured, Measurer, Pool, jobs_of_stream, label, open_or_create, verify
+from qsd.labels import (
+    Job,
+    Measured,
+    Measurer,
+    Pool,
+    jobs_of_stream,
+    label,
+    open_or_create,
+    store_conditions,
+    verify,
+)
 from qsd.ranker.checkpoint import Ranker, load_ranker
 from qsd.ranker.target import Target
 from qsd.search import Front, Points, SearchSettings, plot_front
@@ -100,7 +110,7 @@ def run_demo(
         bank = build_bank(pipe, table, command=command, progress=progress)
         bank.save(out / "bank.safetensors")
     with _timed(seconds, "label"), bar("Label") as progress:
-        store = _label_some_more(settings, bank, out, progress)
+        store = _label_some_more(settings, pipe, bank, out, progress)
     with _timed(seconds, "fit"):
         _fit(fit, settings.ranker, store.path, out / "ranker")
         ranker = load_ranker(out / "ranker")
@@ -139,14 +149,15 @@ def _pool(settings: DemoSettings, evaluation: EvaluationSettings, out: Path) -> 
     return Pool(Measurer, settings.pipeline, out / "bank.safetensors", evaluation, settings.workers)
 
 
-def _label_some_more(settings: DemoSettings, bank: Bank, out: Path, progress: Progress) -> Store:
+def _label_some_more(
+    settings: DemoSettings, pipe: DiffusionPipeline, bank: Bank, out: Path, progress: Progress
+) -> Store:
     """Copies the shipped store and labels the next configs of its stream into the copy."""
     shipped = Store.open(find(settings.store))
     path = Store.create(out / "store.h5", shipped.header, shipped.records, replace=True).path
     seed = shipped.header.conditions["config_seed"]
-    with open_or_create(
-        path, bank, settings.evaluation, config_seed=seed, make_provenance=provenance
-    ) as store:
+    conditions = store_conditions(pipe, bank, settings.evaluation, config_seed=seed)
+    with open_or_create(path, bank, settings.evaluation, conditions, make_provenance=provenance) as store:
         upto = len(np.unique(store.records.index)) + settings.extra_labels  # enough, even if it has gaps
         jobs = jobs_of_stream(store, upto, settings.evaluation.noise_seed)[: settings.extra_labels]
         with _pool(settings, settings.evaluation, out) as pool:
@@ -194,8 +205,7 @@ def _measure(
     }
     every = [row for group in rows.values() for row in group]
     images = settings.verification_images
-    subset = min(settings.evaluation.kid_subset_size, images)
-    evaluation = dataclasses.replace(settings.evaluation, num_images=images, kid_subset_size=subset)
+    evaluation = dataclasses.replace(settings.evaluation, num_images=images)
     with _pool(settings, evaluation, out) as pool:
         measured = verify(
             np.stack([row["config"] for row in every]),
@@ -281,7 +291,7 @@ def _draw_grid(
     classes = evaluation.load_classes()
     first = list(range(settings.grid_images))
     if classes is not None:
-        first = [classes.tolist().index(value) for value in sorted(set(classes.tolist()))]
+        first = [classes.index(value) for value in sorted(set(classes))]
     columns = first[: settings.grid_images]
     uniform = {row["name"]: row for row in rows["uniform"]}
     pairs = zip(settings.same_size_as, rows["searched"], strict=False)

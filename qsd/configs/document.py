@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ConfigDict
 
-from qsd.denoisers.pipeline import check_same_denoiser
+from qsd.denoisers.identity import check_same_denoiser
 from qsd.support.documents import Schema, read_json, write_json
 from qsd.support.errors import QsdError
 

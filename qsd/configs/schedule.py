@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from qsd.configs.document import layers_from_json, layers_to_json
-from qsd.denoisers.pipeline import check_same_denoiser
+from qsd.denoisers.identity import check_same_denoiser
 from qsd.support.documents import read_json, write_json
 from qsd.support.errors import QsdError
 

@@ -80,7 +80,7 @@ def denoiser_like(pipe: Any, identity: Mapping[str, Any]) -> nn.Module:
 
     Args:
         pipe: a diffusers pipeline.
-        identity: of the file's denoiser (:func:`qsd.denoisers.pipeline.identity`).
+        identity: of the file's denoiser (:func:`qsd.denoisers.identity.identity`).
 
     Returns:
         All denoisers where none fits; whoever compares identities then says what differs.
@@ -105,8 +105,8 @@ def class_name(denoiser: nn.Module) -> str:
 
 
 def num_parameters(denoiser: nn.Module) -> int:
-    """Numbers in all parameters, shared ones once."""
-    return sum(parameter.numel() for parameter in denoiser.parameters())
+    """Numbers in all parameters, each name of a shared one counted: ties make no other denoiser."""
+    return sum(parameter.numel() for _, parameter in denoiser.named_parameters(remove_duplicate=False))
 
 
 def _is_denoiser(component: Any) -> bool:

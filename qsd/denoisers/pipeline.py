@@ -1,6 +1,5 @@
 """Loads a diffusers pipeline and says which denoiser it has."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from qsd.denoisers.components import class_name, denoisers_of, num_parameters
+from qsd.denoisers.components import denoisers_of
 from qsd.denoisers.layers import tie_equal_weights
 from qsd.support.errors import QsdError, first_line
 from qsd.support.paths import find
@@ -62,41 +61,3 @@ def keep_class_names(pipe: Any) -> None:
         names.setdefault(index, []).append(name)
     if names:
         pipe.register_to_config(id2label={index: ", ".join(names[index]) for index in sorted(names)})
-
-
-def identity(denoiser: nn.Module) -> dict[str, Any]:
-    """What makes a denoiser this one and no other.
-
-    Args:
-        denoiser: at full precision (no config applied).
-
-    Returns:
-        ``class`` and ``num_parameters``, and ``weights_hash``: BLAKE2 over all parameter names, shapes and
-        values in float32, so that one checkpoint loaded as float16 or float32 has one identity.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for name, parameter in sorted(denoiser.named_parameters()):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().data)
-    return {
-        "class": class_name(denoiser),
-        "num_parameters": num_parameters(denoiser),
-        "weights_hash": digest.hexdigest(),
-    }
-
-
-def check_same_denoiser(expected: dict[str, Any], found: dict[str, Any], file: str | Path) -> None:
-    """Refuses a file that was made for another denoiser.
-
-    Raises:
-        QsdError: the identities differ; names the file and both denoisers.
-    """
-    if expected != found:
-        raise QsdError(
-            f"{file}: made for {_describe(found)}, but this denoiser is {_describe(expected)}; "
-            "use the file's own denoiser or make the file again"
-        )
-
-
-def _describe(denoiser: dict[str, Any]) -> str:
-    return f"{denoiser.get('class')} with weights {str(denoiser.get('weights_hash'))[:8]}"

@@ -22,17 +22,14 @@ class Distribution:
             QsdError: images or feature extractor named by the settings are missing or too few.
         """
         self._features = load_features(settings.features).to(device)
-        self._classes = settings.load_classes()
+        classes = settings.load_classes()
+        self._classes = None if classes is None else torch.tensor(classes)
         if self._classes is not None and isinstance(self._features, InceptionFeatures):
             raise QsdError("agreement needs a classifier; give its folder as features or leave classes out")
-        reference = settings.load_reference()
-        if settings.kid_subset_size > min(len(reference), settings.num_images):
-            raise QsdError(
-                f"kid_subset_size {settings.kid_subset_size} exceeds the {settings.num_images} images or the "
-                f"{len(reference)} real ones; lower it"
-            )
-        real = torch.cat([self._features(batch)[0].cpu() for batch in reference.split(settings.batch_size)])
-        self._fid, self._kid = frechet_metric(real), _kernel_metric(real, settings)
+        reference = settings.open_reference()
+        real = torch.cat([self._features(batch)[0].cpu() for batch in reference.batches(settings.batch_size)])
+        self._fid = frechet_metric(real)
+        self._kid = _kernel_metric(real, settings.kid_subsets, settings.subset_size(len(reference)))
         self._hits = self._count = 0
 
     def reset(self) -> None:
@@ -66,14 +63,14 @@ def frechet_metric(real: torch.Tensor) -> FrechetInceptionDistance:
     return metric
 
 
-def _kernel_metric(real: torch.Tensor, settings: EvaluationSettings) -> KernelInceptionDistance:
+def _kernel_metric(real: torch.Tensor, subsets: int, subset_size: int) -> KernelInceptionDistance:
     """KID, likewise."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # KID keeps all features; that is intended
         metric = KernelInceptionDistance(
             feature=_ready(real),
-            subsets=settings.kid_subsets,
-            subset_size=settings.kid_subset_size,
+            subsets=subsets,
+            subset_size=subset_size,
             reset_real_features=False,
         )
     metric.update(real, real=True)

@@ -1,19 +1,11 @@
-"""What a label is measured under: the settings of an evaluation, and the prompts and images they name."""
+"""What a label is measured under: the settings of an evaluation."""
 
-import contextlib
 import dataclasses
-import hashlib
-from pathlib import Path
-from typing import Any
+import math
 
-import numpy as np
-import torch
-from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
-from qsd.support.errors import QsdError, first_line
-from qsd.support.paths import find
+from qsd.evaluation.images import RealImages, open_images
+from qsd.evaluation.texts import read_classes, read_texts
+from qsd.support.errors import QsdError
 
 INCEPTION_SIZES = (64, 192, 768, 2048)
 
@@ -23,16 +15,19 @@ class EvaluationSettings:
     """Settings of an evaluation. Paths may name something shipped.
 
     Attributes:
-        prompts: text file, one prompt a line; the first ``num_images`` are drawn. For a class-conditional
-            pipeline a line is the name or the number of a class.
+        prompts: file of prompts (a text a line, CSV, JSON, COCO captions, parquet; see
+            :func:`qsd.evaluation.texts.read_texts`); the first ``num_images`` are drawn. For a
+            class-conditional pipeline a prompt is the name or the number of a class.
         reference: real images: a folder of images, or a safetensors file with ``images`` uint8
             [N, 1 or 3, H, W]. None leaves out FID, KID and agreement: only the paired labels (PSNR, latent
             MSE) and, if named, the CLIP score are measured.
         features: where FID and KID features come from: a folder of a transformers image classifier (its
             pooled penultimate features), or ``inception-2048`` (also 64, 192, 768; needs torch-fidelity).
         clip: a folder or hub id of a CLIP model for the CLIP score; none leaves it out.
-        classes: text file, the prompted class index of each prompt, for agreement with the classifier; none
+        classes: file of the prompted class index of each prompt, for agreement with the classifier; none
             leaves it out. It needs ``reference``.
+        prompts_column: of a file of prompts with several columns.
+        classes_column: likewise.
         num_images: images per config.
         steps: denoising steps.
         guidance: classifier-free guidance scale; 1.0 is none.
@@ -43,7 +38,7 @@ class EvaluationSettings:
         max_sequence_length: tokens that a prompt is padded or cut to; none takes the pipeline's default.
         batch_size: images per batch; fixed, because kernels may round differently per batch size.
         noise_seed: seed of the initial noise; image i of every config starts from the same noise.
-        kid_subset_size: images per KID subset; must not exceed the real or the drawn images.
+        kid_subset_size: images per KID subset; lowered to the real or the drawn images where these are fewer.
         kid_subsets: number of KID subsets.
     """
 
@@ -52,6 +47,8 @@ class EvaluationSettings:
     features: str = "inception-2048"
     clip: str | None = None
     classes: str | None = None
+    prompts_column: str | None = None
+    classes_column: str | None = None
     num_images: int = 1000
     steps: int = 20
     guidance: float = 4.5
@@ -67,15 +64,17 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         if self.num_images < 2:
             raise QsdError(f"num_images is {self.num_images}; FID needs at least 2, and 1,000 to mean much")
-
-    def conditions(self) -> dict[str, Any]:
-        """What a store records of the settings: all but the seed, with hashes of the named files."""
-        values = dataclasses.asdict(self)
-        del values["noise_seed"]
-        for name in ("prompts", "reference", "classes", "features", "clip"):
-            with contextlib.suppress(QsdError):  # a hub id or inception-2048 has no file to hash
-                values[f"{name}_hash"] = _hash(find(values[name])) if values[name] else None
-        return values
+        least = {"steps": 1, "batch_size": 1, "kid_subset_size": 2, "kid_subsets": 1}
+        least |= {
+            name: 1
+            for name in ("height", "width", "num_frames", "max_sequence_length")
+            if getattr(self, name) is not None
+        }
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise QsdError(f"{name} is {getattr(self, name)}; give at least {minimum}")
+        if not math.isfinite(self.guidance):
+            raise QsdError(f"guidance is {self.guidance}; give a finite number, 1 for none")
 
     def yields(self, label: str) -> bool:
         """Whether a measurement under these settings has that label."""
@@ -91,65 +90,35 @@ class EvaluationSettings:
         """The prompts of the images.
 
         Raises:
-            QsdError: fewer prompts than images.
+            QsdError: see :func:`qsd.evaluation.texts.read_texts`.
         """
-        return _first_lines(self.prompts, self.num_images, "prompts")
+        return read_texts(self.prompts, self.num_images, "prompts", self.prompts_column)
 
-    def load_classes(self) -> torch.Tensor | None:
-        """The prompted class of each image, int64 [num_images], if the settings name them."""
-        if self.classes is None:
-            return None
-        return torch.tensor([int(line) for line in _first_lines(self.classes, self.num_images, "classes")])
-
-    def load_reference(self) -> torch.Tensor:
-        """The real images, uint8 [N, 3, H, W].
+    def load_classes(self) -> list[int] | None:
+        """The prompted class of each image, if the settings name them.
 
         Raises:
-            QsdError: the settings name none, the file or folder holds none, or images of different sizes.
+            QsdError: see :func:`qsd.evaluation.texts.read_classes`.
+        """
+        if self.classes is None:
+            return None
+        return read_classes(self.classes, self.num_images, self.classes_column)
+
+    def open_reference(self) -> RealImages:
+        """The real images.
+
+        Raises:
+            QsdError: the settings name none; see :func:`qsd.evaluation.images.open_images`.
         """
         if self.reference is None:
             raise QsdError("no real images to compare with; name them as reference")
-        path = find(self.reference)
-        if path.is_dir():
-            return _image_folder(path)
-        try:
-            images = load_file(path)["images"]
-        except (SafetensorError, OSError, KeyError) as error:
-            raise QsdError(
-                f"{path}: holds no `images` ({first_line(error)}); give a folder or a safetensors file"
-            ) from error
-        return images.expand(-1, 3, -1, -1)
+        return open_images(self.reference)
 
+    def subset_size(self, num_real: int) -> int:
+        """Images per KID subset, given how many real images there are."""
+        return min(self.kid_subset_size, self.num_images, num_real)
 
-def _first_lines(name: str, count: int, what: str) -> list[str]:
-    lines = find(name).read_text(encoding="utf-8").splitlines()
-    if len(lines) < count:
-        raise QsdError(f"{name}: {len(lines)} {what} for {count} images; lower num_images or add {what}")
-    return lines[:count]
-
-
-def _image_folder(folder: Path) -> torch.Tensor:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in Image.registered_extensions())
-    if not files:
-        raise QsdError(f"{folder}: holds no images; give the folder of the real images")
-    images = [np.array(Image.open(file).convert("RGB")) for file in files]
-    odd = next(
-        (file for file, image in zip(files, images, strict=True) if image.shape != images[0].shape), None
-    )
-    if odd:
-        raise QsdError(
-            f"{odd}: differs in size from {files[0].name}; resize all reference images to one size"
-        )
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-
-
-def _hash(path: Path) -> str:
-    """BLAKE2 of a file, of a model folder's weights, or of the names and sizes of a folder's files."""
-    digest = hashlib.blake2b(digest_size=8)
-    weights = sorted(path.glob("*.safetensors"))
-    for file in [path] if path.is_file() else weights:
-        digest.update(file.read_bytes())
-    if path.is_dir() and not weights:
-        for file in sorted(path.rglob("*")):
-            digest.update(f"{file.relative_to(path)} {file.stat().st_size}".encode())
-    return digest.hexdigest()
+    def paths(self) -> dict[str, str]:
+        """What the settings name by a path, for the record."""
+        names = ("prompts", "classes", "reference", "features", "clip")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}

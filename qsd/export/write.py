@@ -16,7 +16,8 @@ from torch import Tensor
 from qsd.bank import FULL_PRECISION, Bank
 from qsd.denoisers.accounting import Holdings, average_bits_of_all, holdings
 from qsd.denoisers.components import Denoisers, denoiser_like, denoisers_of
-from qsd.denoisers.pipeline import check_same_denoiser, identity, keep_class_names
+from qsd.denoisers.identity import check_same_denoiser, identity
+from qsd.denoisers.pipeline import keep_class_names
 from qsd.export.folder import CONFIG_NAME, replacing, strip_paths, without_paths, write_json
 from qsd.runtime.layers import check_supported
 from qsd.runtime.manifest import Manifest

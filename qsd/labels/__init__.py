@@ -1,5 +1,6 @@
 """Jobs: probing, labeling and verifying configs, and the pools that run them."""
 
+from qsd.labels.conditions import store_conditions
 from qsd.labels.labeling import Run, jobs_of_stream, label, open_or_create
 from qsd.labels.measurer import Job, Measured, Measurer
 from qsd.labels.pool import Pool
@@ -18,5 +19,6 @@ __all__ = [
     "label",
     "open_or_create",
     "probe",
+    "store_conditions",
     "verify",
 ]

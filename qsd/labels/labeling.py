@@ -12,8 +12,10 @@ from qsd.bank import Bank
 from qsd.configs.activations import sample_activations
 from qsd.configs.sampling import sample_configs
 from qsd.configs.schedule import Schedule
+from qsd.denoisers.identity import check_same_denoiser
 from qsd.evaluation.evaluator import LABELS, headline
 from qsd.evaluation.settings import EvaluationSettings
+from qsd.labels.conditions import check_conditions
 from qsd.labels.measurer import Job
 from qsd.quantizers.activations import parse_activations
 from qsd.store import SPLITS, Header, Store, split_of_index
@@ -29,8 +31,8 @@ def open_or_create(
     path: str | Path,
     bank: Bank,
     settings: EvaluationSettings,
+    conditions: dict[str, Any],
     *,
-    config_seed: int,
     make_provenance: Callable[[], dict[str, Any]],
 ) -> Iterator[Store]:
     """Holds the store to label into: a new one, or the one on disk if it was begun under the same conditions.
@@ -39,7 +41,7 @@ def open_or_create(
         path: of the store; locked for this writer before it is read.
         bank: the denoiser's bank.
         settings: how records are measured.
-        config_seed: names the stream of random configs.
+        conditions: of these settings, see :func:`qsd.labels.conditions.store_conditions`.
         make_provenance: called for a new store.
 
     Raises:
@@ -54,13 +56,13 @@ def open_or_create(
         num_bytes=bank.num_bytes,
         relative_error=bank.relative_errors,
         labels=tuple(label for label in LABELS if settings.yields(label.name)),
-        conditions={**settings.conditions(), "config_seed": config_seed},
+        conditions=conditions,
         provenance={},
         activation_options=tuple(map(str, bank.activation_options)),
     )
 
     def make() -> Header:
-        return dataclasses.replace(header, provenance=make_provenance())
+        return dataclasses.replace(header, provenance={**make_provenance(), "inputs": settings.paths()})
 
     with Store.writing(path, make) as store:
         _check_same(store, header)
@@ -68,18 +70,21 @@ def open_or_create(
 
 
 def _check_same(store: Store, header: Header) -> None:
-    pairs: list[tuple[str, Any, Any]] = [
-        ("denoiser", store.header.denoiser, header.denoiser),
+    check_same_denoiser(header.denoiser, store.header.denoiser, store.path)
+    for what, theirs, ours in (
         ("option table", store.header.options, header.options),
         ("activation options", store.header.activation_options, header.activation_options),
-        *((key, store.header.conditions.get(key), header.conditions[key]) for key in header.conditions),
-    ]
-    for what, theirs, ours in pairs:
+    ):
         if theirs != ours:
             raise QsdError(
-                f"{store.path}: begun with {what} {_short(theirs)}, not {_short(ours)}; "
+                f"{store.path}: begun with {what} {_listed(theirs)}, not {_listed(ours)}; "
                 "label into another store or use the store's own settings"
             )
+    check_conditions(store.path, store.header.conditions, header.conditions)
+
+
+def _listed(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values))
 
 
 def jobs_of_stream(store: Store, num_configs: int, noise_seed: int, *, split: str | None = None) -> list[Job]:
@@ -142,8 +147,3 @@ def label(store: Store, jobs: Sequence[Job], run: Run, progress: Progress | None
 def _recorded(job: Job) -> np.ndarray | None:
     assert not isinstance(job.activations, Schedule), "a record has one activation vector"
     return job.activations
-
-
-def _short(value: Any) -> str:
-    text = str(value.get("weights_hash", value)) if isinstance(value, dict) else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -41,6 +41,7 @@ class Measurer:
     """A pipeline, a bank and an evaluator that work together.
 
     Attributes:
+        pipe: draws.
         bank: whose options are measured.
         evaluator: how they are measured.
     """
@@ -51,6 +52,7 @@ class Measurer:
         Raises:
             QsdError: the bank is another denoiser's, or the settings name what is not there.
         """
+        self.pipe = pipe
         self.bank = bank
         self.evaluator = Evaluator(pipe, settings)
         denoiser = denoiser_like(pipe, bank.denoiser)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from qsd.denoisers.graph import Graph
+from qsd.denoisers.identity import describe, differing_part, same_denoiser
 from qsd.denoisers.layers import WeightLayer
 from qsd.quantizers.options import Option
 from qsd.ranker.ensemble import Ensemble, Member
@@ -224,13 +225,7 @@ def load_ranker(folder: str | Path, denoiser: Mapping[str, Any] | None = None) -
     folder = find(folder)
     document = _read_document(folder)
     headers = [_header_from_json(data, folder) for data in document["denoisers"]]
-    known = [header.denoiser for header in headers]
-    if denoiser is not None and dict(denoiser) not in known:
-        raise QsdError(
-            f"{folder}: trained for {', '.join(map(_name, known))}, not for {_name(denoiser)}; "
-            "train a ranker on a store of this denoiser"
-        )
-    store = 0 if denoiser is None else known.index(dict(denoiser))
+    store = 0 if denoiser is None else _position(folder, headers, denoiser)
     graphs = [GraphFeatures.of(header) for header in headers]
     settings = NetworkSettings(**document["network"])
     members = Ensemble()
@@ -255,6 +250,18 @@ def load_ranker(folder: str | Path, denoiser: Mapping[str, Any] | None = None) -
 def _within(chosen: np.ndarray, count: int) -> bool:
     """Whether indices are those of one of so many options."""
     return not chosen.size or bool(chosen.min() >= 0 and chosen.max() < count)
+
+
+def _position(folder: Path, headers: Sequence[Header], denoiser: Mapping[str, Any]) -> int:
+    """Which of the denoisers of a ranker it is."""
+    for position, header in enumerate(headers):
+        if same_denoiser(header.denoiser, denoiser):
+            return position
+    known = ", ".join(describe(header.denoiser) for header in headers)
+    raise QsdError(
+        f"{folder}: trained for {known}, not for {describe(denoiser)}; "
+        "train a ranker on a store of this denoiser"
+    )
 
 
 def is_ranker(folder: str | Path) -> bool:
@@ -298,10 +305,10 @@ def _check_same(folder: Path, header: Header, other: Described, file: str | Path
             f"{file}: its options are {', '.join(map(str, other.options))}, but the ranker {folder} was "
             f"trained on {', '.join(map(str, options))}; use files of one option table"
         )
-    if other.denoiser != header.denoiser:
+    if part := differing_part(header.denoiser, other.denoiser):
         raise QsdError(
-            f"{file}: made for {_name(other.denoiser)}, but the ranker {folder} was trained for "
-            f"{_name(header.denoiser)}; use files of one denoiser"
+            f"{file}: made for {describe(other.denoiser)}, but the ranker {folder} was trained for "
+            f"{describe(header.denoiser)} (another {part}); use files of one denoiser"
         )
     ours, theirs = ([layer.name for layer in one.layers] for one in (header, other))
     if ours != theirs:
@@ -309,10 +316,6 @@ def _check_same(folder: Path, header: Header, other: Described, file: str | Path
             f"{file}: its weight layers differ from those of the ranker {folder} "
             f"({len(theirs)} and {len(ours)}); make both with one version of qsd"
         )
-
-
-def _name(denoiser: Mapping[str, Any]) -> str:
-    return f"{denoiser.get('class')} with weights {str(denoiser.get('weights_hash'))[:8]}"
 
 
 def _header_to_json(header: Header) -> dict[str, Any]:

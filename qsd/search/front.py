@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import norm
 
 from qsd.configs.document import layers_from_json, layers_to_json, read_json, write_json
-from qsd.denoisers.pipeline import check_same_denoiser
+from qsd.denoisers.identity import check_same_denoiser
 from qsd.support.errors import QsdError
 
 FRONT_FORMAT = "qsd-front"

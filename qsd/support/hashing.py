@@ -5,6 +5,7 @@ import contextvars
 import hashlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 DIGEST_SIZE = 16
 """Bytes of a hash: BLAKE2b with a digest of 128 bits, written as 32 hexadecimal digits."""
 
+_BLOCK = 1 << 22
 _verifying = contextvars.ContextVar("verifying", default=True)
 
 
@@ -35,6 +37,19 @@ def json_hash(document: Any) -> str:
     return bytes_hash(
         json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
     )
+
+
+def file_hash(path: Path) -> str:
+    """The hash of a file's bytes, read in blocks.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ def measure_quality(pipe: Any, settings: EvaluationSettings, *, seed: int = 0) -
 def real_half_distance(settings: EvaluationSettings, splits: int = 5) -> float:
     """Mean FID of a random half of the reference images against the other half."""
     extract = load_features(settings.features)
-    features = torch.cat([extract(batch)[0] for batch in settings.load_reference().split(256)])
+    features = torch.cat([extract(batch)[0] for batch in settings.open_reference().batches(256)])
     generator = torch.Generator().manual_seed(0)
     total = 0.0
     for _ in range(splits):

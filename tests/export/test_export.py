@@ -18,7 +18,7 @@ from torch import nn
 
 from qsd.bank import FULL_PRECISION, Applier, Bank, build_bank
 from qsd.denoisers import tie_equal_weights
-from qsd.denoisers.pipeline import identity
+from qsd.denoisers.identity import identity
 from qsd.export import ExportResult, export, load_export
 from qsd.quantizers import Option
 from qsd.runtime import PackedWeight, QuantizedConv2d, QuantizedLinear, profile, register

@@ -3,6 +3,7 @@
 import dataclasses
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.evaluation.evaluator import LABELS, MAX_PSNR
 from qsd.evaluation.extractors import load_features
-from qsd.labels import Job, Measurer, jobs_of_stream, label, open_or_create, verify
+from qsd.labels import Job, Measurer, jobs_of_stream, label, open_or_create, store_conditions, verify
 from qsd.store import SPLITS, Store, split_of_index
 from qsd.support.errors import QsdError
 
@@ -80,8 +81,8 @@ def test_fid_by_definition(measurer: Measurer) -> None:
     from scipy.linalg import sqrtm
 
     features = load_features(SETTINGS.features)
-    reference = SETTINGS.load_reference()
-    real = torch.cat([features(part)[0] for part in reference.split(100)]).double().numpy()
+    reference = SETTINGS.open_reference()
+    real = torch.cat([features(part)[0] for part in reference.batches(100)]).double().numpy()
     fake = features(measurer.full_precision(0).images)[0].double().numpy()
     mean = ((real.mean(0) - fake.mean(0)) ** 2).sum()
     a, b = np.cov(real.T), np.cov(fake.T)
@@ -91,7 +92,8 @@ def test_fid_by_definition(measurer: Measurer) -> None:
 
 def test_labeling_resumes_and_grows(measurer: Measurer, bank: Bank, tmp_path: Path) -> None:
     def begin() -> AbstractContextManager[Store]:
-        return open_or_create(tmp_path / "s.h5", bank, SETTINGS, config_seed=3, make_provenance=dict)
+        conditions = store_conditions(measurer.pipe, bank, SETTINGS, config_seed=3)
+        return open_or_create(tmp_path / "s.h5", bank, SETTINGS, conditions, make_provenance=dict)
 
     with begin() as store:
         label(store, jobs_of_stream(store, 2, 0), measurer.run)
@@ -109,18 +111,22 @@ def test_labeling_resumes_and_grows(measurer: Measurer, bank: Bank, tmp_path: Pa
     assert all(SPLITS[int(split_of_index(job.index))] == "test" and job.noise_seed == 1 for job in repeats)
 
 
-def test_store_of_other_conditions_is_refused(bank: Bank, tmp_path: Path) -> None:
-    def begin(bank: Bank, settings: EvaluationSettings = SETTINGS) -> None:
-        with open_or_create(tmp_path / "s.h5", bank, settings, config_seed=0, make_provenance=dict):
+def test_store_of_other_conditions_is_refused(measurer: Measurer, bank: Bank, tmp_path: Path) -> None:
+    conditions = store_conditions(measurer.pipe, bank, SETTINGS, config_seed=0)
+
+    def begin(bank: Bank, **changed: Any) -> None:
+        ours = conditions | changed
+        with open_or_create(tmp_path / "s.h5", bank, SETTINGS, ours, make_provenance=dict):
             pass
 
     begin(bank)
     with pytest.raises(QsdError, match="begun with steps 4, not 5"):
-        begin(bank, dataclasses.replace(SETTINGS, steps=5))
+        begin(bank, steps=5)
     with pytest.raises(QsdError, match="begun with option table"):
         begin(dataclasses.replace(bank, options=bank.options[:2], weights=[row[:2] for row in bank.weights]))
-    with pytest.raises(QsdError, match="begun with denoiser"):
-        begin(dataclasses.replace(bank, denoiser={**bank.denoiser, "weights_hash": "0" * 32}))
+    with pytest.raises(QsdError, match=r"s\.h5: made for .* but this denoiser is .* \(another weights\)"):
+        others = dict.fromkeys(("weights_hash", "float16_hash", "bfloat16_hash"), "0" * 32)
+        begin(dataclasses.replace(bank, denoiser=bank.denoiser | others))
 
 
 def test_verify_averages_over_seeds(measurer: Measurer, bank: Bank) -> None:
@@ -144,7 +150,10 @@ def test_verify_averages_over_seeds(measurer: Measurer, bank: Bank) -> None:
         ({"features": "inception-7"}, "inception features have sizes"),
         ({"features": "datasets/digits"}, "no transformers image classifier"),
         ({"clip": "datasets/digits"}, "no CLIP model"),
-        ({"kid_subset_size": 25}, "kid_subset_size 25 exceeds"),
+        ({"kid_subset_size": 1}, "kid_subset_size is 1; give at least 2"),
+        ({"steps": 0}, "steps is 0; give at least 1"),
+        ({"batch_size": 0}, "batch_size is 0; give at least 1"),
+        ({"guidance": float("nan")}, "guidance is nan"),
     ],
 )
 def test_mistakes_in_the_settings_are_named(bank: Bank, change: dict, message: str) -> None:
@@ -170,4 +179,4 @@ def test_without_real_images_only_paired_labels_are_measured(
     assert set(row) == {"psnr", "latent_mse", "psnr_std", "num_images", "seeds"}
     assert row["psnr_std"] > 0
     with pytest.raises(QsdError, match="no real images to compare with"):
-        paired.load_reference()
+        paired.open_reference()

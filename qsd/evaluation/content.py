@@ -1,0 +1,53 @@
+"""What settings of an evaluation are by content: equal if the same is measured, wherever its files lie."""
+
+import dataclasses
+from typing import Any
+
+from qsd.denoisers.identity import component_identity
+from qsd.evaluation.extractors import ClassifierFeatures, clip_loader, load_features
+from qsd.evaluation.settings import EvaluationSettings
+from qsd.support.hashing import json_hash
+
+_NO_CONTENT = ("noise_seed", "prompts_column", "classes_column")
+
+
+def settings_content(settings: EvaluationSettings) -> dict[str, Any]:
+    """Settings in which hashes of content stand for all paths.
+
+    Prompts and classes count up to ``num_images``, in whatever kind of file they stand; real images by their
+    files' bytes in the order of names; a classifier or a CLIP model by configuration, weights and
+    preprocessing. The seed of the noise is left out: every record has its own.
+
+    Raises:
+        QsdError: something that the settings name is missing or unusable.
+    """
+    values = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _NO_CONTENT}
+    values["prompts"] = json_hash(settings.load_prompts())
+    classes = settings.load_classes()
+    values["classes"] = None if classes is None else json_hash(classes)
+    values["clip"] = None if settings.clip is None else clip_content(settings.clip)
+    if settings.reference is None:
+        unused = ("reference", "features", "classes", "kid_subset_size", "kid_subsets")
+        return values | dict.fromkeys(unused)
+    reference = settings.open_reference()
+    return values | {
+        "reference": reference.content_hash(),
+        "features": features_content(settings.features),
+        "kid_subset_size": settings.subset_size(len(reference)),
+    }
+
+
+def features_content(name: str) -> dict[str, str]:
+    """Identity of a feature extractor, see :func:`qsd.evaluation.extractors.load_features`."""
+    features = load_features(name)
+    if isinstance(features, ClassifierFeatures):
+        preprocessing = json_hash(component_identity(features.processor))
+        return component_identity(features.model) | {"preprocessing": preprocessing}
+    return {"class": name}
+
+
+def clip_content(name: str) -> dict[str, str]:
+    """Identity of a CLIP model, see :func:`qsd.evaluation.extractors.clip_loader`."""
+    model, processor = clip_loader(name)()
+    parts = [component_identity(part) for part in (processor.image_processor, processor.tokenizer)]
+    return component_identity(model.model) | {"preprocessing": json_hash(parts)}
