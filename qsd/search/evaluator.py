@@ -40,22 +40,17 @@ class Evaluator:
     def __call__(self, configs: np.ndarray) -> np.ndarray:
         """Scores of int8 [n, L] configs, float64 [n]; only those not seen before are predicted."""
         configs = np.ascontiguousarray(configs, dtype=np.int8)
-        row_of = self._row_of
+        row_of, known = self._row_of, len(self._mean)
         fresh: list[int] = []
-        rows = np.empty(len(configs), dtype=np.int64)
+        rows: list[int] = []
         for place, key in enumerate(configs.view(f"V{configs.shape[1]}").ravel().tolist()):
-            row = row_of.setdefault(key, len(row_of))
-            rows[place] = row
-            if row == self.known + len(fresh):
+            row = row_of.setdefault(key, known + len(fresh))
+            rows.append(row)
+            if row == known + len(fresh):
                 fresh.append(place)
         for start in range(0, len(fresh), self._batch_size):
             self._predict(configs[fresh[start : start + self._batch_size]])
         return self._mean[rows] - self._reach * self._std[rows]
-
-    @property
-    def known(self) -> int:
-        """Configs whose prediction is kept."""
-        return len(self._mean)
 
     def archive(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What was predicted: configs int8 [count, L], mean and standard deviation float64 [count]."""

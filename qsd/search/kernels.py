@@ -60,6 +60,51 @@ def repair_rows(
 
 
 @compiled
+def children_of(
+    parents: np.ndarray,
+    pairs: np.ndarray,
+    crossed: np.ndarray,
+    options: np.ndarray,
+    count: np.ndarray,
+    seed: int,
+) -> np.ndarray:
+    """Uniform crossover of pairs of parents, and mutation of one unit on average, int8 [n, U].
+
+    Args:
+        parents: int8 [p, U].
+        pairs: int64 [n, 2], positions of parents.
+        crossed: bool [n], whether a child takes anything of the second.
+        options: int8 [U, O], for each unit the available options first.
+        count: int64 [U], how many these are.
+        seed: of all coins.
+    """
+    state = np.uint64(seed) * np.uint64(2) + np.uint64(1)  # xorshift (Marsaglia 2003); never 0
+    num_units = parents.shape[1]
+    children = np.empty((len(pairs), num_units), dtype=np.int8)
+    for row in range(len(pairs)):
+        coins = np.uint64(0)
+        for unit in range(num_units):
+            if unit % 64 == 0:
+                state ^= state << np.uint64(13)
+                state ^= state >> np.uint64(7)
+                state ^= state << np.uint64(17)
+                coins = state if crossed[row] else np.uint64(0)
+            parent = pairs[row, np.int64(coins & np.uint64(1))]
+            children[row, unit] = parents[parent, unit]
+            coins >>= np.uint64(1)
+        while True:  # a geometric number of mutations, one on average
+            state ^= state << np.uint64(13)
+            state ^= state >> np.uint64(7)
+            state ^= state << np.uint64(17)
+            if (state >> np.uint64(40)) & np.uint64(1):
+                break
+            mutated = np.int64((state >> np.uint64(16)) % np.uint64(num_units))
+            place = np.int64((state >> np.uint64(44)) % np.uint64(count[mutated]))
+            children[row, mutated] = options[mutated, place]
+    return children
+
+
+@compiled
 def ranks(order: np.ndarray, score: np.ndarray, cost: np.ndarray) -> np.ndarray:
     """Fronts of points visited in `order` of rising cost and falling score, int64 [n] (see `nsga2`)."""
     rank = np.empty(len(order), dtype=np.int64)

@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from qsd.search.kernels import ranks, sizes
+from qsd.search.kernels import children_of, ranks, sizes
 from qsd.support.progress import Progress
 
 CROSSOVER_PROBABILITY = 0.9
@@ -130,15 +130,7 @@ def _offspring(parents: np.ndarray, mutations: Mutations, n: int, rng: np.random
 
     `parents` stand in order of fitness, so the smaller of two random indices is the tournament's winner.
     """
-    num_units = parents.shape[1]
-    winners = rng.integers(len(parents), size=(2, n, 2)).min(axis=2)
-    first, second = parents[winners[0]], parents[winners[1]]
-    coins = np.frombuffer(rng.bytes(n * -(-num_units // 8)), dtype=np.uint8).reshape(n, -1)
-    from_second = np.unpackbits(coins, axis=1, count=num_units).astype(bool)
-    from_second &= rng.random((n, 1)) < CROSSOVER_PROBABILITY
-    children = np.where(from_second, second, first)
-    count = rng.binomial(n * num_units, 1.0 / num_units)
-    row, unit = rng.integers(n, size=count), rng.integers(num_units, size=count)
-    choice = (rng.random(count) * mutations.count[unit]).astype(np.int64)
-    children[row, unit] = mutations.options[unit, choice]
-    return children
+    pairs = rng.integers(len(parents), size=(n, 2, 2)).min(axis=2)
+    crossed = rng.random(n) < CROSSOVER_PROBABILITY
+    seed = int(rng.integers(2**31))
+    return children_of(parents, pairs, crossed, mutations.options, mutations.count, seed)
