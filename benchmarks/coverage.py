@@ -8,6 +8,7 @@ opened again, and the outputs of the applied and of the opened denoiser are comp
 
 import argparse
 import dataclasses
+import sys
 import tempfile
 import time
 import traceback
@@ -27,6 +28,8 @@ from qsd.bank import Applier
 from qsd.configs.sampling import sample_configs
 from qsd.denoisers import holdings
 from qsd.support.errors import QsdError
+
+sys.path.pop(0)  # numba would take this file for the package of its name
 
 STEPS = ("trace and bank", "apply", "export", "reload, equal bit for bit")
 OPTIONS = ("uaq-4", "kmeans_c-3")

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import flex_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
@@ -161,11 +163,36 @@ def _by_values(denoiser: nn.Module, inputs: Mapping[str, Any]) -> Program:
         return _program(_Called(denoiser, moved, real_masks=False))
 
 
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Traces flex attention as the attention that it is; its masks choose values, not operations."""
+    original, original_mask = flex_attention.flex_attention, flex_attention.create_mask
+
+    def mask(*arguments: Any, **settings: Any) -> Any:
+        with _disable_current_modes():
+            return original_mask(*arguments, **settings)
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **settings: Any) -> Any:
+        grouped = bool(settings.get("enable_gqa"))
+        output = F.scaled_dot_product_attention(query, key, value, enable_gqa=grouped)
+        statistics = query.new_zeros(query.shape[:-1])
+        if settings.get("return_aux") is not None:
+            return output, flex_attention.AuxOutput(lse=statistics, max_scores=statistics)
+        return (output, statistics) if settings.get("return_lse") else output
+
+    flex_attention.flex_attention = attend  # type: ignore[assignment]
+    flex_attention.create_mask = mask
+    try:
+        yield
+    finally:
+        flex_attention.flex_attention, flex_attention.create_mask = original, original_mask
+
+
 def _program(called: _Called) -> Program:
     record = make_fx(
         _Rooted(called), pre_dispatch=True, record_module_stack=True, _error_on_data_dependent_ops=False
     )
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), _plain_attention(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = record(*called.tensors())
     paths = {id(parameter): path for path, parameter in called.denoiser.named_parameters()}
