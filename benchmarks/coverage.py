@@ -1,7 +1,7 @@
 """What part of the road each denoiser class of the installed diffusers goes, in tiny configs.
 
-Every case of `coverage_cases.py` is traced and banked with its own arguments, one config is applied, exported and
-opened again, and the outputs of the applied and of the opened denoiser are compared bit for bit::
+Every case of `coverage_cases.py` is traced and banked with its own arguments, one config is applied, exported
+and opened again, and the outputs of the applied and of the opened denoiser are compared bit for bit::
 
     python benchmarks/coverage.py --out docs/coverage.md
 """
@@ -85,7 +85,9 @@ def run(case: Case, folder: Path) -> Row:
     except QsdError as error:
         reason = str(error)
     except Exception as error:
-        reason = f"traceback: {type(error).__name__}: {error} ({traceback.extract_tb(error.__traceback__)[-1]})"
+        reason = (
+            f"traceback: {type(error).__name__}: {error} ({traceback.extract_tb(error.__traceback__)[-1]})"
+        )
     return Row(case.name, layers, share, unreached, other, step, reason, time.perf_counter() - start)
 
 
@@ -98,7 +100,15 @@ def outputs(denoiser: nn.Module, case: Case) -> list[torch.Tensor]:
 
 def uncovered() -> list[str]:
     """Denoiser classes that diffusers exports and no case builds."""
-    words = ("Transformer", "UNet", "UVit", "DiTModel", "PriorTransformer", "T5FilmDecoder", "UniDiffuserModel")
+    words = (
+        "Transformer",
+        "UNet",
+        "UVit",
+        "DiTModel",
+        "PriorTransformer",
+        "T5FilmDecoder",
+        "UniDiffuserModel",
+    )
     known = {case.cls for case in CASES}
     names = [name for name in dir(diffusers) if any(word in name for word in words)]
     classes = [name for name in names if isinstance(getattr(diffusers, name), type)]
@@ -113,15 +123,15 @@ def table(rows: list[Row]) -> str:
     lines = [
         "# Which denoisers qsd covers",
         "",
-        f"Tiny denoisers of {len({case.cls for case in CASES})} classes of diffusers {diffusers.__version__} in "
-        f"{len(rows)} cases, each traced with arguments of its forward, banked with {' and '.join(OPTIONS)}, applied, "
-        f"exported and opened again by `qsd.build_bank`, `qsd.export` and `qsd.load_export` alone. "
-        f"{len(whole)} of {len(rows)} go the whole road: the opened denoiser computes the same bits as the applied "
-        "one.",
+        f"Tiny denoisers of {len({case.cls for case in CASES})} classes of diffusers "
+        f"{diffusers.__version__} in {len(rows)} cases, each traced with arguments of its forward, banked with "
+        f"{' and '.join(OPTIONS)}, applied, exported and opened again by `qsd.build_bank`, `qsd.export` and "
+        f"`qsd.load_export` alone. {len(whole)} of {len(rows)} go the whole road: the opened denoiser computes "
+        "the same bits as the applied one.",
         "",
-        "Share: of the parameters, in weight layers. Not reached: layers that the traced call does not run (they "
-        "stay at full precision and are named by `qsd bank`, `graph` and `export`). Other: share of the layers "
-        "whose role the vocabulary does not know.",
+        "Share: of the parameters, in weight layers. Not reached: layers that the traced call does not run; "
+        "they stay at full precision and are named by `qsd bank`, `graph` and `export`. Other: share of the "
+        "layers whose role the vocabulary does not know.",
         "",
         f"No case builds: {', '.join(missing) or 'none is missing'}.",
         "",
@@ -135,7 +145,9 @@ def table(rows: list[Row]) -> str:
             f"| `{row.name}` | {row.layers} | {row.share:.1%} | {row.unreached or ''} | "
             f"{f'{row.other_roles:.0%}' if row.other_roles else ''} | {step}{reason} |"
         )
-    return "\n".join([*lines, "", "`python benchmarks/coverage.py --out docs/coverage.md` makes this page.", ""])
+    return "\n".join(
+        [*lines, "", "`python benchmarks/coverage.py --out docs/coverage.md` makes this page.", ""]
+    )
 
 
 def main() -> None:

@@ -184,7 +184,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         "AnyFlowFARTransformer3DModel",
-        {key: value for key, value in _WAN.items()} | {"chunk_partition": (1, 2), "full_chunk_limit": 2},
+        _WAN | {"chunk_partition": (1, 2), "full_chunk_limit": 2},
         lambda: {
             "hidden_states": t(1, 3, 4, SIDE, SIDE),
             "timestep": torch.full((1, 3), 500.0),
@@ -207,9 +207,7 @@ CASES: tuple[Case, ...] = (
     Case(
         "AudioLDM2UNet2DConditionModel",
         _CROSS_UNET | {"cross_attention_dim": ((None, TEXT, 8), (None, TEXT, 8))},
-        lambda: _unet(
-            encoder_hidden_states=t(1, TOKENS, TEXT), encoder_hidden_states_1=t(1, TOKENS, 8)
-        ),
+        lambda: _unet(encoder_hidden_states=t(1, TOKENS, TEXT), encoder_hidden_states_1=t(1, TOKENS, 8)),
     ),
     Case(
         "AuraFlowTransformer2DModel",
@@ -383,7 +381,13 @@ CASES: tuple[Case, ...] = (
     Case(
         "DiTTransformer2DModel",
         _HEADS
-        | {"in_channels": 4, "num_layers": 1, "sample_size": SIDE, "norm_num_groups": 4, "num_embeds_ada_norm": 10},
+        | {
+            "in_channels": 4,
+            "num_layers": 1,
+            "sample_size": SIDE,
+            "norm_num_groups": 4,
+            "num_embeds_ada_norm": 10,
+        },
         lambda: {"hidden_states": t(1, 4, SIDE, SIDE), "timestep": LONG_STEP, "class_labels": ids(1)},
     ),
     Case(
@@ -594,9 +598,7 @@ CASES: tuple[Case, ...] = (
     Case(
         "HunyuanVideoTransformer3DModel",
         _HUNYUAN_VIDEO,
-        lambda: _video(
-            encoder_attention_mask=yes(1, TOKENS), pooled_projections=t(1, 8), guidance=STEP
-        ),
+        lambda: _video(encoder_attention_mask=yes(1, TOKENS), pooled_projections=t(1, 8), guidance=STEP),
     ),
     Case(
         "I2VGenXLUNet",
@@ -961,9 +963,7 @@ CASES: tuple[Case, ...] = (
             "time_embed_dim": 8,
             "max_sequence_length": TOKENS,
         },
-        lambda: _video(
-            encoder_hidden_states=t(1, TOKENS, 16), encoder_attention_mask=yes(1, TOKENS)
-        ),
+        lambda: _video(encoder_hidden_states=t(1, TOKENS, 16), encoder_attention_mask=yes(1, TOKENS)),
     ),
     Case(
         "MotifVideoTransformer3DModel",
@@ -1295,7 +1295,8 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         "Transformer2DModel",
-        _HEADS | {"sample_size": 4, "num_vector_embeds": 16, "num_embeds_ada_norm": 10, "norm_type": "ada_norm"},
+        _HEADS
+        | {"sample_size": 4, "num_vector_embeds": 16, "num_embeds_ada_norm": 10, "norm_type": "ada_norm"},
         lambda: {"hidden_states": ids(1, 16, below=15), "timestep": torch.tensor(3)},
         "tokens",
     ),
@@ -1466,8 +1467,10 @@ CASES: tuple[Case, ...] = (
             "cross_attention_dim": TEXT,
             "num_attention_heads": 2,
         },
-        lambda: _unet(encoder_hidden_states=t(1, 1, TEXT), added_time_ids=t(1, 3))
-        | {"sample": t(1, 2, 8, SIDE, SIDE)},
+        lambda: (
+            _unet(encoder_hidden_states=t(1, 1, TEXT), added_time_ids=t(1, 3))
+            | {"sample": t(1, 2, 8, SIDE, SIDE)}
+        ),
     ),
     Case(
         "UVit2DModel",

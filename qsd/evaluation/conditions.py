@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from qsd.denoisers.components import denoiser_of
+from qsd.evaluation.call import accepted_by, guidance_of
 from qsd.support.errors import QsdError
 
 Conditions = dict[str, torch.Tensor | list[Any]]
@@ -65,7 +66,7 @@ _ENCODINGS: dict[str, tuple[_Encoding, ...]] = {
 
 def conditions_of(
     pipe: Any,
-    prompts: list[str],
+    prompts: list[str] | None,
     guidance: float,
     batch_size: int,
     max_sequence_length: int | None = None,
@@ -73,8 +74,9 @@ def conditions_of(
     """The conditions of the images of a pipeline.
 
     Args:
-        pipe: a diffusers pipeline that draws from text or classes.
-        prompts: n prompts; of a class-conditional pipeline, names that it knows or numbers of classes.
+        pipe: a diffusers pipeline.
+        prompts: n prompts; of a class-conditional pipeline, names that it knows or numbers of classes. None
+            for a pipeline that draws from nothing or from images alone.
         guidance: above 1 the negative (empty) prompt is a condition too.
         batch_size: prompts per forward pass of a text encoder.
         max_sequence_length: tokens that a prompt is padded or cut to, where the pipeline's default is not.
@@ -83,39 +85,26 @@ def conditions_of(
         Tensors [n, ...] on the CPU, or lists of n.
 
     Raises:
-        QsdError: the pipeline draws from something else, or a prompt is no class of it.
+        QsdError: the pipeline draws from text and there is none, or from no text and there is some, or a
+            prompt is no class of it.
     """
-    accepted = inspect.signature(pipe.__call__).parameters
-    if "class_labels" in accepted:
+    accepted = accepted_by(pipe)
+    takes_text = "prompt" in accepted
+    if prompts is None:
+        if takes_text or _has_classes(pipe):
+            raise QsdError(f"{type(pipe).__name__}: draws from prompts; name a file of them as prompts")
+        return {}
+    if "class_labels" in accepted and _has_classes(pipe):
         return {"class_labels": _classes(pipe, prompts, guidance)}
     encodings = _ENCODINGS.get(type(pipe).__name__, ())
     if encodings and (guidance <= 1 or all(encoding.guided for encoding in encodings)):
         return _encoded(pipe, encodings, prompts, guidance > 1, batch_size, max_sequence_length)
-    if "prompt" not in accepted:
-        raise QsdError(f"{type(pipe).__name__}: draws from neither prompts nor classes, which labels need")
+    if not takes_text:
+        raise QsdError(f"{type(pipe).__name__}: draws from neither prompts nor classes; leave prompts out")
     conditions: Conditions = {"prompt": prompts}
     if guidance > 1 and "true_cfg_scale" in guidance_of(pipe, guidance):
         conditions["negative_prompt"] = [""] * len(prompts)  # without one such pipelines do not guide
     return conditions
-
-
-def guidance_of(pipe: Any, guidance: float) -> dict[str, float]:
-    """The arguments of a pipeline's call that mean classifier-free guidance of a scale.
-
-    A denoiser distilled to take the scale as an input (``guidance_embeds``) is given the scale and is not
-    guided on top of that.
-
-    Args:
-        pipe: a diffusers pipeline.
-        guidance: 1 for none: the prediction is then the conditional one.
-    """
-    if type(pipe).__name__.startswith(("ZImage", "Krea2")):
-        return {"guidance_scale": guidance - 1}  # they add that many times (conditional - unconditional)
-    accepted = inspect.signature(pipe.__call__).parameters
-    embeds: Any = getattr(denoiser_of(pipe), "config", {})
-    if "true_cfg_scale" in accepted and not embeds.get("guidance_embeds"):
-        return {"true_cfg_scale": guidance}
-    return {"guidance_scale": guidance} if "guidance_scale" in accepted else {}
 
 
 @torch.inference_mode()
@@ -157,14 +146,23 @@ def _trimmed(encoded: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value[:, :tokens].contiguous() for name, value in encoded.items()}
 
 
+def _num_classes(pipe: Any) -> int:
+    config: Any = denoiser_of(pipe).config
+    return int(config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0)
+
+
+def _has_classes(pipe: Any) -> bool:
+    return "class_labels" in accepted_by(pipe) and _num_classes(pipe) > 0
+
+
 def _classes(pipe: Any, prompts: list[str], guidance: float) -> list[int]:
-    classes: int = denoiser_of(pipe).config.num_embeds_ada_norm  # type: ignore[union-attr,assignment]
-    if guidance > 1 and classes < _NULL_CLASS:
+    classes = _num_classes(pipe)
+    if guidance > 1 and classes < _NULL_CLASS and "guidance_scale" in accepted_by(pipe):
         raise QsdError(
             f"{type(pipe).__name__}: guides with class {_NULL_CLASS}, and the denoiser has {classes}; "
             "set guidance to 1"
         )
-    names: dict[str, int] = pipe.labels or {}
+    names: dict[str, int] = getattr(pipe, "labels", None) or {}
     known: dict[str, int] = {str(index): index for index in range(classes)} | names
     for prompt in prompts:
         if prompt.strip() not in known:

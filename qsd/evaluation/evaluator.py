@@ -39,13 +39,15 @@ class Measurement:
 
     Attributes:
         labels: value by label name; names that the settings leave out are missing.
-        images: uint8 [n, 3, H, W].
-        latents: float32 [n, ...], see :meth:`qsd.evaluation.generate.Generator.batches`.
+        images: uint8 [n, 3, H, W]; of videos the middle frames, which the distribution metrics see.
+        latents: float32 [n, ...], see :class:`qsd.evaluation.generate.Drawn`.
+        frames: uint8 [n * F, 3, H, W], all frames, which the paired metrics compare.
     """
 
     labels: dict[str, float]
     images: torch.Tensor
     latents: torch.Tensor
+    frames: torch.Tensor
 
 
 class Evaluator:
@@ -88,21 +90,22 @@ class Evaluator:
             self._distribution.reset()
         if self._clip is not None:
             self._clip.reset()
-        all_latents, all_images = [], []
-        for rows, latents, images in self._generator.batches(noise_seed):
+        all_latents, all_images, all_frames = [], [], []
+        for rows, latents, images, frames in self._generator.drawings(noise_seed):
             if self._distribution is not None:
                 self._distribution.update(rows, images)
             if self._clip is not None:
                 self._clip.update(list(images.to(self._clip.device)), self._generator.prompts[rows])
             all_latents.append(latents)
             all_images.append(images)
-        latents, images = torch.cat(all_latents), torch.cat(all_images)
+            all_frames.append(frames.flatten(0, 1))
+        latents, images, frames = torch.cat(all_latents), torch.cat(all_images), torch.cat(all_frames)
         labels = self._distribution.labels() if self._distribution is not None else {}
         if self._clip is not None:
             labels["clip"] = float(self._clip.score / self._clip.n_samples)  # compute() clips at 0
-        reference = full or Measurement({}, images, latents)
-        labels |= paired_labels(images, latents, reference)
-        return Measurement(labels, images, latents)
+        reference = full or Measurement({}, images, latents, frames)
+        labels |= paired_labels(frames, latents, reference)
+        return Measurement(labels, images, latents, frames)
 
 
 def headline(labels: Mapping[str, Any]) -> str:
@@ -110,14 +113,14 @@ def headline(labels: Mapping[str, Any]) -> str:
     return "fid" if "fid" in labels else "psnr"
 
 
-def paired_labels(images: torch.Tensor, latents: torch.Tensor, full: Measurement) -> dict[str, float]:
-    """PSNR (dB, mean over images, each capped) and latent MSE against full precision."""
+def paired_labels(frames: torch.Tensor, latents: torch.Tensor, full: Measurement) -> dict[str, float]:
+    """PSNR (dB, mean over images or frames, each capped) and latent MSE against full precision."""
     psnr = torch.cat(
         [
             peak_signal_noise_ratio(
                 some.float(), wanted.float(), data_range=255.0, dim=(1, 2, 3), reduction="none"
             )
-            for some, wanted in zip(images.split(_PART), full.images.split(_PART), strict=True)
+            for some, wanted in zip(frames.split(_PART), full.frames.split(_PART), strict=True)
         ]
     )
     return {

@@ -1,15 +1,35 @@
 """Draws the images of a denoiser's current weights: same prompts and same noise for every config."""
 
 import contextlib
-import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from qsd.evaluation.conditions import conditions_of, guidance_of
+from qsd.evaluation.call import accepted_by, call_options
+from qsd.evaluation.conditions import Conditions, conditions_of
+from qsd.evaluation.pictures import frames_of, load_pictures, needs_pictures
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError, first_line
+
+_DECODERS = ("vae", "vqvae", "movq", "vqgan")
+
+
+class Drawn(NamedTuple):
+    """A batch, on the CPU.
+
+    Attributes:
+        rows: positions of its B images among all.
+        latents: float32 [B, ...]: what the decoder is given, in the scale of the denoiser, or all frames from
+            -1 to 1 of a pipeline without one.
+        images: uint8 [B, 3, H, W]; of a video the middle frame.
+        frames: uint8 [B, F, 3, H, W], all frames of a video, else the image.
+    """
+
+    rows: slice
+    latents: torch.Tensor
+    images: torch.Tensor
+    frames: torch.Tensor
 
 
 class Generator:
@@ -18,7 +38,7 @@ class Generator:
     Every image has a random generator of its own, on the CPU so that every device starts from the same noise.
     Pipelines hand them to a stochastic scheduler too; one that does not gets noise that depends on the seed
     and the batch. A safety checker is switched off: it would replace images, and labels compare what the
-    denoiser drew.
+    denoiser drew. What is drawn from a picture is drawn one by one: pipelines disagree on what several are.
 
     Attributes:
         pipe: the diffusers pipeline that draws (typed loosely: every family has its own call).
@@ -27,48 +47,72 @@ class Generator:
     """
 
     def __init__(self, pipe: Any, settings: EvaluationSettings) -> None:
-        """Encodes the prompts.
+        """Checks what the pipeline is called with, encodes the prompts and opens the pictures.
 
         Raises:
-            QsdError: the pipeline draws from neither prompts nor classes, does not know a class, or has no
-                choice of the size that the settings name.
+            QsdError: the pipeline needs prompts or images that the settings do not name, does not know a
+                class, has no choice of a size, or refuses an argument of ``call``.
         """
         self.pipe = pipe
         self.settings = settings
-        self.prompts = settings.load_prompts()
-        self._conditions = conditions_of(
-            pipe, self.prompts, settings.guidance, settings.batch_size, settings.max_sequence_length
-        )
         self._options = _options(pipe, settings)
+        prompts = settings.load_prompts() if settings.prompts is not None else None
+        self.prompts = prompts or [""] * settings.num_images
+        if settings.images is None and needs_pictures(pipe):
+            raise QsdError(f"{type(pipe).__name__}: draws from images; name a folder of them as images")
+        pictures = load_pictures(pipe, settings.images, settings.num_images) if settings.images else {}
+        self._one_by_one = bool(pictures)
+        self._conditions: Conditions = {
+            **conditions_of(
+                pipe, prompts, settings.guidance, settings.batch_size, settings.max_sequence_length
+            ),
+            **pictures,
+        }
         if "prompt_embeds" in self._conditions:
             self._options["negative_prompt"] = None  # some have a default that excludes encoded prompts
 
     def batches(self, noise_seed: int) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+        """Draws all images; yields rows, latents and images of :class:`Drawn`."""
+        for drawn in self.drawings(noise_seed):
+            yield drawn.rows, drawn.latents, drawn.images
+
+    def drawings(self, noise_seed: int) -> Iterator[Drawn]:
         """Draws all images.
 
         Args:
             noise_seed: seed of the noise; image i depends on (noise_seed, i) alone.
-
-        Yields:
-            (rows, latents float32 [B, ...], images uint8 [B, 3, H, W]), both on the CPU. Latents are what
-            the VAE decodes, in the scale of the denoiser, or the images from -1 to 1 of a pipeline without
-            one. The image of a video is its middle frame, its latents are those of all frames.
 
         Raises:
             QsdError: the pipeline refuses the settings.
         """
         for start in range(0, self.settings.num_images, self.settings.batch_size):
             rows = slice(start, min(start + self.settings.batch_size, self.settings.num_images))
-            yield rows, *self._draw(rows, noise_seed)
+            if self._one_by_one:
+                single = [self._draw(slice(row, row + 1), noise_seed) for row in range(rows.start, rows.stop)]
+                yield Drawn(
+                    rows,
+                    torch.cat([drawn.latents for drawn in single]),
+                    torch.cat([drawn.images for drawn in single]),
+                    torch.cat([drawn.frames for drawn in single]),
+                )
+            else:
+                yield self._draw(rows, noise_seed)
 
     @torch.inference_mode()
-    def _draw(self, rows: slice, noise_seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents and images of a batch."""
+    def _draw(self, rows: slice, noise_seed: int) -> Drawn:
         device = self.pipe.device
+        count = rows.stop - rows.start
         conditions = {
             name: value[rows].to(device) if isinstance(value, torch.Tensor) else value[rows]
             for name, value in self._conditions.items()
         }
+        if self._one_by_one:
+            conditions = {
+                name: value if isinstance(value, torch.Tensor) else value[0]
+                for name, value in conditions.items()
+            }
+        if "batch_size" in accepted_by(self.pipe) and "prompt" not in accepted_by(self.pipe):
+            conditions["batch_size"] = count  # type: ignore[assignment]
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             _replaced(self.pipe, "safety_checker", None),
@@ -79,38 +123,42 @@ class Generator:
                 torch.Generator().manual_seed(_seed(noise_seed, index))
                 for index in range(rows.start, rows.stop)
             ]
+            generator = generators[0] if self._one_by_one else generators
             try:
-                images = self.pipe(**conditions, **self._options, generator=generators, return_dict=False)[0]
+                drawn = self.pipe(**conditions, **self._options, generator=generator, return_dict=False)[0]
             except ValueError as error:  # what pipelines raise for a size or a scale that they do not take
                 raise QsdError(f"{type(self.pipe).__name__}: {first_line(error)}") from error
-        images = torch.from_numpy(images).movedim(-1, -3)
-        latents = torch.cat(decoded).float() * _scaling_factor(self.pipe) if decoded else images * 2 - 1
-        if images.ndim == 5:
-            images = images[:, images.shape[1] // 2]
-        return latents.cpu(), (images.clamp(0, 1) * 255).round().to(torch.uint8)
+        frames = frames_of(drawn)
+        latents = _joined(decoded, count) if decoded else None
+        if latents is None:
+            latents = (frames * 2 - 1).flatten(0, 1) if frames.shape[1] == 1 else frames * 2 - 1
+        else:
+            latents = latents * _scaling_factor(self.pipe)
+        bytes_ = (frames.clamp(0, 1) * 255).round().to(torch.uint8)
+        return Drawn(rows, latents.cpu(), bytes_[:, bytes_.shape[1] // 2], bytes_)
+
+
+def _joined(decoded: list[torch.Tensor], count: int) -> torch.Tensor | None:
+    """What was decoded, one row an image; None where it has no values of its own (tokens)."""
+    shapes = {tuple(part.shape[1:]) for part in decoded}
+    if len(shapes) > 1 or not decoded[0].is_floating_point():
+        return None
+    latents = torch.cat(decoded).float()
+    if len(latents) == count:
+        return latents
+    return latents.reshape(count, -1, *latents.shape[1:]) if len(latents) % count == 0 else None
 
 
 def _options(pipe: Any, settings: EvaluationSettings) -> dict[str, Any]:
-    """What the pipeline's call takes beside conditions and generators."""
-    accepted = inspect.signature(pipe.__call__).parameters
-    size = {
+    chosen = {
         "height": settings.height,
         "width": settings.width,
         "num_frames": settings.num_frames,
         "max_sequence_length": settings.max_sequence_length,
     }
-    chosen = {name: value for name, value in size.items() if value is not None}
-    for name in chosen:
-        if name not in accepted:
-            raise QsdError(f"{type(pipe).__name__}: has no choice of {name}; leave it out")
-    fixed: dict[str, Any] = {
-        "num_inference_steps": settings.steps,
-        "output_type": "np",  # in this form alone all pipelines return images from 0 to 1
-        "use_resolution_binning": False,
-        "clean_caption": False,
-    }
-    usable = {name: value for name, value in fixed.items() if name in accepted}
-    return usable | chosen | guidance_of(pipe, settings.guidance)
+    return call_options(
+        pipe, steps=settings.steps, guidance=settings.guidance, chosen=chosen, call=settings.call
+    )
 
 
 def _seed(noise_seed: int, index: int) -> int:
@@ -118,15 +166,19 @@ def _seed(noise_seed: int, index: int) -> int:
 
 
 def _scaling_factor(pipe: Any) -> float:
-    return getattr(pipe.vae.config, "scaling_factor", None) or 1.0
+    return getattr(_decoder(pipe).config, "scaling_factor", None) or 1.0
+
+
+def _decoder(pipe: Any) -> Any:
+    return next((part for name in _DECODERS if (part := getattr(pipe, name, None)) is not None), None)
 
 
 @contextlib.contextmanager
 def _recorded(pipe: Any) -> Iterator[list[torch.Tensor]]:
-    """Collects what the pipeline's VAE, if it has one, decodes meanwhile."""
+    """Collects what the pipeline's decoder, if it has one, decodes meanwhile."""
     latents: list[torch.Tensor] = []
-    vae = getattr(pipe, "vae", None)
-    if vae is None:
+    vae = _decoder(pipe)
+    if vae is None or not hasattr(vae, "decode"):
         yield latents
         return
     decode = vae.decode

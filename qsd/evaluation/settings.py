@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from qsd.evaluation.images import RealImages, open_images
 from qsd.evaluation.texts import read_classes, read_texts
@@ -17,7 +18,8 @@ class EvaluationSettings:
     Attributes:
         prompts: file of prompts (a text a line, CSV, JSON, COCO captions, parquet; see
             :func:`qsd.evaluation.texts.read_texts`); the first ``num_images`` are drawn. For a
-            class-conditional pipeline a prompt is the name or the number of a class.
+            class-conditional pipeline a prompt is the name or the number of a class. None where a pipeline
+            draws from nothing or from images alone.
         reference: real images: a folder of images, or a safetensors file with ``images`` uint8
             [N, 1 or 3, H, W]. None leaves out FID, KID and agreement: only the paired labels (PSNR, latent
             MSE) and, if named, the CLIP score are measured.
@@ -33,16 +35,19 @@ class EvaluationSettings:
         guidance: classifier-free guidance scale; 1.0 is none.
         height: of the images in pixels; none takes the pipeline's default.
         width: likewise.
-        num_frames: of the videos of a video pipeline; none takes its default. Their middle frames are the
-            images.
+        num_frames: of the videos of a video pipeline; none takes its default. Paired labels
+            compare all frames; FID, KID, CLIP score and agreement see the middle frames.
         max_sequence_length: tokens that a prompt is padded or cut to; none takes the pipeline's default.
+        images: folder of the pictures that the pipeline edits, animates or enlarges, one for each image in
+            the order of their names; ``NAME_mask.png`` is the mask of ``NAME.png``.
+        call: further arguments of the pipeline's call by name, such as ``strength``.
         batch_size: images per batch; fixed, because kernels may round differently per batch size.
         noise_seed: seed of the initial noise; image i of every config starts from the same noise.
         kid_subset_size: images per KID subset; lowered to the real or the drawn images where these are fewer.
         kid_subsets: number of KID subsets.
     """
 
-    prompts: str
+    prompts: str | None = None
     reference: str | None = None
     features: str = "inception-2048"
     clip: str | None = None
@@ -55,6 +60,8 @@ class EvaluationSettings:
     height: int | None = None
     width: int | None = None
     num_frames: int | None = None
+    images: str | None = None
+    call: dict[str, Any] = dataclasses.field(default_factory=dict)
     max_sequence_length: int | None = None
     batch_size: int = 100
     noise_seed: int = 0
@@ -90,8 +97,10 @@ class EvaluationSettings:
         """The prompts of the images.
 
         Raises:
-            QsdError: see :func:`qsd.evaluation.texts.read_texts`.
+            QsdError: the settings name none; see :func:`qsd.evaluation.texts.read_texts`.
         """
+        if self.prompts is None:
+            raise QsdError("no prompts; name a file of them as prompts")
         return read_texts(self.prompts, self.num_images, "prompts", self.prompts_column)
 
     def load_classes(self) -> list[int] | None:

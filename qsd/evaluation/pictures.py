@@ -1,0 +1,103 @@
+"""Pictures that a pipeline edits, animates or enlarges, and what it draws brought into one form."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from qsd.evaluation.call import accepted_by
+from qsd.support.errors import QsdError
+from qsd.support.paths import find
+
+_MASK_SUFFIX = "_mask"
+_PARAMETERS = ("image", "images", "video", "example_image", "control_image")
+_MASKS = ("mask_image", "mask", "mask_video")
+
+
+def load_pictures(pipe: Any, folder: str, count: int) -> dict[str, list[Any]]:
+    """The pictures of a folder, in the order of their names, as arguments of a pipeline's call.
+
+    Args:
+        pipe: a diffusers pipeline that takes pictures (image-to-image, image-to-video, edit, inpaint,
+            super-resolution).
+        folder: of image files. ``NAME_mask.png`` is the mask of ``NAME.png``, white where it is painted anew.
+        count: how many pictures are needed.
+
+    Returns:
+        Name of the argument -> one value for each image; a pipeline that takes a video gets the picture as
+        all of its frames.
+
+    Raises:
+        QsdError: the pipeline takes no pictures, there are too few, or a mask is missing.
+    """
+    accepted = accepted_by(pipe)
+    parameter = next((name for name in _PARAMETERS if name in accepted), None)
+    if parameter is None:
+        raise QsdError(f"{type(pipe).__name__}: draws from no images; leave images out")
+    path = find(folder)
+    known = Image.registered_extensions()
+    files = sorted(file for file in path.glob("*") if file.suffix.lower() in known)
+    plain = [file for file in files if not file.stem.endswith(_MASK_SUFFIX)]
+    if len(plain) < count:
+        raise QsdError(f"{folder}: {len(plain)} images for {count}; lower num_images or add images")
+    pictures: list[Any] = [Image.open(file).convert("RGB") for file in plain[:count]]
+    frames = 9
+    chosen = {parameter: [[picture] * frames for picture in pictures] if parameter == "video" else pictures}
+    mask = next((name for name in _MASKS if name in accepted), None)
+    if mask is not None and (_is_needed(pipe, accepted[mask]) or _has_masks(files)):
+        chosen[mask] = [_mask_of(file) for file in plain[:count]]
+    return chosen
+
+
+def needs_pictures(pipe: Any) -> bool:
+    """Whether a pipeline's call cannot do without an image."""
+    accepted = accepted_by(pipe)
+    return any(name in accepted and accepted[name].default is accepted[name].empty for name in _PARAMETERS)
+
+
+def frames_of(drawn: Any) -> torch.Tensor:
+    """What a pipeline returned, as float32 [B, F, 3, H, W] from 0 to 1.
+
+    Images have one frame. Sound [B, L] or [B, C, L] from -1 to 1 becomes one frame of height C and width L,
+    so that paired metrics compare its samples (in 8 bits).
+
+    Args:
+        drawn: the first value of a pipeline's call with ``output_type="np"``.
+    """
+    if isinstance(drawn, list):
+        drawn = np.stack([_as_array(item) for item in drawn])
+    values = torch.as_tensor(np.asarray(drawn) if not isinstance(drawn, torch.Tensor) else drawn)
+    values = values.detach().float().cpu()
+    if values.ndim <= 3:
+        sound = values if values.ndim == 3 else values[:, None]
+        return (sound / 2 + 0.5)[:, None, None].expand(-1, -1, 3, -1, -1).clamp(0, 1)
+    values = values.movedim(-1, -3)
+    frames = values if values.ndim == 5 else values[:, None]
+    return frames.expand(-1, -1, 3, -1, -1) if frames.shape[2] == 1 else frames[:, :, :3]
+
+
+def _as_array(item: Any) -> np.ndarray:
+    if isinstance(item, list):
+        return np.stack([_as_array(part) for part in item])
+    if isinstance(item, Image.Image):
+        return np.asarray(item.convert("RGB"), dtype=np.float32) / 255
+    return item.detach().float().cpu().numpy() if isinstance(item, torch.Tensor) else np.asarray(item)
+
+
+def _is_needed(pipe: Any, parameter: inspect.Parameter) -> bool:
+    """Whether a pipeline needs a mask: many give it a default that they then refuse."""
+    return parameter.default is parameter.empty or "Inpaint" in type(pipe).__name__
+
+
+def _has_masks(files: list[Path]) -> bool:
+    return any(file.stem.endswith(_MASK_SUFFIX) for file in files)
+
+
+def _mask_of(file: Path) -> Any:
+    mask = next(iter(sorted(file.parent.glob(f"{file.stem}{_MASK_SUFFIX}.*"))), None)
+    if mask is None:
+        raise QsdError(f"{file}: has no mask; add {file.stem}{_MASK_SUFFIX}.png, white where it is painted")
+    return Image.open(mask).convert("L")

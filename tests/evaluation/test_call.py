@@ -1,0 +1,172 @@
+"""What a pipeline is called with is checked first; images, videos, sound and pictures from pictures."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.tiny_pipelines import PROMPTS, dit, random_denoiser, sd15, tiny_clip, tiny_vae
+from support.unseen_pipelines import wan
+
+from qsd.evaluation.call import call_options, check_call
+from qsd.evaluation.evaluator import Evaluator
+from qsd.evaluation.generate import Generator
+from qsd.evaluation.pictures import frames_of, load_pictures
+from qsd.evaluation.settings import EvaluationSettings
+from qsd.support.errors import QsdError
+from qsd.zoo.tokenizers import clip_tokenizer
+
+
+def settings(
+    folder: Path, *, prompts: bool = True, images: bool = False, **changes: Any
+) -> EvaluationSettings:
+    if prompts:
+        (folder / "prompts.txt").write_text("\n".join(PROMPTS))
+    if images:
+        pictures(folder / "pictures")
+    base = EvaluationSettings(
+        prompts=str(folder / "prompts.txt") if prompts else None,
+        images=str(folder / "pictures") if images else None,
+        num_images=2,
+        steps=2,
+        guidance=1.0,
+        batch_size=2,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def pictures(folder: Path, *, masks: bool = False) -> None:
+    folder.mkdir(exist_ok=True)
+    values = np.random.default_rng(0)
+    for index in range(3):
+        picture = Image.fromarray(values.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+        picture.save(folder / f"{index}.png")
+        if masks:
+            mask = Image.new("L", (16, 16), 0)
+            mask.paste(255, (0, 0, 16, 8))
+            mask.save(folder / f"{index}_mask.png")
+
+
+def stable(cls: str, **unet: Any) -> Any:
+    """A tiny Stable Diffusion of another pipeline class."""
+    return getattr(diffusers, cls)(
+        vae=tiny_vae(),
+        text_encoder=tiny_clip(),
+        tokenizer=clip_tokenizer(77),
+        unet=random_denoiser("sd15", **unet),
+        scheduler=diffusers.DDIMScheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def unconditional() -> Any:
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+    ).eval()
+    return diffusers.DDPMPipeline(unet=unet, scheduler=diffusers.DDPMScheduler())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"prompt": "x"}, "decided by the setting prompts"),
+        ({"guidance_scale": 2.0}, "decided by the setting guidance"),
+        ({"output_type": "pil"}, "decided by qsd"),
+        ({"strenght": 0.5}, "no argument 'strenght'"),
+        ({"eta": "much"}, "eta of StableDiffusionPipeline is a float"),
+        ({"guidance_rescale": True}, "is a float"),
+    ],
+)
+def test_arguments_that_may_not_be_are_refused_before_drawing(call: dict[str, Any], message: str) -> None:
+    with pytest.raises(QsdError, match=message):
+        check_call(sd15(), call)
+
+
+def test_arguments_reach_the_call() -> None:
+    options = call_options(sd15(), steps=3, guidance=1.0, chosen={"height": None}, call={"eta": 1})
+    assert options["eta"] == 1
+    assert options["num_inference_steps"] == 3
+    assert options["guidance_scale"] == 1.0
+    assert "height" not in options
+
+
+def test_a_call_argument_changes_what_is_drawn(tmp_path: Path) -> None:
+    pipe = stable("StableDiffusionPipeline")
+    plain = latents(pipe, settings(tmp_path))
+    assert torch.equal(plain, latents(pipe, settings(tmp_path, call={"eta": 0.0})))
+    assert not torch.equal(plain, latents(pipe, settings(tmp_path, call={"eta": 1.0})))
+
+
+def latents(pipe: Any, chosen: EvaluationSettings) -> torch.Tensor:
+    return torch.cat([drawn.latents for drawn in Generator(pipe, chosen).drawings(0)])
+
+
+def test_without_a_prompt(tmp_path: Path) -> None:
+    pipe = unconditional()
+    chosen = settings(tmp_path, prompts=False)
+    drawn = next(iter(Generator(pipe, chosen).drawings(0)))
+    assert drawn.images.shape == (2, 3, 8, 8)
+    assert torch.equal(drawn.latents, latents(pipe, chosen))
+    with pytest.raises(QsdError, match="leave prompts out"):
+        Generator(pipe, settings(tmp_path))
+    with pytest.raises(QsdError, match="name a file of them as prompts"):
+        Generator(sd15(), chosen)
+    with pytest.raises(QsdError, match="name a file of them as prompts"):
+        Generator(dit(), chosen)
+
+
+@pytest.mark.parametrize("cls", ["StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"])
+def test_from_pictures_one_by_one(tmp_path: Path, cls: str) -> None:
+    """Image i depends on picture i alone."""
+    pictures(tmp_path / "pictures", masks="Inpaint" in cls)
+    pipe, chosen = stable(cls), settings(tmp_path, images="Inpaint" not in cls)
+    chosen = dataclasses.replace(chosen, images=str(tmp_path / "pictures"), steps=4)
+    before = latents(pipe, chosen)
+    Image.new("RGB", (16, 16), (255, 0, 0)).save(tmp_path / "pictures" / "1.png")
+    after = latents(pipe, chosen)
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(before[1], after[1])
+
+
+def test_what_pictures_may_not_be(tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures")
+    with pytest.raises(QsdError, match="leave images out"):
+        load_pictures(sd15(), str(tmp_path / "pictures"), 2)
+    with pytest.raises(QsdError, match="3 images for 4"):
+        load_pictures(stable("StableDiffusionImg2ImgPipeline"), str(tmp_path / "pictures"), 4)
+    with pytest.raises(QsdError, match=r"add 0_mask\.png"):
+        load_pictures(stable("StableDiffusionInpaintPipeline"), str(tmp_path / "pictures"), 2)
+
+
+def test_all_frames_count_in_paired_labels(tmp_path: Path) -> None:
+    pipe = wan()
+    chosen = settings(tmp_path, height=16, width=16, num_frames=5)
+    drawn = next(iter(Generator(pipe, chosen).drawings(0)))
+    assert drawn.frames.shape[:2] == (2, 5)
+    assert torch.equal(drawn.images, drawn.frames[:, 2])
+    evaluator = Evaluator(pipe, chosen)
+    full = evaluator.full_precision(0)
+    assert len(full.frames) == 10
+    full.frames[0] = 255 - full.frames[0]  # a first frame, which no middle frame shows
+    assert evaluator.measure(0).labels["psnr"] < 100
+
+
+def test_sound_is_a_picture_of_its_samples() -> None:
+    wave = np.linspace(-1, 1, 12, dtype=np.float32).reshape(2, 6)
+    frames = frames_of(wave)
+    assert frames.shape == (2, 1, 3, 1, 6)
+    assert torch.allclose(frames[:, 0, 0, 0], torch.from_numpy(wave) / 2 + 0.5)
+    assert frames_of(torch.zeros(2, 2, 6)).shape == (2, 1, 3, 2, 6)
