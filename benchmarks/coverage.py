@@ -123,11 +123,11 @@ def table(rows: list[Row]) -> str:
     lines = [
         "# Which denoisers qsd covers",
         "",
-        f"Tiny denoisers of {len({case.cls for case in CASES})} classes of diffusers "
-        f"{diffusers.__version__} in {len(rows)} cases, each traced with arguments of its forward, banked with "
-        f"{' and '.join(OPTIONS)}, applied, exported and opened again by `qsd.build_bank`, `qsd.export` and "
-        f"`qsd.load_export` alone. {len(whole)} of {len(rows)} go the whole road: the opened denoiser computes "
-        "the same bits as the applied one.",
+        f"Tiny denoisers of {len({case.cls for case in CASES})} classes of diffusers {diffusers.__version__} "
+        f"in {len(rows)} cases, each traced with arguments of its forward, banked with {' and '.join(OPTIONS)}, "
+        "applied, exported and opened again by `qsd.build_bank`, `qsd.export` and `qsd.load_export` alone. "
+        f"{len(whole)} of {len(rows)} go the whole road: the opened denoiser computes the same bits as the "
+        "applied one.",
         "",
         "Share: of the parameters, in weight layers. Not reached: layers that the traced call does not run; "
         "they stay at full precision and are named by `qsd bank`, `graph` and `export`. Other: share of the "

@@ -241,7 +241,7 @@ CASES: tuple[Case, ...] = (
             "axes_dims": (4, 6, 6),
             "axes_lens": (64, 32, 32),
         },
-        lambda: _image(step=HALF, encoder_hidden_states=t(1, 1, TOKENS, TEXT)),
+        lambda: _image(step=HALF, encoder_hidden_states=t(1, 2, TOKENS, TEXT)),
     ),
     Case(
         "BriaFiboTransformer2DModel",
