@@ -124,7 +124,7 @@ def table(rows: list[Row]) -> str:
         "# Which denoisers qsd covers",
         "",
         f"Tiny denoisers of {len({case.cls for case in CASES})} classes of diffusers {diffusers.__version__} "
-        f"in {len(rows)} cases, each traced with arguments of its forward, banked as {' and '.join(OPTIONS)}, "
+        f"in {len(rows)} cases, traced with arguments of its forward, banked by {' and '.join(OPTIONS)}, "
         "applied, exported and opened again by `qsd.build_bank`, `qsd.export` and `qsd.load_export` alone. "
         f"{len(whole)} of {len(rows)} go the whole road: the opened denoiser computes the same bits as the "
         "applied one.",
