@@ -586,13 +586,20 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         "HunyuanVideoFramepackTransformer3DModel",
-        _HUNYUAN_VIDEO | {"has_image_proj": True, "image_proj_dim": 8},
+        _HUNYUAN_VIDEO
+        | {"patch_size": 2, "has_image_proj": True, "image_proj_dim": 8, "has_clean_x_embedder": True},
         lambda: _video(
             encoder_attention_mask=yes(1, TOKENS),
             pooled_projections=t(1, 8),
             image_embeds=t(1, 3, 8),
             indices_latents=torch.tensor([0, 1]),
             guidance=STEP,
+            latents_clean=t(1, 4, 2, SIDE, SIDE),
+            indices_latents_clean=torch.tensor([0, 1]),
+            latents_history_2x=t(1, 4, 2, SIDE, SIDE),
+            indices_latents_history_2x=torch.tensor([0, 1]),
+            latents_history_4x=t(1, 4, 4, SIDE, SIDE),
+            indices_latents_history_4x=torch.tensor([0, 1, 2, 3]),
         ),
     ),
     Case(
@@ -988,7 +995,7 @@ CASES: tuple[Case, ...] = (
             "num_attention_heads": 2,
             "joint_attention_dim": TEXT,
             "axes_dims_rope": (4, 6, 6),
-            "mlp_ratio": 2.0,
+            "mlp_ratio": 6.0,
             "num_experts": 4,
             "moe_intermediate_dim": 12,
             "capacity_factors": 2.0,
@@ -1308,14 +1315,14 @@ CASES: tuple[Case, ...] = (
     Case(
         "UNet1DModel",
         {
-            "sample_size": 16,
+            "sample_size": 64,
             "in_channels": 2,
             "out_channels": 2,
             "extra_in_channels": 64,
             "block_out_channels": (32, 32, 64),
             "norm_num_groups": 4,
         },
-        lambda: {"sample": t(1, 2, 16), "timestep": LONG_STEP},
+        lambda: {"sample": t(1, 2, 64), "timestep": LONG_STEP},
     ),
     Case(
         "UNet1DModel",

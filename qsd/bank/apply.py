@@ -51,6 +51,7 @@ class Applier:
         for index, layer in enumerate(bank.layers):
             self._by_module.setdefault(layer.module, []).append(index)
         self._full = {name: module_weight(denoiser, name).data for name in self._by_module}
+        self._trained = {name: module_weight(denoiser, name).requires_grad for name in self._by_module}
         self._current = np.full(len(bank.layers), FULL_PRECISION, dtype=np.int8)
         self._dequantized: dict[tuple[int, int], torch.Tensor] = {}
         self._kept_bytes = 0
@@ -81,14 +82,16 @@ class Applier:
                 continue
             parts = [self._tensor(index, int(config[index])) for index in indices]
             weight = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-            module_weight(self.denoiser, module).data = weight
+            parameter = module_weight(self.denoiser, module).requires_grad_(False)  # torch adds in another
+            parameter.data = weight  # order where a weight has a gradient, and an exported one has none
         self._current = config.copy()
 
     def restore(self) -> None:
         """Brings full precision back, bit for bit: the very tensors the denoiser came with, and no hook."""
         self._apply_activations(None)
         for module, weight in self._full.items():
-            module_weight(self.denoiser, module).data = weight
+            parameter = module_weight(self.denoiser, module).requires_grad_(self._trained[module])
+            parameter.data = weight
         self._current[:] = FULL_PRECISION
 
     def _apply_activations(self, activations: np.ndarray | Schedule | None) -> None:

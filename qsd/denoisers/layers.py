@@ -112,7 +112,7 @@ def tied_modules(denoiser: nn.Module) -> dict[str, tuple[str, ...]]:
     """
     groups: dict[int, list[str]] = {}
     for path, module in denoiser.named_modules(remove_duplicate=False):
-        if is_weighted(module):
+        if is_weighted(module) and module.weight.numel():
             groups.setdefault(id(module.weight), []).append(path)
     return {paths[0]: tuple(paths[1:]) for paths in groups.values()}
 
