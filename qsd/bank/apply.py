@@ -51,7 +51,7 @@ class Applier:
         for index, layer in enumerate(bank.layers):
             self._by_module.setdefault(layer.module, []).append(index)
         self._full = {name: module_weight(denoiser, name).data for name in self._by_module}
-        self._trained = {name: module_weight(denoiser, name).requires_grad for name in self._by_module}
+        self._trained = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
         self._current = np.full(len(bank.layers), FULL_PRECISION, dtype=np.int8)
         self._dequantized: dict[tuple[int, int], torch.Tensor] = {}
         self._kept_bytes = 0
@@ -82,16 +82,18 @@ class Applier:
                 continue
             parts = [self._tensor(index, int(config[index])) for index in indices]
             weight = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-            parameter = module_weight(self.denoiser, module).requires_grad_(False)  # torch adds in another
-            parameter.data = weight  # order where a weight has a gradient, and an exported one has none
+            module_weight(self.denoiser, module).data = weight
+        for parameter in self._trained:  # for torch adds in another order where a weight wants a gradient
+            parameter.requires_grad_(False)
         self._current = config.copy()
 
     def restore(self) -> None:
         """Brings full precision back, bit for bit: the very tensors the denoiser came with, and no hook."""
         self._apply_activations(None)
         for module, weight in self._full.items():
-            parameter = module_weight(self.denoiser, module).requires_grad_(self._trained[module])
-            parameter.data = weight
+            module_weight(self.denoiser, module).data = weight
+        for parameter in self._trained:
+            parameter.requires_grad_(True)
         self._current[:] = FULL_PRECISION
 
     def _apply_activations(self, activations: np.ndarray | Schedule | None) -> None:

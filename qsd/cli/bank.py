@@ -60,8 +60,8 @@ def bank(
             progress=progress,
         )
     built.save(out)
-    rows = uniform_rows(built)
     held = holdings(denoiser_like(pipe, built.denoiser), built.layers)
+    rows = uniform_rows(built, held.num_parameters)
     if json:
         print_json({"bank": out, "layers": len(built.layers), "uniform": rows, "holdings": held.to_json()})
     else:
@@ -69,8 +69,8 @@ def bank(
         console.print("\n".join(held.lines()))
 
 
-def uniform_rows(built: Bank) -> list[dict[str, float | int | str]]:
-    """Size and error of every uniform config."""
+def uniform_rows(built: Bank, num_parameters: int) -> list[dict[str, float | int | str]]:
+    """Size and error of every uniform config of a denoiser with so many parameters."""
     rows: list[dict[str, float | int | str]] = []
     for index, option in enumerate(built.options):
         config = built.uniform_config(option)
@@ -82,7 +82,7 @@ def uniform_rows(built: Bank) -> list[dict[str, float | int | str]]:
                 "avg_bits_of_all": average_bits_of_all(
                     int(built.config_bytes(config)),
                     int(built.num_weights.sum()),
-                    built.denoiser["num_parameters"],
+                    num_parameters,
                 ),
                 "mean_relative_error": float(np.nanmean(built.relative_errors[:, index])),
             }

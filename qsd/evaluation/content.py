@@ -5,6 +5,7 @@ from typing import Any
 
 from qsd.denoisers.identity import component_identity
 from qsd.evaluation.extractors import ClassifierFeatures, clip_loader, load_features
+from qsd.evaluation.pictures import pictures_hash
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.hashing import json_hash
 
@@ -22,7 +23,10 @@ def settings_content(settings: EvaluationSettings) -> dict[str, Any]:
         QsdError: something that the settings name is missing or unusable.
     """
     values = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _NO_CONTENT}
-    values["prompts"] = json_hash(settings.load_prompts())
+    values["prompts"] = None if settings.prompts is None else json_hash(settings.load_prompts())
+    values["images"] = (
+        None if settings.images is None else pictures_hash(settings.images, settings.num_images)
+    )
     classes = settings.load_classes()
     values["classes"] = None if classes is None else json_hash(classes)
     values["clip"] = None if settings.clip is None else clip_content(settings.clip)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from qsd.evaluation.call import accepted_by
 from qsd.support.errors import QsdError
+from qsd.support.hashing import array_hash, json_hash
 from qsd.support.paths import find
 
 _MASK_SUFFIX = "_mask"
@@ -37,19 +38,36 @@ def load_pictures(pipe: Any, folder: str, count: int) -> dict[str, list[Any]]:
     parameter = next((name for name in _PARAMETERS if name in accepted), None)
     if parameter is None:
         raise QsdError(f"{type(pipe).__name__}: draws from no images; leave images out")
-    path = find(folder)
-    known = Image.registered_extensions()
-    files = sorted(file for file in path.glob("*") if file.suffix.lower() in known)
-    plain = [file for file in files if not file.stem.endswith(_MASK_SUFFIX)]
-    if len(plain) < count:
-        raise QsdError(f"{folder}: {len(plain)} images for {count}; lower num_images or add images")
-    pictures: list[Any] = [Image.open(file).convert("RGB") for file in plain[:count]]
+    files, plain = _files(folder, count)
+    pictures: list[Any] = [Image.open(file).convert("RGB") for file in plain]
     frames = 9
     chosen = {parameter: [[picture] * frames for picture in pictures] if parameter == "video" else pictures}
     mask = next((name for name in _MASKS if name in accepted), None)
     if mask is not None and (_is_needed(pipe, accepted[mask]) or _has_masks(files)):
-        chosen[mask] = [_mask_of(file) for file in plain[:count]]
+        chosen[mask] = [_mask_of(file) for file in plain]
     return chosen
+
+
+def pictures_hash(folder: str, count: int) -> str:
+    """Hash of the pixels of the first pictures of a folder and of all its masks."""
+    files, plain = _files(folder, count)
+    masks = [file for file in files if file.stem.endswith(_MASK_SUFFIX)]
+    pixels = {file.name: array_hash(np.asarray(Image.open(file).convert("RGB"))) for file in plain + masks}
+    return json_hash([pixels[file.name] for file in plain + masks])
+
+
+def _files(folder: str, count: int) -> tuple[list[Path], list[Path]]:
+    """All image files of a folder, and the first ``count`` of those that are no masks.
+
+    Raises:
+        QsdError: there are fewer.
+    """
+    path = find(folder)
+    files = sorted(file for file in path.glob("*") if file.suffix.lower() in Image.registered_extensions())
+    plain = [file for file in files if not file.stem.endswith(_MASK_SUFFIX)]
+    if len(plain) < count:
+        raise QsdError(f"{folder}: {len(plain)} images for {count}; lower num_images or add images")
+    return files, plain[:count]
 
 
 def needs_pictures(pipe: Any) -> bool:
