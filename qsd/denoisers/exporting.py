@@ -180,7 +180,7 @@ def _plain_attention() -> Iterator[None]:
             return output, flex_attention.AuxOutput(lse=statistics, max_scores=statistics)
         return (output, statistics) if settings.get("return_lse") else output
 
-    flex_attention.flex_attention = attend  # type: ignore[assignment]
+    flex_attention.flex_attention = attend
     flex_attention.create_mask = mask
     try:
         yield

@@ -112,7 +112,7 @@ class Generator:
                 for name, value in conditions.items()
             }
         if "batch_size" in accepted_by(self.pipe) and "prompt" not in accepted_by(self.pipe):
-            conditions["batch_size"] = count  # type: ignore[assignment]
+            conditions["batch_size"] = count
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             _replaced(self.pipe, "safety_checker", None),
