@@ -39,6 +39,7 @@ def measure(
         json: print JSON.
     """
     loaded = Bank.load(bank)
+    evaluation = evaluation.held_out()
     genomes = np.stack([read_config(loaded, name) for name in configs])
     with bar("Measure") as progress:
         if workers > 1:

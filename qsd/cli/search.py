@@ -15,6 +15,7 @@ from qsd.configs.document import config_to_json, save_config
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Measurer, Pool, Run
+from qsd.labels import verify as verify_configs
 from qsd.labels.rounds import Round, verify_rounds
 from qsd.ranker.bounds import Answer, Bound, full_precision_bound
 from qsd.ranker.checkpoint import Ranker, load_ranker
@@ -107,6 +108,7 @@ def search(
     target = loaded_ranker.target if loaded_ranker else f"{method} score"
     answer: Answer | None = None
     found: list[Round] = []
+    unseen: dict[str, Any] | None = None
 
     def run_search(current: Ranker | None, number: int) -> Front:
         nonlocal answer
@@ -153,7 +155,14 @@ def search(
                 seeds=verify_seeds,
                 progress=stack.enter_context(bar("Measure")),
             )
-        front = found[-1].front
+            front = found[-1].front
+            if evaluation.holdout_prompts is not None:
+                loaded = load_pipeline(pipeline, device=device)
+                held_out = Measurer(loaded, loaded_bank, evaluation.held_out())
+                (unseen,) = verify_configs(
+                    *(front.configs[_best(front)][None], list(range(1, 1 + verify_seeds)), held_out.run),
+                    num_images=evaluation.num_images,
+                )
     else:
         front = run_search(loaded_ranker, 0)
     best = len(front) - 1 if answer is not None else _best(front)
@@ -165,11 +174,15 @@ def search(
             document |= {"probability": answer.probability, "bytes_even_odds": answer.even}
         if found:
             document["rounds"] = [_round(one) for one in found]
+            document["winner_on_held_out_prompts"] = unseen
         print_json(document)
         return
     console.print(_table(front, target, out))
     for number, one in enumerate(found):
         console.print(_round_table(one, number + 1, target))
+    if unseen is not None:
+        numbers = ", ".join(f"{name} {unseen[name]:.4g}" for name in unseen if name != "seeds")
+        console.print(f"the winner on held-out prompts: {numbers}")
     if answer is not None:
         _say(answer, bounds, confidence)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Self
 
 from qsd.evaluation.images import RealImages, open_images
 from qsd.evaluation.texts import read_classes, read_texts
@@ -28,6 +28,9 @@ class EvaluationSettings:
         clip: a folder or hub id of a CLIP model for the CLIP score; none leaves it out.
         classes: file of the prompted class index of each prompt, for agreement with the classifier; none
             leaves it out. It needs ``reference``.
+        holdout_prompts: file of further prompts that no label was drawn from; `qsd measure` and the winner of
+            `qsd search --verify` are measured on them. No part of a store's conditions.
+        holdout_classes: file of their classes, where ``classes`` are named.
         prompts_column: of a file of prompts with several columns.
         classes_column: likewise.
         num_images: images per config.
@@ -52,6 +55,8 @@ class EvaluationSettings:
     features: str = "inception-2048"
     clip: str | None = None
     classes: str | None = None
+    holdout_prompts: str | None = None
+    holdout_classes: str | None = None
     prompts_column: str | None = None
     classes_column: str | None = None
     num_images: int = 1000
@@ -82,6 +87,24 @@ class EvaluationSettings:
                 raise QsdError(f"{name} is {getattr(self, name)}; give at least {minimum}")
         if not math.isfinite(self.guidance):
             raise QsdError(f"guidance is {self.guidance}; give a finite number, 1 for none")
+
+    def held_out(self) -> Self:
+        """The same evaluation on the held-out prompts; itself where none are named.
+
+        Raises:
+            QsdError: classes are named, but none of the held-out prompts, or the other way round.
+        """
+        if self.holdout_prompts is None:
+            return self
+        if (self.classes is None) != (self.holdout_classes is None):
+            raise QsdError("holdout_prompts: name holdout_classes exactly where classes are named")
+        return dataclasses.replace(
+            self,
+            prompts=self.holdout_prompts,
+            classes=self.holdout_classes,
+            holdout_prompts=None,
+            holdout_classes=None,
+        )
 
     def yields(self, label: str) -> bool:
         """Whether a measurement under these settings has that label."""

@@ -1,0 +1,24 @@
+"""Held-out prompts take the prompts' place, and are no condition of a store."""
+
+import dataclasses
+
+import pytest
+
+from qsd.evaluation import EvaluationSettings
+from qsd.evaluation.content import settings_content
+from qsd.support.errors import QsdError
+
+SETTINGS = EvaluationSettings(prompts="datasets/digits/prompts.txt", num_images=5)
+
+
+def test_held_out_prompts_take_the_place_of_prompts(tmp_path) -> None:
+    other = tmp_path / "others.txt"
+    other.write_text("a\nb\nc\nd\ne\n")
+    settings = dataclasses.replace(SETTINGS, holdout_prompts=str(other))
+    assert SETTINGS.held_out() is SETTINGS
+    assert settings.held_out().load_prompts() == ["a", "b", "c", "d", "e"]
+    assert settings.load_prompts() == SETTINGS.load_prompts()
+    assert settings_content(settings) == settings_content(SETTINGS)
+    assert settings_content(settings.held_out()) != settings_content(SETTINGS)
+    with pytest.raises(QsdError, match="name holdout_classes exactly where classes are named"):
+        dataclasses.replace(settings, classes="datasets/digits/classes.txt", reference="x").held_out()
