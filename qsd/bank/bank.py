@@ -1,33 +1,34 @@
 """The bank: every option of every weight layer of one denoiser, built once and saved."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Annotated, Any, Self, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import Field
 from torch import nn
 
 from qsd.bank.sizes import average_bits, config_bytes, uniform_configs
-from qsd.denoisers.graph import Graph
+from qsd.denoisers.checks import check_layers
+from qsd.denoisers.graph import Graph, Node
 from qsd.denoisers.identity import identity
 from qsd.denoisers.layers import WeightLayer
 from qsd.denoisers.tracing import Traced, trace
 from qsd.quantizers import Option, QuantizedWeight, options_hash, quantize_all, relative_error
 from qsd.quantizers.activations import FULL_ACTIVATIONS, ActivationOption, parse_activations
 from qsd.quantizers.options import paper_form
+from qsd.support.documents import Schema, check_schema
 from qsd.support.errors import QsdError, first_line
-from qsd.support.files import atomic
 from qsd.support.hashing import array_hash, json_hash
 from qsd.support.progress import Progress
+from qsd.support.tensors import open_tensors, save_tensors
 
 FORMAT = "qsd-bank"
 VERSION = 2
 _PAPER_VERSION = 1  # all options were the paper's forms, under their plain names
+_REMEDY = "build it again with `qsd bank`"
 FULL_PRECISION = -1
 """In a config, the option index that leaves a layer as it is."""
 
@@ -148,34 +149,41 @@ class Bank:
             "provenance": self.provenance,
             "activation_options": [str(option) for option in self.activation_options],
         }
-        with atomic(path) as temporary:
-            save_file(tensors, temporary, metadata={"qsd": json.dumps(meta, sort_keys=True)})
+        save_tensors(path, tensors, meta)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Reads a bank.
 
         Raises:
-            QsdError: the file is missing, truncated, or no bank.
+            QsdError: the file is missing, truncated, damaged, or no bank.
         """
         path = Path(path)
         if not path.is_file():
             raise QsdError(f"{path}: no such bank; build one with `qsd bank --out {path}`")
+        with open_tensors(path, {FORMAT: VERSION}, _REMEDY) as file:
+            if file.meta["version"] not in (_PAPER_VERSION, VERSION):
+                raise QsdError(f"{path}: not a qsd bank of version {VERSION}; {_REMEDY}")
+            meta = check_schema(_Meta, file.meta, path, _REMEDY)
+            tensors = {name: file.tensor(name) for name in file.names}
         try:
-            with safe_open(path, "pt") as file:
-                meta = json.loads((file.metadata() or {}).get("qsd", "{}"))
-                if meta.get("format") != FORMAT or meta["version"] not in (_PAPER_VERSION, VERSION):
-                    raise QsdError(f"{path}: not a qsd bank of version {VERSION}; build one with `qsd bank`")
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, json.JSONDecodeError) as error:
-            raise QsdError(
-                f"{path}: truncated or damaged ({first_line(error)}); build it again with `qsd bank`"
-            ) from error
-        layers = [WeightLayer.from_json(layer) for layer in meta["layers"]]
-        spell = paper_form if meta["version"] == _PAPER_VERSION else str
-        options = tuple(Option.parse(spell(text)) for text in meta["options"])
+            return cls._restored(meta, tensors)
+        except (KeyError, ValueError) as error:
+            raise QsdError(f"{path}: damaged ({first_line(error)}); {_REMEDY}") from error
+
+    @classmethod
+    def _restored(cls, meta: "_Meta", tensors: dict[str, torch.Tensor]) -> Self:
+        spell = paper_form if meta.version == _PAPER_VERSION else str
+        options = tuple(Option.parse(spell(text)) for text in meta.options)
+        graph = Graph.from_json(
+            [dataclasses.asdict(node) for node in meta.graph], tensors.pop("edge_index").numpy()
+        )
+        check_layers(meta.layers, graph)
+        errors = tensors.pop("relative_errors").numpy()
         grouped: dict[str, dict[str, torch.Tensor]] = {}
         for key, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise ValueError(f"tensor '{key}' is not finite")
             owner, _, name = key.rpartition("|")
             grouped.setdefault(owner, {})[name] = tensor
         weights = [
@@ -183,20 +191,36 @@ class Bank:
                 QuantizedWeight.from_tensors(option, layer.shape, grouped.get(f"{layer.name}|{text}", {}))
                 if option.accepts(layer.shape)
                 else None
-                for option, text in zip(options, meta["options"], strict=True)
+                for option, text in zip(options, meta.options, strict=True)
             ]
-            for layer in layers
+            for layer in meta.layers
         ]
+        missing = np.array([[weight is None for weight in row] for row in weights])
+        if errors.shape != missing.shape or not (np.isfinite(errors) | missing).all():
+            raise ValueError("relative errors that do not fit the option table")
         return cls(
-            denoiser=meta["denoiser"],
-            layers=layers,
-            graph=Graph.from_json(meta["graph"], tensors["edge_index"].numpy()),
+            denoiser=meta.denoiser,
+            layers=meta.layers,
+            graph=graph,
             options=options,
             weights=weights,
-            relative_errors=tensors["relative_errors"].numpy(),
-            provenance=meta["provenance"],
-            activation_options=parse_activations(meta.get("activation_options", ["16"])),
+            relative_errors=errors,
+            provenance=meta.provenance,
+            activation_options=parse_activations(meta.activation_options),
         )
+
+
+class _Meta(Schema):
+    format: str
+    version: int
+    denoiser: dict[str, Any]
+    layers: Annotated[list[WeightLayer], Field(min_length=1)]
+    graph: list[Node]
+    options: Annotated[list[str], Field(min_length=1, max_length=127)]
+    provenance: dict[str, Any]
+    activation_options: Annotated[tuple[str, ...], Field(min_length=1, max_length=127)] = ("16",)
+    hashes: dict[str, str] = Field(default_factory=dict)
+    hash: str | None = None
 
 
 def build_bank(

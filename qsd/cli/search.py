@@ -23,6 +23,7 @@ from qsd.ranker.tasks import OrthogonalitySettings, ScoreName
 from qsd.search import Front, MethodName, SearchSettings, plot_front
 from qsd.store import Store
 from qsd.support.errors import QsdError
+from qsd.support.folders import replacing
 from qsd.support.paths import find
 
 
@@ -187,11 +188,13 @@ def search(
         _say(answer, bounds, confidence)
 
 
+_FILES = {"front.json", "best.json", "front.png"}
+
+
 def write_front(
     front: Front, bank: Bank, folder: Path, *, quality_label: str, best: int | None = None
 ) -> None:
-    """Writes ``front.json``, ``best.json`` and ``front.png``."""
-    front.save(folder / "front.json")
+    """Writes ``front.json``, ``best.json`` and ``front.png``, in place of earlier ones in one step."""
     best = front.best_index() if best is None else best
     config = config_to_json(
         front.configs[best],
@@ -203,8 +206,10 @@ def write_front(
         measured=front.measured[best],
         command=front.meta.command,
     )
-    save_config(folder / "best.json", config)
-    plot_front(front, folder / "front.png", quality_label=quality_label)
+    with replacing(folder, _FILES.__contains__) as new:
+        front.save(new / "front.json")
+        save_config(new / "best.json", config)
+        plot_front(front, new / "front.png", quality_label=quality_label)
 
 
 def _bounds(

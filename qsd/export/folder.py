@@ -2,45 +2,29 @@
 
 import contextlib
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from qsd.runtime.manifest import Method
+from qsd.support.documents import parse_json, read_bounded
 from qsd.support.errors import QsdError
+from qsd.support.folders import replacing
 
 CONFIG_NAME = "config.json"
 INDEX_NAME = "model_index.json"
 
 
 @contextlib.contextmanager
-def replacing(out: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside ``out`` that takes its place when the block ends without an error.
+def replacing_export(out: Path) -> Iterator[Path]:
+    """Yields a new folder that takes the place of ``out`` in one step when the block ends without an error.
 
     Raises:
         QsdError: ``out`` is a file, or a folder with content that no export wrote.
     """
     check_replaceable(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary, earlier = (out.with_name(f".{out.name}.{os.getpid()}.{suffix}") for suffix in ("tmp", "old"))
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        if out.exists():
-            out.rename(earlier)
-        temporary.rename(out)
-    finally:
-        if earlier.exists() and not out.exists():
-            earlier.rename(out)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(earlier, ignore_errors=True)
+    with replacing(out) as folder:
+        yield folder
 
 
 def check_replaceable(out: Path) -> None:
@@ -111,7 +95,7 @@ def _is_machine_path(value: Any) -> bool:
 def _read(path: Path) -> dict[str, Any] | None:
     """A JSON object, or None where there is none."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        document = parse_json(read_bounded(path), path)
+    except QsdError:
         return None
     return document if isinstance(document, dict) else None

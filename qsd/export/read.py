@@ -1,7 +1,7 @@
 """Opens an exported denoiser, whatever its class, with errors that name the file and the remedy."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -12,7 +12,13 @@ from torch import nn
 from qsd.denoisers.components import Denoisers
 from qsd.export.folder import CONFIG_NAME, exports_in, is_export
 from qsd.runtime.registration import register
+from qsd.support.documents import parse_json, read_bounded
 from qsd.support.errors import QsdError, first_line
+from qsd.support.folders import restore
+from qsd.support.hashing import json_hash, verifying
+from qsd.support.tensors import tensor_hash
+
+_REMEDY = "export it again"
 
 
 def load_export(
@@ -46,14 +52,9 @@ def load_export(
 
 
 def _opened(folder: Path, device: str | torch.device, dtype: torch.dtype) -> nn.Module:
-    file = folder / SAFETENSORS_WEIGHTS_NAME
-    if file.is_file():
-        try:
-            with safe_open(file, "pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise QsdError(f"{file}: truncated or damaged ({first_line(error)}); export it again") from error
-    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    place = folder / CONFIG_NAME
+    config = parse_json(read_bounded(place), place, _REMEDY)
+    _check_hashes(config, folder)
     model_class = getattr(diffusers, config.get("_class_name") or "", None)
     if model_class is None:
         raise QsdError(
@@ -70,7 +71,36 @@ def _opened(folder: Path, device: str | torch.device, dtype: torch.dtype) -> nn.
     return model.requires_grad_(False).to(device)
 
 
+def _check_hashes(config: dict[str, Any], folder: Path) -> None:
+    """Refuses an export that is not what was written, before anything is built of it."""
+    entry = config["quantization_config"]
+    noted, hashes = entry.get("hash"), entry.get("hashes", {})
+    if noted is not None and verifying():
+        own = {key: value for key, value in entry.items() if key != "hash"}
+        if json_hash(config | {"quantization_config": own}) != noted:
+            raise QsdError(
+                f"{folder / CONFIG_NAME}: differs from the hash that its writer noted (damaged or edited); "
+                f"{_REMEDY}"
+            )
+    file = folder / SAFETENSORS_WEIGHTS_NAME
+    if not file.is_file():
+        return
+    try:
+        with safe_open(file, "pt") as opened:
+            names = list(opened.keys())
+            differing = sorted(set(names) ^ set(hashes)) if noted is not None else []
+            if differing:
+                what = "is missing" if differing[0] in hashes else f"is not listed in {CONFIG_NAME}"
+                raise QsdError(f"{file}: tensor '{differing[0]}' {what}; {_REMEDY}")
+            for name in names if noted is not None and verifying() else ():
+                if tensor_hash(opened.get_tensor(name)) != hashes[name]:
+                    raise QsdError(f"{file}: tensor '{name}' differs from its hash (damaged); {_REMEDY}")
+    except (SafetensorError, OSError) as error:
+        raise QsdError(f"{file}: truncated or damaged ({first_line(error)}); {_REMEDY}") from error
+
+
 def _denoiser_folders(folder: Path, denoiser: str | None) -> list[Path]:
+    restore(folder)
     if is_export(folder):
         return [folder]
     names = exports_in(folder)

@@ -18,13 +18,15 @@ from qsd.denoisers.accounting import Holdings, average_bits_of_all, holdings
 from qsd.denoisers.components import Denoisers, denoiser_like, denoisers_of
 from qsd.denoisers.identity import check_same_denoiser, identity
 from qsd.denoisers.pipeline import keep_class_names
-from qsd.export.folder import CONFIG_NAME, replacing, strip_paths, without_paths, write_json
+from qsd.export.folder import CONFIG_NAME, replacing_export, strip_paths, without_paths, write_json
 from qsd.runtime.layers import check_supported
 from qsd.runtime.manifest import Manifest
 from qsd.support.errors import QsdError
+from qsd.support.hashing import json_hash
 from qsd.support.progress import Progress
 from qsd.support.provenance import provenance as software
 from qsd.support.quiet import quiet
+from qsd.support.tensors import tensor_hash
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +99,7 @@ def export(
     components = _other_components(pipe, parts) if pipe and whole_pipeline else {}
     out = Path(out).resolve()
     written: list[dict[str, int]] = []
-    with replacing(out) as folder:
+    with replacing_export(out) as folder:
         for name, part in parts.items():
             prefix = f"{name}." if isinstance(denoiser, Denoisers) else ""
             own_bank, own_config = _of_part(bank, config, prefix)
@@ -188,8 +190,11 @@ def _write_denoiser(
     folder.mkdir()
     file = folder / SAFETENSORS_WEIGHTS_NAME
     save_file(packed | plain, file, metadata={"format": "pt"})
-    document = without_paths(json.loads(denoiser.to_json_string()))
-    document["quantization_config"] = manifest.to_dict()
+    document = json.loads(denoiser.to_json_string())
+    hashes = {name: tensor_hash(tensor) for name, tensor in (packed | plain).items()}
+    document["quantization_config"] = manifest.to_dict() | {"hashes": hashes}
+    document = without_paths(document)
+    document["quantization_config"]["hash"] = json_hash(document)
     write_json(folder / CONFIG_NAME, document)
     codes = _num_bytes({key: tensor for key, tensor in packed.items() if key.endswith(".codes")})
     sizes = {

@@ -1,18 +1,16 @@
 """A trained ranker on disk: one safetensors file per member and one JSON that explains them."""
 
 import dataclasses
-import json
-import shutil
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import Field
 
-from qsd.denoisers.graph import Graph
+from qsd.denoisers.graph import Graph, Node
 from qsd.denoisers.identity import describe, differing_part, same_denoiser
 from qsd.denoisers.layers import WeightLayer
 from qsd.quantizers.options import Option
@@ -20,17 +18,22 @@ from qsd.ranker.ensemble import Ensemble, Member
 from qsd.ranker.features import FEATURE_VERSION, GraphFeatures
 from qsd.ranker.joint import pairs, weight_options
 from qsd.ranker.network import NetworkSettings
-from qsd.ranker.posteriors import TARGET, Posteriors, load_posteriors, save_posteriors
+from qsd.ranker.posteriors import TARGET, Posteriors, describe_posteriors, load_posteriors
 from qsd.search.posterior import Posterior
 from qsd.store import Header
+from qsd.support.documents import Schema, check_schema, read_json, write_json
 from qsd.support.errors import QsdError, first_line
-from qsd.support.files import atomic
+from qsd.support.folders import replacing, restore
+from qsd.support.hashing import verifying
 from qsd.support.paths import find
+from qsd.support.tensors import open_tensors, save_tensors
 
 FORMAT = "qsd-ranker"
 VERSION = 7
 FILE_NAME = "ranker.json"
 _POSTERIOR = "posterior-{}.safetensors"
+_ARRAYS = "qsd-ranker-arrays"
+_REMEDY = "train the ranker again"
 
 
 class Described(Protocol):
@@ -190,25 +193,18 @@ def save_ranker(
         "provenance": dict(provenance or {}),
         "denoisers": [_header_to_json(header) for header in headers],
     }
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for index, member in enumerate(members):
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in member.state_dict().items()}
-        save_file(tensors, partial / _member_file(index))
-    document["posteriors"] = [
-        save_posteriors(partial / _POSTERIOR.format(store), some, header.responses)
-        for store, (some, header) in enumerate(zip(posteriors, headers, strict=True))
-    ]
-    with atomic(partial / FILE_NAME) as temporary:
-        temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    folder.mkdir(parents=True, exist_ok=True)
-    for pattern in ("member-*.safetensors", _POSTERIOR.format("*")):
-        for stale in folder.glob(pattern):
-            stale.unlink()
-    for file in sorted(partial.iterdir()):  # the JSON sorts last, so it never names missing members
-        file.replace(folder / file.name)
-    partial.rmdir()
+    with replacing(folder, _is_ours) as new:
+        files: dict[str, str] = {}
+        for index, member in enumerate(members):
+            name = _member_file(index)
+            files[name] = save_tensors(new / name, member.state_dict(), {"format": _ARRAYS, "version": 1})
+        predictors: list[dict[str, Any]] = []
+        for store, (some, header) in enumerate(zip(posteriors, headers, strict=True)):
+            name = _POSTERIOR.format(store)
+            arrays, described = describe_posteriors(some, header.responses)
+            files[name] = save_tensors(new / name, arrays, {"format": _ARRAYS, "version": 1})
+            predictors.append(described)
+        write_json(new / FILE_NAME, document | {"posteriors": predictors, "files": files})
 
 
 def load_ranker(folder: str | Path, denoiser: Mapping[str, Any] | None = None) -> Ranker:
@@ -229,22 +225,31 @@ def load_ranker(folder: str | Path, denoiser: Mapping[str, Any] | None = None) -
     graphs = [GraphFeatures.of(header) for header in headers]
     settings = NetworkSettings(**document["network"])
     members = Ensemble()
-    for index in range(document["num_members"]):
-        member = Member(settings, graphs, 1 + len(document["auxiliary"]))
-        file = folder / _member_file(index)
-        try:
-            member.load_state_dict(load_file(file))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise QsdError(
-                f"{file}: damaged or missing ({first_line(error)}); train the ranker again"
-            ) from error
-        members.append(member)
-    file = folder / _POSTERIOR.format(store)
     try:
-        posteriors = load_posteriors(file, document["posteriors"][store], members, headers[store], store)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise QsdError(f"{file}: damaged or missing ({first_line(error)}); train the ranker again") from error
+        for index in range(document["num_members"]):
+            member = Member(settings, graphs, 1 + len(document["auxiliary"]))
+            member.load_state_dict(_read_arrays(folder, _member_file(index), document))
+            members.append(member)
+        arrays = _read_arrays(folder, _POSTERIOR.format(store), document)
+        posteriors = load_posteriors(arrays, document["posteriors"][store], members, headers[store], store)
+    except QsdError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise QsdError(f"{folder}: damaged ranker ({first_line(error)}); {_REMEDY}") from error
     return Ranker(folder, headers[store], members, posteriors, document, store)
+
+
+def _read_arrays(folder: Path, name: str, document: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of one of the files that a ranker consists of, finite and as they were written."""
+    file = folder / name
+    with open_tensors(file, {_ARRAYS: 1}, _REMEDY) as opened:
+        if verifying() and opened.meta["hash"] != document["files"].get(name):
+            raise QsdError(f"{file}: belongs to another ranker than {FILE_NAME}; {_REMEDY}")
+        tensors = {key: opened.tensor(key) for key in opened.names}
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise QsdError(f"{file}: tensor '{key}' is not finite; {_REMEDY}")
+    return tensors
 
 
 def _within(chosen: np.ndarray, count: int) -> bool:
@@ -273,23 +278,55 @@ def _member_file(index: int) -> str:
     return f"member-{index}.safetensors"
 
 
+def _is_ours(name: str) -> bool:
+    return name == FILE_NAME or fnmatch(name, "member-*.safetensors") or fnmatch(name, _POSTERIOR.format("*"))
+
+
 def _read_document(folder: Path) -> dict[str, Any]:
     file = folder / FILE_NAME
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise QsdError(f"{folder}: holds no {FILE_NAME}; give a folder that `lightning fit` wrote") from error
-    except ValueError as error:
-        raise QsdError(f"{file}: not a JSON file (truncated or damaged); train the ranker again") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise QsdError(f"{file}: not a ranker; give a folder that `lightning fit` wrote")
+    restore(folder)
+    if not file.is_file():
+        raise QsdError(f"{folder}: holds no {FILE_NAME}; give a folder that `lightning fit` wrote")
+    document = read_json(file, FORMAT, VERSION, remedy=_REMEDY)
     for key, ours in {"version": VERSION, "feature_version": FEATURE_VERSION}.items():
         if document.get(key) != ours:
             raise QsdError(
                 f"{file}: {key} {document.get(key)}, but this qsd has {ours}; train the ranker again or use "
                 "the qsd that trained it"
             )
+    check_schema(_Document, document, file, _REMEDY)
     return document
+
+
+class _Denoiser(Schema):
+    denoiser: dict[str, Any]
+    layers: Annotated[list[WeightLayer], Field(min_length=1)]
+    nodes: list[Node]
+    edge_index: Annotated[list[list[int]], Field(min_length=2, max_length=2)]
+    options: Annotated[list[str], Field(min_length=1, max_length=127)]
+    options_hash: str
+    num_bytes: list[list[Annotated[int, Field(ge=-1, lt=2**63)]]]
+    relative_error: list[list[Annotated[float, Field(ge=0)]]]
+    conditions: dict[str, Any]
+    activation_options: Annotated[list[str], Field(min_length=1, max_length=127)]
+    full_precision: dict[str, float]
+
+
+class _Document(Schema):
+    format: str
+    version: int
+    feature_version: str
+    target: str
+    auxiliary: list[str]
+    num_members: Annotated[int, Field(ge=0, le=1000)]
+    network: NetworkSettings
+    hyper_parameters: dict[str, Any]
+    metrics: dict[str, Any]
+    provenance: dict[str, Any]
+    denoisers: Annotated[list[_Denoiser], Field(min_length=1)]
+    posteriors: list[dict[str, dict[str, Any]]]
+    files: dict[str, str]
+    hash: str | None = None
 
 
 def _check_same(folder: Path, header: Header, other: Described, file: str | Path) -> None:

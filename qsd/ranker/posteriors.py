@@ -2,12 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
 
 from qsd.ranker.additive import fit_additive_model
 from qsd.ranker.data import StoreData
@@ -138,8 +136,10 @@ def _of_ensemble(members: Ensemble, data: StoreData, store: int) -> EnsemblePred
     return EnsemblePredictor(members, data.graph, store, factor * slope, factor * constant)
 
 
-def save_posteriors(path: Path, posteriors: Posteriors, responses: Responses | None) -> dict[str, Any]:
-    """Writes the arrays of a store's posteriors and returns their JSON part."""
+def describe_posteriors(
+    posteriors: Posteriors, responses: Responses | None
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The arrays of a store's posteriors, and their JSON part."""
     tensors = {
         f"{name}|{key}": np.ascontiguousarray(value)
         for name, predictor in posteriors.items()
@@ -151,29 +151,33 @@ def save_posteriors(path: Path, posteriors: Posteriors, responses: Responses | N
         ):  # kernels know spaces by their place
             tensors[f"responses|{place} {name}"] = values
     tensors["version"] = np.ones(1, np.int64)  # a file of safetensors holds at least one
-    save_file(tensors, path)
-    return {name: predictor.to_json() for name, predictor in posteriors.items()}
+    arrays = {name: torch.from_numpy(values) for name, values in tensors.items()}
+    return arrays, {name: predictor.to_json() for name, predictor in posteriors.items()}
 
 
 def load_posteriors(
-    path: Path, document: Mapping[str, Any], members: Ensemble, header: Header, store: int
+    arrays: Mapping[str, torch.Tensor],
+    document: Mapping[str, Any],
+    members: Ensemble,
+    header: Header,
+    store: int,
 ) -> Posteriors:
-    """Reads what :func:`save_posteriors` wrote.
+    """The inverse of :func:`describe_posteriors`.
 
     Args:
-        path: the file of arrays.
-        document: its JSON part.
+        arrays: by name.
+        document: the JSON part.
         members: of the ranker.
         header: of the store.
         store: its position among those that the members know.
 
     Raises:
-        KeyError, TypeError, ValueError, OSError: the files are damaged.
+        KeyError, TypeError, ValueError: they do not fit together.
     """
     tensors: dict[str, dict[str, np.ndarray]] = {}
-    for key, values in load_file(path).items():
+    for key, values in arrays.items():
         owner, _, name = key.rpartition("|")
-        tensors.setdefault(owner, {})[name] = values
+        tensors.setdefault(owner, {})[name] = values.numpy()
     spaces = dict(sorted(tensors.get("responses", {}).items()))
     alone = stacked(Responses(spaces, 0, 0)) if spaces else None
     graph = GraphFeatures.of(header)

@@ -2,11 +2,13 @@
 
 import dataclasses
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
+from pydantic import Field
 
 from qsd.quantizers import Option
+from qsd.support.documents import Schema, check_schema
 from qsd.support.errors import QsdError
 
 VERSION = 1
@@ -43,6 +45,7 @@ class Manifest(QuantizationConfigMixin):
     provenance: dict[str, Any]
     version: int = VERSION
     quant_method: Method = Method.QSD  # type: ignore[assignment]
+    _hashes: dict[str, str] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def from_dict(
@@ -60,11 +63,19 @@ class Manifest(QuantizationConfigMixin):
                 "use the qsd that wrote it or export again"
             )
         entries = {key: value for key, value in config_dict.items() if key != "quant_method"}
-        try:
-            manifest = cls(**entries)
-        except TypeError as error:
-            raise QsdError(f"config.json: damaged quantization_config ({error}); export again") from error
+        facts = check_schema(_Document, entries, "config.json: quantization_config", "export again")
+        own = {key: value for key, value in entries.items() if key not in ("hashes", "hash")}
+        manifest = cls(**own)
+        manifest._hashes = facts.hashes
         return (manifest, kwargs) if return_unused_kwargs else manifest
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, without hashes: what is saved again is not what they were taken of."""
+        return {key: value for key, value in super().to_dict().items() if key != "_hashes"}
+
+    def hash_of(self, name: str) -> str | None:
+        """The hash that the export noted for a tensor of its safetensors file."""
+        return self._hashes.get(name)
 
     def parts(self) -> dict[str, list[tuple[Option, tuple[int, int] | None]]]:
         """For each quantized module the option and range of input channels (None: all) of its parts.
@@ -83,3 +94,16 @@ class Manifest(QuantizationConfigMixin):
                     raise QsdError(f"config.json: segment '{name}' has no option; export again")
                 found.setdefault(module, []).append((whole.pop(name), (start, stop)))
         return found | {name: [(option, None)] for name, option in whole.items()}
+
+
+class _Document(Schema):
+    layers: dict[str, str]
+    segments: dict[str, list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]]]
+    tied: dict[str, str]
+    denoiser: dict[str, Any]
+    options: list[str]
+    options_hash: str
+    provenance: dict[str, Any]
+    version: int
+    hashes: dict[str, str] = Field(default_factory=dict)
+    hash: str | None = None

@@ -13,6 +13,8 @@ from qsd.runtime.layers import check_supported, pack_module, quantized_layers, u
 from qsd.runtime.manifest import Manifest
 from qsd.runtime.packed import Bits, PackedParts, PackedWeight, bits_of
 from qsd.support.errors import QsdError
+from qsd.support.hashing import verifying
+from qsd.support.tensors import tensor_hash
 
 _PACKED = ".packed."
 
@@ -115,6 +117,9 @@ class QsdQuantizer(DiffusersQuantizer):
     def maybe_update_state_dict(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Gives packed tensors to diffusers as bits, which it does not cast; remembers their types."""
         for key, tensor in state_dict.items():
+            noted = self.quantization_config.hash_of(key)
+            if noted is not None and verifying() and tensor_hash(tensor) != noted:
+                raise QsdError(f"tensor '{key}' differs from its hash (damaged); export again")
             if _PACKED in key:
                 self._stored_dtypes[key] = tensor.dtype
                 state_dict[key] = bits_of(tensor)

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+from pydantic import Field
 from scipy.stats import norm
 
-from qsd.configs.document import layers_from_json, layers_to_json, read_json, write_json
+from qsd.configs.document import layers_from_json, layers_to_json
 from qsd.denoisers.identity import check_same_denoiser
+from qsd.support.documents import Schema, read_json, write_json
 from qsd.support.errors import QsdError
 
 FRONT_FORMAT = "qsd-front"
@@ -152,7 +154,7 @@ class Front:
         Raises:
             QsdError: The file is damaged, no front, or made for another denoiser.
         """
-        document = read_json(path, FRONT_FORMAT, FRONT_VERSION, hashed=False)
+        document = read_json(path, FRONT_FORMAT, FRONT_VERSION, _Document, remedy="search again")
         try:
             if denoiser is not None:
                 check_same_denoiser(denoiser, document["denoiser"], path)
@@ -189,3 +191,35 @@ class Front:
             meta=meta,
             measured=[member["measured"] for member in members],
         )
+
+
+class _Predicted(Schema):
+    quality: float
+    std: Annotated[float, Field(ge=0)]
+
+
+class _Member(Schema):
+    num_bytes: Annotated[int, Field(ge=0, lt=2**63)]
+    avg_bits: Annotated[float, Field(ge=0)]
+    predicted: _Predicted
+    measured: dict[str, Any] | None
+    layers: dict[str, str]
+
+
+class _Document(Schema):
+    format: Literal["qsd-front"]
+    version: Literal[2]
+    denoiser: dict[str, Any]
+    options_hash: str
+    options: Annotated[list[str], Field(min_length=1, max_length=127)]
+    ranker: dict[str, Any]
+    max_bytes: int | None
+    max_bits: float | None
+    seed: int
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    settings: dict[str, Any]
+    command: str
+    versions: dict[str, str]
+    layer_names: list[str]
+    members: list[_Member]
+    hash: str | None = None

@@ -51,6 +51,8 @@ def edit(folder: Path, **changes: Any) -> None:
     entries = document["quantization_config"]
     for key, value in changes.items():
         entries[key] = entries[key] | value if isinstance(entries.get(key), dict) else value
+    for name in ("hash", "hashes"):  # as by hand, or by a program that knows no hashes
+        document["quantization_config"].pop(name, None)
     path.write_text(json.dumps(document))
 
 
@@ -181,6 +183,20 @@ def test_missing_and_mistyped_tensors(exported: Path) -> None:
     refuses(lambda: load_export(exported), "proj_out.packed.0.scale", "missing")
     save_file(tensors | {"proj_out.packed.0.scale": scale.float()}, exported / WEIGHTS)
     refuses(lambda: load_export(exported), "proj_out", "scale")
+
+
+def test_any_change_of_what_was_written_is_noticed(exported: Path) -> None:
+    content = bytearray((exported / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (exported / WEIGHTS).write_bytes(content)
+    refuses(lambda: load_export(exported), WEIGHTS, "differs from its hash")
+    refuses(lambda: PixArtTransformer2DModel.from_pretrained(exported), "differs from its hash")
+    content[-1] ^= 1
+    (exported / WEIGHTS).write_bytes(content)
+    load_export(exported)
+    config = (exported / "config.json").read_text()
+    (exported / "config.json").write_text(config.replace('"num_layers": ', '"num_layers": 1'))
+    refuses(lambda: load_export(exported), "config.json", "differs from the hash")
 
 
 def test_no_path_of_this_machine_is_written(bank: Bank, tmp_path: Path) -> None:

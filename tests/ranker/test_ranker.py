@@ -18,6 +18,7 @@ from qsd.ranker.network import GraphRanker, NetworkSettings
 from qsd.ranker.posteriors import TARGET, fit_posteriors
 from qsd.ranker.predictors import EnsemblePredictor
 from qsd.ranker.target import Target
+from qsd.support.documents import with_hash
 from qsd.support.errors import QsdError
 
 CONVS = ("gatv2", "gin", "sage", "graphconv", "pna", "transformer")
@@ -374,15 +375,25 @@ def test_damaged_rankers(saved, tmp_path):
         load_ranker(tmp_path / "nothing")
     with pytest.raises(QsdError, match=r"holds no ranker\.json"):
         load_ranker(tmp_path)
-    (folder / "ranker.json").write_text(json.dumps({**document, "feature_version": "0-old"}))
+    (folder / "ranker.json").write_text(json.dumps({**document, "target": "-kid"}))
+    with pytest.raises(QsdError, match="differs from the hash"):
+        load_ranker(folder)
+    (folder / "ranker.json").write_text(json.dumps(with_hash({**document, "feature_version": "0-old"})))
     with pytest.raises(QsdError, match="feature_version 0-old, but this qsd has"):
         load_ranker(folder)
     (folder / "ranker.json").write_text(json.dumps(document)[:100])
     with pytest.raises(QsdError, match="truncated or damaged"):
         load_ranker(folder)
     (folder / "ranker.json").write_text(json.dumps(document))
-    (folder / "member-1.safetensors").write_bytes((folder / "member-1.safetensors").read_bytes()[:50])
-    with pytest.raises(QsdError, match=r"member-1\.safetensors: damaged or missing"):
+    member = (folder / "member-1.safetensors").read_bytes()
+    (folder / "member-1.safetensors").write_bytes((folder / "member-0.safetensors").read_bytes())
+    with pytest.raises(QsdError, match=r"member-1\.safetensors: belongs to another ranker"):
+        load_ranker(folder)
+    (folder / "member-1.safetensors").write_bytes(member[:-3] + b"abc")
+    with pytest.raises(QsdError, match=r"member-1\.safetensors: tensor .* differs from its hash"):
+        load_ranker(folder)
+    (folder / "member-1.safetensors").write_bytes(member[:50])
+    with pytest.raises(QsdError, match=r"member-1\.safetensors: truncated or damaged"):
         load_ranker(folder)
 
 

@@ -11,6 +11,7 @@ import pytest
 from qsd.configs.document import config_from_json, config_to_json, load_config, save_config
 from qsd.search import Front, FrontMeta, plot_front
 from qsd.search.plot import Points
+from qsd.support.documents import with_hash
 from qsd.support.errors import QsdError
 
 LAYERS = ("block.0.q", "block.0.k", "proj")
@@ -88,7 +89,7 @@ def damaged(change: str) -> dict[str, Any] | str:
         ("other format", "holds 'qsd-config', not 'qsd-front'"),
         ("a list", "no qsd format"),
         ("newer", "version 3 of qsd-front"),
-        ("keys missing", "damaged front"),
+        ("keys missing", "entry 'denoiser': field required; search again"),
     ],
 )
 def test_damaged_fronts(tmp_path: Path, change: str, message: str) -> None:
@@ -108,7 +109,7 @@ def test_missing_empty_and_foreign_fronts(tmp_path: Path) -> None:
     with pytest.raises(QsdError, match=r"front.json: made for"):
         Front.load(tmp_path / "front.json", denoiser={**DENOISER, "weights_hash": "other"})
     document = json.loads((tmp_path / "front.json").read_text())
-    (tmp_path / "empty.json").write_text(json.dumps({**document, "members": [], "hash": None}))
+    (tmp_path / "empty.json").write_text(json.dumps(with_hash({**document, "members": []})))
     with pytest.raises(QsdError, match="no members"):
         Front.load(tmp_path / "empty.json")
 
