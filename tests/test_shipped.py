@@ -18,7 +18,7 @@ from qsd.quantizers import PAPER_OPTIONS
 from qsd.store import Store
 from qsd.support.paths import find, shipped_root
 from qsd.support.yaml_files import read_yaml
-from qsd.zoo.registry import MINIATURES, labeling_settings
+from qsd.zoo.registry import LABELING, MINIATURES, labeling_settings
 
 CONFIGS = shipped_root() / "lightning_configs"
 FIT_CONFIGS = sorted(file for file in CONFIGS.glob("*.yaml") if "stores" in read_yaml(file).get("data", {}))
@@ -64,7 +64,7 @@ def test_every_label_config_names_what_ships(file: Path) -> None:
     classes = settings.load_classes()
     assert classes is not None
     assert len(settings.load_prompts()) == len(classes) == settings.num_images
-    assert Path(content["pipeline"]).name in MINIATURES
+    assert Path(content["pipeline"]).name in LABELING
 
 
 @pytest.mark.parametrize("name", MINIATURES)

@@ -1,4 +1,4 @@
-"""How good a miniature is at full precision: FID against real digits, and whether it draws what is asked."""
+"""How good a miniature is at full precision: FID against real pictures, and whether it obeys its prompts."""
 
 import time
 from typing import Any
@@ -14,13 +14,13 @@ def measure_quality(pipe: Any, settings: EvaluationSettings, *, seed: int = 0) -
     """Draws with a pipeline's weights as they are and compares with the reference images.
 
     Args:
-        pipe: a pipeline of digits.
+        pipe: a pipeline of the zoo.
         settings: with prompts, classes, reference and features.
         seed: of the noise.
 
     Returns:
         ``fid``, ``real_half_fid``, ``agreement`` (share of images that the classifier takes for the
-        digit asked for), ``clip``, ``kid`` and ``drawing_seconds``.
+        class asked for), ``clip``, ``kid`` and ``drawing_seconds``.
     """
     evaluator = Evaluator(pipe, settings)
     started = time.perf_counter()

@@ -46,14 +46,16 @@ MINIATURES: dict[str, type[Miniature]] = {
 }
 """Name of a pipeline's folder to its denoiser and conditioning."""
 
-_LABELING = {
+LABELING = {
     "digits-pixart-alpha": "label_digits.yaml",
     "digits-pixart-sigma": "label_pixart_sigma.yaml",
     "digits-hunyuan-dit": "label_hunyuan.yaml",
     "digits-sd15": "label_sd15.yaml",
     "digits-sdxl": "label_sdxl.yaml",
     "digits-dit": "label_dit.yaml",
+    "emoji-flux": "label_emoji_flux.yaml",
 }
+"""Name of a pipeline's folder to the YAML that says how it is measured."""
 
 
 def train_miniature(
@@ -142,7 +144,7 @@ def train(
     with torch.random.fork_rng():
         facts = TRAINERS[name](out, seed=seed, device=device, progress=progress)
     facts["seconds"] = time.perf_counter() - started
-    if name in MINIATURES:
+    if name in LABELING:
         facts |= measure(name, out)
     return facts
 
@@ -151,20 +153,20 @@ def measure(name: str, folder: str | Path | None = None, *, seed: int = 0) -> di
     """Quality of a trained denoiser at full precision (see :func:`qsd.zoo.quality.measure_quality`).
 
     Args:
-        name: a key of :data:`MINIATURES`.
+        name: a key of :data:`LABELING`.
         folder: its checkpoint folder; by default the shipped one.
         seed: of the noise.
 
     Raises:
         QsdError: unknown name or missing folder.
     """
-    if name not in MINIATURES:
-        raise QsdError(f"no denoiser {name!r} in the zoo; choose one of {', '.join(sorted(MINIATURES))}")
+    if name not in LABELING:
+        raise QsdError(f"no denoiser {name!r} in the zoo; choose one of {', '.join(sorted(LABELING))}")
     pipe: Any = load_pipeline(folder or f"checkpoints/{name}")
     return measure_quality(pipe, labeling_settings(name), seed=seed)
 
 
 def labeling_settings(name: str, num_images: int = 1000) -> EvaluationSettings:
     """How a miniature is measured: the settings of its labeling YAML, on ``num_images`` images."""
-    content = yaml.safe_load(find(f"lightning_configs/{_LABELING[name]}").read_text(encoding="utf-8"))
+    content = yaml.safe_load(find(f"lightning_configs/{LABELING[name]}").read_text(encoding="utf-8"))
     return EvaluationSettings(**(content["evaluation"] | {"num_images": num_images}))

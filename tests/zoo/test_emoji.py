@@ -9,19 +9,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from transformers import AutoModelForImageClassification
 
 from qsd.cli import main
 from qsd.support.errors import QsdError
 from qsd.support.paths import shipped_root
+from qsd.zoo.autoencoder import to_pixels
+from qsd.zoo.classifier import classify
+from qsd.zoo.diffusion import Recipe
 from qsd.zoo.emoji import archives, videos
 from qsd.zoo.emoji.dataset import CLASSES, FILES, STYLES, caption, class_of, load_emoji, read_index
+from qsd.zoo.emoji.flux import Flux
 from qsd.zoo.emoji.text import TEXT_LENGTH, VIDEO_TEXT_LENGTH, emoji_bert_tokenizer, emoji_t5_tokenizer
+from qsd.zoo.emoji.train import train_emoji
 from qsd.zoo.optimization import MovingAverage, fit
 
 DATA = shipped_root() / "datasets" / "emoji"
+CHECKPOINTS = shipped_root() / "checkpoints"
 SHA256 = {
     "images.safetensors": "bb67b44c60277bac5d2342778713830aec95b3749088bc9790b115dbff748cab",
     "held_out.safetensors": "0079389795d93bd4d53466e33776fc7b860e165009acfdcbd0ec281460afd668",
@@ -228,3 +236,43 @@ def test_held_out_rows_are_selected_with_their_entries() -> None:
     assert torch.equal(some.images, emoji.images[::2])
     assert some.emoji == emoji.emoji[::2]
     assert np.array_equal(some.classes, [class_of(entry) for entry in some.emoji])
+
+
+def test_the_classifier_tells_styles_apart_that_it_never_saw() -> None:
+    model = AutoModelForImageClassification.from_pretrained(CHECKPOINTS / "emoji-classifier").eval()
+    emoji = load_emoji()
+    unseen = emoji.where(emoji.held_out)
+    found = classify(model, to_pixels(unseen.images))
+    assert (found % 2 == unseen.classes % 2).float().mean() >= 0.9
+    assert (found == unseen.classes).float().mean() >= 0.5
+    assert model.config.id2label[0] == CLASSES[0]
+
+
+def test_flux_opens_in_stock_diffusers_and_draws_what_is_asked_for() -> None:
+    pipe = DiffusionPipeline.from_pretrained(CHECKPOINTS / "emoji-flux", local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    known = load_emoji(["images"])
+    prompts = ["fox face, flat", "grinning face, 3d", "red apple, 3d", "seedling, flat"]
+    torch.manual_seed(0)
+    drawn = pipe(
+        prompts, height=32, width=32, max_sequence_length=12, num_inference_steps=8, output_type="pt"
+    ).images
+    assert drawn.shape == (4, 3, 32, 32)
+    real = known.images[[known.captions.index(prompt) for prompt in prompts]] / 255
+    error = (drawn[:, None] - real[None]).square().mean((2, 3, 4))
+    assert error.argmin(1).tolist() == [0, 1, 2, 3], "each is nearest to the picture of its own caption"
+    size = sum(file.stat().st_size for file in (CHECKPOINTS / "emoji-flux").rglob("*") if file.is_file())
+    assert size <= 8_000_000
+
+
+def test_a_few_steps_make_a_working_folder(tmp_path: Path) -> None:
+    class Quick(Flux):
+        recipe = Recipe(((2, 1e-3),), batch=4)
+
+    facts = train_emoji(Quick, tmp_path / "flux", device=torch.device("cpu"))
+    assert facts["loss"] > 0
+    assert list(tmp_path.iterdir()) == [tmp_path / "flux"]
+    pipe = DiffusionPipeline.from_pretrained(tmp_path / "flux")
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe("taco, 3d", height=32, width=32, max_sequence_length=12, num_inference_steps=1).images[0]
+    assert image.size == (32, 32)
