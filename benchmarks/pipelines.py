@@ -3,7 +3,7 @@
 Every case of `coverage_cases.py` is traced and banked with its own arguments, one config is applied, exported
 and opened again, and the outputs of the applied and of the opened denoiser are compared bit for bit::
 
-    python benchmarks/coverage.py --out docs/coverage.md
+    python benchmarks/pipelines.py --out docs/coverage.md
 """
 
 import argparse
@@ -146,7 +146,7 @@ def table(rows: list[Row]) -> str:
             f"{f'{row.other_roles:.0%}' if row.other_roles else ''} | {step}{reason} |"
         )
     return "\n".join(
-        [*lines, "", "`python benchmarks/coverage.py --out docs/coverage.md` makes this page.", ""]
+        [*lines, "", "`python benchmarks/pipelines.py --out docs/coverage.md` makes this page.", ""]
     )
 
 
