@@ -30,6 +30,7 @@ from scipy.stats import t
 
 import qsd.api as api
 from qsd.bank import Bank, build_bank
+from qsd.bank.sizes import smallest_bytes
 from qsd.cli.console import bar, console
 from qsd.denoisers.components import denoiser_of
 from qsd.denoisers.pipeline import load_pipeline
@@ -64,6 +65,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "random": {"method": "random"},
     "uniform": {"method": "uniform"},
 }
+PAPER = ("pixart-sigma", "pixart", "hunyuan", "sd15", "sdxl", "dit")
+"""Families whose paper rankers there are YAMLs for, by a part of the miniature's name."""
 Cells = dict[str, dict[str, Any]]
 
 
@@ -99,7 +102,7 @@ class Family:
     def budgets(self, bits: list[float]) -> dict[str, int]:
         """Bytes by name: average bits that are possible, and the sizes of uniform configs."""
         total = int(self.bank.num_weights.sum())
-        smallest = int(self.bank.num_bytes.min(axis=1).sum())
+        smallest = smallest_bytes(self.bank.num_bytes)
         wanted = {f"{value:g} bits": int(value * total // 8) for value in bits}
         budgets = {name: size for name, size in wanted.items() if size >= smallest}
         for option in self.bank.options:
@@ -111,11 +114,10 @@ class Family:
         options = dict(METHODS[method])
         ranker = self.ranker(options.pop("target", self.target))
         if method in ("operation", "block"):
-            short = self.name.removeprefix("digits-").removesuffix("-dit").replace("dit", "dit")
-            found = [self.paper / f"ranker-{name}-paper" for name in (short, short.removesuffix("-alpha"))]
-            folder = next((one for one in found if one.is_dir()), None)
-            if folder is None:
-                raise QsdError(f"{self.name}: no {found[0]}; train it with its _paper.yaml")
+            family = next(some for some in PAPER if some in self.name)
+            folder = self.paper / f"ranker-{family}-paper"
+            if not folder.is_dir():
+                raise QsdError(f"{folder}: missing; train it with {family.replace('-', '_')}_paper.yaml")
             ranker = load_ranker(folder)
         if method == "orthogonality":
             fronts = [
@@ -191,7 +193,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--families", nargs="+", default=list(MINIATURES))
+    labeled = [name for name in MINIATURES if (shipped_root() / "datasets" / f"{name}.h5").is_file()]
+    parser.add_argument("--families", nargs="+", default=labeled)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--bits", type=float, nargs="*", default=[3.0, 3.25, 3.5, 4.0])
     parser.add_argument("--no-uniform-sizes", action="store_true")
