@@ -22,6 +22,7 @@ class _Verb(NamedTuple):
 
 
 VERBS = {
+    "compress": _Verb("compress", "make a pipeline small: the whole road in one command"),
     "demo": _Verb("demo", "run the whole road on the shipped miniature, measure it and draw it"),
     "graph": _Verb("graph", "trace a denoiser and draw its graph"),
     "bank": _Verb("bank", "quantize every weight layer of a denoiser by every option"),

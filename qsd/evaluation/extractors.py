@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     AutoTokenizer,
@@ -82,6 +83,14 @@ def load_features(name: str) -> nn.Module:
             raise QsdError(f"{name}: inception features have sizes {', '.join(map(str, INCEPTION_SIZES))}")
         return InceptionFeatures(int(size))
     return ClassifierFeatures(name)
+
+
+def feature_width(name: str) -> int | None:
+    """Numbers per image of a settings' ``features``; None where the classifier does not say."""
+    if name.startswith("inception-"):
+        return int(name.removeprefix("inception-"))
+    sizes = getattr(AutoConfig.from_pretrained(find(name), local_files_only=True), "hidden_sizes", None)
+    return int(sizes[-1]) if sizes else None
 
 
 class _TensorClip(nn.Module):

@@ -1,0 +1,129 @@
+"""What probing and labeling will cost, from a few images drawn and one layer quantized."""
+
+import dataclasses
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from qsd.bank import layer_weight
+from qsd.denoisers.layers import WeightLayer
+from qsd.evaluation.distribution import feature_width
+from qsd.evaluation.generate import Generator
+from qsd.evaluation.settings import EvaluationSettings
+from qsd.quantizers import Option, quantize
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a job will take.
+
+    Attributes:
+        images: by stage, images to draw.
+        seconds_per_image: measured at full precision, metrics left out.
+        bank_seconds: to quantize every layer by every option, from one layer.
+        bank_bytes: of the bank on disk.
+        peak_memory: bytes of main memory that this process has needed until now, drawing included.
+        workers: processes that draw side by side.
+        remarks: what the numbers should make one think of.
+    """
+
+    images: Mapping[str, int]
+    seconds_per_image: float
+    bank_seconds: float
+    bank_bytes: int
+    peak_memory: int
+    workers: int = 1
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def num_images(self) -> int:
+        """Images of all stages."""
+        return sum(self.images.values())
+
+    @property
+    def hours(self) -> float:
+        """Time of all stages."""
+        drawing = self.num_images * self.seconds_per_image / self.workers
+        return (self.bank_seconds + drawing) / 3600
+
+
+def estimate(
+    pipe: Any,
+    module: nn.Module,
+    layers: Sequence[WeightLayer],
+    options: Sequence[Option],
+    settings: EvaluationSettings,
+    images: Mapping[str, int],
+    *,
+    workers: int = 1,
+) -> Cost:
+    """Draws two batches and quantizes one layer; nothing is written.
+
+    Args:
+        pipe: at full precision.
+        module: its denoiser.
+        layers: the weight layers.
+        options: the option table.
+        settings: how images will be drawn.
+        images: by stage, how many.
+        workers: processes that will draw side by side.
+    """
+    middle = sorted(layers, key=lambda layer: layer.num_weights)[len(layers) // 2]
+    usable = [option for option in options if option.accepts(middle.shape)]
+    weight = layer_weight(module, middle)
+    quantize(weight, usable)  # compiles kernels
+    start = time.perf_counter()
+    quantize(weight, usable)
+    bank_seconds = (time.perf_counter() - start) / middle.num_weights * sum(x.num_weights for x in layers)
+    return Cost(
+        images=images,
+        seconds_per_image=_seconds_per_image(pipe, settings),
+        bank_seconds=bank_seconds,
+        bank_bytes=sum(
+            option.num_bytes(layer.shape)
+            for layer in layers
+            for option in options
+            if option.accepts(layer.shape)
+        ),
+        peak_memory=_peak_memory(),
+        workers=workers,
+        remarks=tuple(_remarks(settings)),
+    )
+
+
+def probe_images(layers: Sequence[WeightLayer], options: Sequence[Option], per_option: int) -> int:
+    """Images that probing draws, those at full precision included."""
+    pairs = sum(option.accepts(layer.shape) for layer in layers for option in options)
+    return per_option * (pairs + 1)
+
+
+def _seconds_per_image(pipe: Any, settings: EvaluationSettings) -> float:
+    """Time of the second of two batches; the first one warms up."""
+    batch = min(settings.batch_size, max(1, settings.num_images // 2))
+    few = dataclasses.replace(settings, num_images=2 * batch, batch_size=batch)
+    batches = Generator(pipe, few).batches(few.noise_seed)
+    next(batches)
+    start = time.perf_counter()
+    next(batches)
+    return (time.perf_counter() - start) / batch
+
+
+def _peak_memory() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _remarks(settings: EvaluationSettings) -> list[str]:
+    if settings.reference is None:
+        return ["no real images: only the distance to the full-precision images is measured"]
+    width = feature_width(settings.features)
+    if width is not None and settings.num_images < 2 * width:
+        return [
+            f"FID on {settings.num_images} images and {width} features is biased; it ranks configs of one "
+            f"model, and should not be compared with others' FID (take {2 * width} images or more for that)"
+        ]
+    return []
