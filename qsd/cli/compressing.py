@@ -21,7 +21,7 @@ from qsd.evaluation.evaluator import LABELS
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.grid import ImageRow, draw_grid
 from qsd.export.write import export
-from qsd.labels import Job, Measured, Measurer, Pool, Prober, verify
+from qsd.labels import Measurer, Pool, Prober, verify
 from qsd.labels.estimate import Cost, estimate, probe_images
 from qsd.quantizers import parse_options
 from qsd.ranker.bounds import full_precision_bound
@@ -232,7 +232,9 @@ class Compression:
             same = bank.denoiser == identity(denoiser_like(self.pipe, bank.denoiser))
             if same and bank.options == tuple(self.options):
                 return bank
-            raise QsdError(f"{self.out}: holds the work of another pipeline or option table; name another --out")
+            raise QsdError(
+                f"{self.out}: holds the work of another pipeline or option table; name another --out"
+            )
         with self.bar("Bank") as progress:
             bank = build_bank(self.pipe, self.options, command=self.command, progress=progress)
         bank.save(path)
@@ -381,5 +383,3 @@ def _default(accepted: Any, name: str, otherwise: Any) -> Any:
 
 def _names(row: Row) -> list[str]:
     return [found.name for found in LABELS if found.name in row]
-
-
