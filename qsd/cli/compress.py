@@ -39,8 +39,8 @@ def compress(
     Prints first what it will cost, measured on two batches. Every stage goes on where it was when the same
     command is run again. Writes `pipeline` (which `DiffusionPipeline.from_pretrained` opens after
     `import qsd`), `config.json`, `grid.png` and `summary.json` to the folder, and what it works on to `work`
-    in it. Without --evaluation it draws 80 of 100 shipped prompts, verifies on the other 20, and compares with
-    the full-precision images; with real images (--evaluation.reference) it goes by FID.
+    in it. Without --evaluation it draws 80 of 100 shipped prompts, verifies on the other 20, and compares
+    with the full-precision images; with real images (--evaluation.reference) it goes by FID.
 
     Args:
         pipeline: diffusers folder, shipped pipeline, or hub id.
@@ -108,16 +108,22 @@ def cost_table(cost: Cost) -> Table:
     table = Table(title="what it will cost", caption="measured on two batches and one layer")
     table.add_column("")
     table.add_column("images", justify="right")
-    table.add_column("hours", justify="right")
-    table.add_row("quantize every layer every way", "", f"{cost.bank_seconds / 3600:.2f}")
+    table.add_column("time", justify="right")
+    table.add_row("quantize every layer every way", "", _time(cost.bank_seconds))
     for stage, images in cost.images.items():
-        hours = images * cost.seconds_per_image / cost.workers / 3600
-        table.add_row(stage, f"{images:,}", f"{hours:.2f}")
-    table.add_row("in all", f"{cost.num_images:,}", f"{cost.hours:.2f}", style="bold")
+        table.add_row(stage, f"{images:,}", _time(images * cost.seconds_per_image / cost.workers))
+    table.add_row("in all", f"{cost.num_images:,}", _time(3600 * cost.hours), style="bold")
     table.add_section()
-    table.add_row(f"disk {cost.bank_bytes / 1e9:.2f} GB", "", "")
-    table.add_row(f"memory {cost.peak_memory / 2**30:.1f} GiB until now", "", "")
+    table.add_row("disk", "", f"{cost.bank_bytes / 1e6:,.0f} MB")
+    table.add_row("memory until now", "", f"{cost.peak_memory / 2**30:.1f} GiB")
     return table
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _table(summary: dict[str, Any]) -> Table:

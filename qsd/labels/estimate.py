@@ -11,7 +11,7 @@ from torch import nn
 
 from qsd.bank import layer_weight
 from qsd.denoisers.layers import WeightLayer
-from qsd.evaluation.distribution import feature_width
+from qsd.evaluation.extractors import feature_width
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.quantizers import Option, quantize

@@ -1,0 +1,93 @@
+"""The whole road in one command, on the smallest shipped pipeline."""
+
+import json
+from pathlib import Path
+
+import pytest
+from diffusers import DiffusionPipeline
+
+from qsd.cli import main
+
+SMALL = ["compress", "checkpoints/digits-dit", "--options", "[uaq-3, uaq-4]", "--evaluation.prompts"]
+DRAWN = ["--evaluation.num_images", "4", "--evaluation.steps", "2", "--evaluation.guidance", "1.0"]
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    prompts.write_text("a zero\na one\na two\na three\n")
+    return [*SMALL, str(prompts), *DRAWN]
+
+
+def test_a_pipeline_becomes_small_and_a_second_run_draws_nothing_again(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small"
+    command = [*words, "--max-bits", "3.6", "--out", str(out), "--json"]
+    assert main(command) == 0
+    summary = json.loads(capsys.readouterr().out)
+    names = [row["name"] for row in summary["rows"]]
+    assert names == ["full precision", "uaq-3", "uaq-4", "searched"]
+    searched = summary["rows"][-1]
+    assert searched["avg_bits"] <= 3.6
+    assert summary["rows"][0]["latent_mse"] == 0
+    assert summary["cost"]["images"] == {"probe": 16 * (2 * 47 + 1), "label": 0, "verify": 4 * 2 * 4}
+    pipe = DiffusionPipeline.from_pretrained(out / "pipeline")
+    assert pipe([1], guidance_scale=1.0, num_inference_steps=2).images[0].size == (16, 16)
+    assert (out / "grid.png").is_file()
+    assert json.loads((out / "config.json").read_text())["measured"]["psnr"] == searched["psnr"]
+    store = out / "work" / "store.h5"
+    before = store.stat().st_mtime_ns
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == summary["rows"]
+    assert store.stat().st_mtime_ns == before
+
+
+def test_dry_run_prints_the_cost_and_writes_no_bank(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small"
+    command = [*words, "--max-size", "0.3MB", "--effort", "normal", "--out", str(out), "--dry-run=true"]
+    assert main([*command, "--json"]) == 0
+    cost = json.loads(capsys.readouterr().out)["cost"]
+    assert cost["images"]["label"] == 51 * 4
+    assert cost["seconds_per_image"] > 0
+    assert cost["disk_bytes"] > 0
+    assert not list(out.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("goal", "message"),
+    [
+        ([], "say how small"),
+        (["--max-bits", "3", "--max-size", "1MB"], "say how small"),
+        (["--max-size", "huge"], "give a size such as 1.2GB"),
+        (["--within", "close"], "give a multiple of full precision's FID"),
+        (["--within", "1.1x-fid"], "needs real images"),
+        (["--max-bits", "3.5", "--ask=true"], "needs a terminal"),
+    ],
+)
+def test_bad_goals(
+    goal: list[str],
+    message: str,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    assert main([*words, "--out", str(tmp_path / "small"), *goal]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_of_another_table_is_refused(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from qsd.api import build_bank
+    from qsd.denoisers.pipeline import load_pipeline
+
+    work = tmp_path / "small" / "work"
+    work.mkdir(parents=True)
+    build_bank(load_pipeline("checkpoints/digits-dit"), ["uaq-8"]).save(work / "bank.safetensors")
+    assert main([*words, "--max-bits", "3.6", "--out", str(tmp_path / "small")]) == 2
+    assert "holds the work of another pipeline or option table" in capsys.readouterr().err
