@@ -15,7 +15,8 @@ from qsd.bank import FULL_PRECISION, Applier, Bank
 from qsd.configs.document import config_to_json, save_config
 from qsd.denoisers import trace_whole
 from qsd.denoisers.components import denoiser_like
-from qsd.denoisers.pipeline import identity, load_pipeline
+from qsd.denoisers.identity import identity, same_denoiser
+from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings, headline
 from qsd.evaluation.evaluator import LABELS
 from qsd.evaluation.generate import Generator
@@ -229,7 +230,7 @@ class Compression:
         path = self.work / "bank.safetensors"
         if path.exists():
             bank = Bank.load(path)
-            same = bank.denoiser == identity(denoiser_like(self.pipe, bank.denoiser))
+            same = same_denoiser(bank.denoiser, identity(denoiser_like(self.pipe, bank.denoiser)))
             if same and bank.options == tuple(self.options):
                 return bank
             raise QsdError(
@@ -362,7 +363,7 @@ class Compression:
 
 def _uniform_rows(bank: Bank, size: int) -> list[Row]:
     """The uniform config of most bytes that is no larger, and the one of fewest that is."""
-    rows = []
+    rows: list[Row] = []
     for option in bank.options:
         with contextlib.suppress(QsdError):  # layers that cannot take it
             config = bank.uniform_config(option)
