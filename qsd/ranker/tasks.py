@@ -8,6 +8,7 @@ import numpy as np
 
 from qsd.bank import Bank
 from qsd.denoisers.components import denoiser_like
+from qsd.denoisers.identity import check_same_denoiser
 from qsd.evaluation.grams import feature_grams
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.ranker.baselines import Ridge, one_hot
@@ -211,8 +212,7 @@ def check_store(store: Store, bank: Bank) -> None:
             f"{store.path}: its options are {', '.join(map(str, store.header.options))}, those of the bank "
             f"{', '.join(map(str, bank.options))}; use files of one option table"
         )
-    if store.header.denoiser != bank.denoiser:
-        raise QsdError(f"{store.path}: labels of another denoiser than the bank's; use files of one denoiser")
+    check_same_denoiser(bank.denoiser, store.header.denoiser, store.path)
 
 
 def _score(known: Known, name: ScoreName) -> np.ndarray:
