@@ -37,6 +37,7 @@ VERBS = {
     "search": _Verb("search", "search configs under a size budget with a trained ranker"),
     "measure": _Verb("measure", "measure configs from files: verify what a search found"),
     "export": _Verb("export", "write a quantized denoiser that diffusers loads"),
+    "finetune": _Verb("finetune", "train what an export stores beside its codes; its size stays"),
     "zoo": _Verb("zoo", "train the shipped miniatures anew: `zoo train NAME`"),
 }
 

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 
 from qsd.bank import Bank
-from qsd.cli.config_names import read_config
+from qsd.cli.config_names import read_configs
 from qsd.cli.console import bar, console, print_json, run_function
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import LABELS, EvaluationSettings, headline
@@ -29,7 +28,9 @@ def measure(
     Args:
         pipeline: diffusers folder, shipped pipeline, or hub id.
         bank: the denoiser's bank (`qsd bank`).
-        configs: config files (`best.json` of a search), or options such as uaq-4 for uniform configs.
+        configs: config files (`best.json` of a search), or options such as uaq-4 for uniform configs; then @
+            and an activation option (uaq-4@8) or a schedule file, where the bank has activation options.
+            Activations are simulated.
         evaluation: prompts, reference images (none: paired labels alone), metrics, image count, steps,
             guidance.
         noise_seeds: one measurement per seed; the table shows mean and standard deviation. The store's labels
@@ -40,18 +41,15 @@ def measure(
     """
     loaded = Bank.load(bank)
     evaluation = evaluation.held_out()
-    genomes = np.stack([read_config(loaded, name) for name in configs])
+    genomes, activations = read_configs(loaded, configs)
+    shared: dict[str, Any] = {"num_images": evaluation.num_images, "activations": activations}
     with bar("Measure") as progress:
         if workers > 1:
             with Pool(Measurer, pipeline, bank, evaluation, workers) as pool:
-                rows = verify(
-                    genomes, noise_seeds, pool.run, num_images=evaluation.num_images, progress=progress
-                )
+                rows = verify(genomes, noise_seeds, pool.run, **shared, progress=progress)
         else:
             measurer = Measurer(load_pipeline(pipeline, device=device), loaded, evaluation)
-            rows = verify(
-                genomes, noise_seeds, measurer.run, num_images=evaluation.num_images, progress=progress
-            )
+            rows = verify(genomes, noise_seeds, measurer.run, **shared, progress=progress)
     for name, genome, row in zip(configs, genomes, rows, strict=True):
         row |= {
             "name": name,

@@ -4,13 +4,17 @@ import contextlib
 import dataclasses
 from collections.abc import Sequence
 
+from rich.table import Table
+
 from qsd.api import probe as probe_options
 from qsd.bank import Bank
-from qsd.cli.console import bar, command_line, run_function
+from qsd.cli.console import bar, command_line, console, print_json, run_function
 from qsd.cli.store import show
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Pool, Prober
+from qsd.labels.steps import StepProbe, plot_steps, probe_steps
+from qsd.support.documents import write_json
 
 
 def probe(
@@ -21,6 +25,7 @@ def probe(
     num_images: int = 64,
     config_seed: int = 0,
     restart: bool = False,
+    steps_groups: int = 0,
     workers: int = 1,
     device: str = "cpu",
     json: bool = False,
@@ -38,13 +43,23 @@ def probe(
         num_images: images per option; there are as many options as layers times options per layer.
         config_seed: seed of the store's stream of random configs.
         restart: measure all layers anew, with other images for example; what the store knew is lost.
+        steps_groups: instead of layers, divide the sampling steps into so many groups and round the inputs of
+            all layers in one group at a time, by each activation option of the bank; writes
+            STORE.steps.json and STORE.steps.png, and no store.
         workers: processes that draw side by side on the CPU, one thread each.
         device: where one process draws when workers is 1.
         json: print what the store holds as JSON.
     """
     pipe, loaded = load_pipeline(pipeline, device=device), Bank.load(bank)
+    few = dataclasses.replace(evaluation, num_images=num_images)
+    if steps_groups:
+        with bar("Steps") as progress:
+            found = probe_steps(pipe, loaded, few, steps_groups, progress)
+        write_json(f"{store}.steps.json", found.to_json(), hashed=False)
+        plot_steps(found, f"{store}.steps.png", pipeline)
+        show_steps(found, json)
+        return
     with contextlib.ExitStack() as stack:
-        few = dataclasses.replace(evaluation, num_images=num_images)
         pool = stack.enter_context(Pool(Prober, pipeline, bank, few, workers)) if workers > 1 else None
         progress = stack.enter_context(bar("Probe"))
         probed = probe_options(
@@ -60,6 +75,20 @@ def probe(
             progress=progress,
         )
     show(probed, json)
+
+
+def show_steps(found: StepProbe, json: bool) -> None:
+    """Prints the change per step of every group."""
+    if json:
+        print_json(found.to_json())
+        return
+    table = Table(title="latent MSE per step, activations simulated in these steps alone")
+    table.add_column("bits")
+    for start, stop in found.ranges:
+        table.add_column(f"{start} to {stop - 1}", justify="right")
+    for option, changes in zip(found.options, found.latent_mse, strict=True):
+        table.add_row(option, *(f"{change:.3g}" for change in changes))
+    console.print(table)
 
 
 def run(words: Sequence[str]) -> None:

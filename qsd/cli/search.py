@@ -11,6 +11,7 @@ from qsd.api import search as search_configs
 from qsd.api import smallest
 from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, console, messages, print_json, run_function
+from qsd.cli.joint_search import run_joint
 from qsd.configs.document import config_to_json, save_config
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
@@ -34,6 +35,8 @@ def search(
     method: MethodName = "evolution",
     max_bits: float | None = None,
     max_bytes: int | None = None,
+    max_act_bits: float | None = None,
+    max_bops: float | None = None,
     max_fid: float | None = None,
     min_psnr: float | None = None,
     within: str | None = None,
@@ -72,6 +75,11 @@ def search(
             layer at a time by PSNR), uniform, random.
         max_bits: budget in average bits per weight, codebooks and scales included.
         max_bytes: budget in bytes instead.
+        max_act_bits: budget in mean bits of activations, each layer counting by its multiply-accumulates;
+            weights and activations are then searched together, which needs a ranker of a bank with activation
+            options.
+        max_bops: budget in bit-operations (multiply-accumulates x weight bits x activation bits) of one
+            forward pass of one image; likewise.
         max_fid: find the smallest config whose FID is at most that.
         min_psnr: find the smallest config whose PSNR in dB is at least that.
         within: find the smallest config whose FID is at most so many times full precision's, such as 1.1x.
@@ -94,6 +102,10 @@ def search(
         device: where one process measures when workers is 1.
         json: print the front's sizes and predictions as JSON.
     """
+    if max_act_bits is not None or max_bops is not None:
+        budgets = {"max_bits": max_bits, "max_act_bits": max_act_bits, "max_bops": max_bops}
+        run_joint(bank, out, ranker, **budgets, seed=seed, json=json)
+        return
     loaded_ranker = load_ranker(ranker) if ranker else None
     loaded_bank = Bank.load(bank)
     bounds = _bounds(loaded_ranker, max_fid, min_psnr, within)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from qsd.configs.document import layers_from_json
+from qsd.configs.document import layers_from_json, load_document
 from qsd.quantizers.activations import ActivationOption
 from qsd.support.errors import QsdError
 
@@ -84,3 +84,10 @@ def activations_from_json(
     if layers is None:
         return np.zeros(len(layer_names), dtype=np.int8)
     return layers_from_json(layers, layer_names, [str(option) for option in options], source)
+
+
+def load_activations(
+    path: str | Path, layer_names: Sequence[str], options: Sequence[ActivationOption]
+) -> np.ndarray:
+    """The activation vector of a config file; arguments, result and errors as of `activations_from_json`."""
+    return activations_from_json(load_document(path), layer_names, options, path)

@@ -94,8 +94,16 @@ def load_config(
     denoiser: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
     """Reads a config file; arguments, result and errors as `config_from_json`."""
-    document = read_json(path, CONFIG_FORMAT, CONFIG_VERSION, ConfigSchema, hashed=False)
-    return config_from_json(document, layer_names, option_names, denoiser, path)
+    return config_from_json(load_document(path), layer_names, option_names, denoiser, path)
+
+
+def load_document(path: str | Path) -> dict[str, Any]:
+    """Reads the JSON document of a config.
+
+    Raises:
+        QsdError: no such file, or something else.
+    """
+    return read_json(path, CONFIG_FORMAT, CONFIG_VERSION, ConfigSchema, hashed=False)
 
 
 def layers_to_json(

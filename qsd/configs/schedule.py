@@ -115,7 +115,7 @@ def save_schedule(
         for steps, options in zip(schedule.ranges, schedule.activations, strict=True)
     ]
     document = {"format": SCHEDULE_FORMAT, "version": SCHEDULE_VERSION, "denoiser": dict(denoiser)}
-    write_json(path, document | extra | {"groups": groups})
+    write_json(path, document | extra | {"groups": groups}, hashed=False)
 
 
 def load_schedule(

@@ -46,7 +46,7 @@ def load_export(
     Raises:
         QsdError: no export, a damaged one, or one of another format version.
     """
-    folders = _denoiser_folders(Path(folder), denoiser)
+    folders = denoiser_folders(Path(folder), denoiser)
     opened = {path.name: _opened(path, device, dtype) for path in folders}
     return Denoisers(opened) if len(opened) > 1 else next(iter(opened.values()))
 
@@ -99,7 +99,7 @@ def _check_hashes(config: dict[str, Any], folder: Path) -> None:
         raise QsdError(f"{file}: truncated or damaged ({first_line(error)}); {_REMEDY}") from error
 
 
-def _denoiser_folders(folder: Path, denoiser: str | None) -> list[Path]:
+def denoiser_folders(folder: Path, denoiser: str | None) -> list[Path]:
     restore(folder)
     if is_export(folder):
         return [folder]

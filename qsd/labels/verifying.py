@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from qsd.configs.schedule import Schedule
 from qsd.evaluation.evaluator import headline
 from qsd.labels.labeling import Run
 from qsd.labels.measurer import Job
@@ -17,6 +18,7 @@ def verify(
     run: Run,
     *,
     num_images: int,
+    activations: Sequence[np.ndarray | Schedule | None] | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Measures every config with every seed.
@@ -26,6 +28,7 @@ def verify(
         noise_seeds: seeds of the initial noise.
         run: measures jobs side by side or one after another.
         num_images: images per measurement, for the record.
+        activations: of each config, its vector or schedule; None for full precision.
         progress: called after every measurement.
 
     Returns:
@@ -33,8 +36,17 @@ def verify(
         :func:`headline`: sample standard deviation over the seeds, 0 for one seed), ``num_images`` and
         ``seeds``.
     """
-    distinct, position = np.unique(configs, axis=0, return_inverse=True)
-    jobs = [Job(index, config, seed) for index, config in enumerate(distinct) for seed in noise_seeds]
+    rounded = list(activations or [None] * len(configs))
+    first: dict[Any, int] = {}
+    position = np.array(
+        [first.setdefault(_key(*pair), len(first)) for pair in zip(configs, rounded, strict=True)]
+    )
+    distinct = [int(np.flatnonzero(position == index)[0]) for index in range(len(first))]
+    jobs = [
+        Job(index, configs[row], seed, rounded[row])
+        for index, row in enumerate(distinct)
+        for seed in noise_seeds
+    ]
     measured: list[list[dict[str, float]]] = [[] for _ in distinct]
     for done, (job, labels, _) in enumerate(run(jobs)):
         measured[job.index].append(labels)
@@ -42,6 +54,13 @@ def verify(
             name = headline(labels)
             progress(done + 1, len(jobs), f"{name} {labels[name]:.4g}")
     return [summarize(measured[int(index)], noise_seeds, num_images) for index in position.reshape(-1)]
+
+
+def _key(config: np.ndarray, activations: np.ndarray | Schedule | None) -> Any:
+    """Equal for what is the same measurement."""
+    if isinstance(activations, Schedule):
+        return config.tobytes(), activations.ranges, activations.activations.tobytes()
+    return config.tobytes(), None if activations is None else activations.tobytes()
 
 
 def summarize(

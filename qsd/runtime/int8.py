@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from qsd.quantizers.activations import ActivationOption, rotate
+from qsd.runtime import int8_kernels as kernels
 from qsd.support.errors import QsdError
 
 _LEVELS = 255
-_CACHED_NUMBERS = 1 << 16  # an input is rounded so many at a time, in a core's own cache
 _CUDA_MULTIPLE = 8  # of both sizes of a weight, for torch._int_mm
 _CUDA_ROWS = 17
 
@@ -63,13 +63,17 @@ class Int8Linear(nn.Module):
         Raises:
             QsdError: the input holds NaN or infinity.
         """
-        rows = values.reshape(-1, self.in_features)
+        rows = values.detach().reshape(-1, self.in_features)
         codes, step, zero = round_rows(rotate(rows.float()) if self.rotated else rows)
         product = self._product(codes)
-        scaled = product.addcmul_(zero, self.sums, value=-1).mul_(step).mul_(self.scale)
-        if self.bias is not None:
-            scaled = scaled.add_(self.bias)
-        return scaled.to(values.dtype).view(*values.shape[:-1], self.out_features)
+        if product.is_cuda:
+            scaled = product.addcmul_(zero, self.sums, value=-1).mul_(step).mul_(self.scale)
+            out = (scaled if self.bias is None else scaled.add_(self.bias)).to(values.dtype)
+        else:
+            bias = torch.zeros(self.out_features) if self.bias is None else self.bias.float()
+            out = torch.empty(product.shape, dtype=_compiled(values.dtype))
+            kernels.finish(product, step, zero, self.sums, self.scale, bias, out)
+        return out.to(values.dtype).view(*values.shape[:-1], self.out_features)
 
     def _product(self, codes: Tensor) -> Tensor:
         """int8 [M, I] times the weight's codes, float32 [M, O]."""
@@ -125,23 +129,20 @@ def round_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Raises:
         QsdError: a row holds NaN or infinity.
     """
-    parts = rows.split(max(1, _CACHED_NUMBERS // rows.shape[1])) if not rows.is_cuda else (rows,)
     codes = torch.empty(rows.shape, dtype=torch.int8, device=rows.device)
-    step = torch.empty(len(rows), 1, device=rows.device)
-    zero = torch.empty_like(step)
-    start = 0
-    for part in parts:
-        place = slice(start, start := start + len(part))
-        values = part.float()
-        low, high = torch.aminmax(values, dim=-1, keepdim=True)
-        width = (high - low).div_(_LEVELS)
+    step, zero = (torch.empty(len(rows), 1, device=rows.device) for _ in range(2))
+    if not rows.is_cuda:
+        finite = kernels.round_rows(rows.to(_compiled(rows.dtype)).contiguous(), codes, step, zero)
+    else:
+        low, high = torch.aminmax(rows.float(), dim=-1, keepdim=True)
+        width = (high - low) / _LEVELS
         single = width <= torch.finfo(torch.float32).tiny
-        width = torch.where(single, torch.where(low == 0, 1.0, low.abs()), width)
-        first = torch.round(low / width)
-        step[place], zero[place] = width, -128 - first
-        shifted = (values / width).round_().sub_(first + 128).clamp_(-128, 127)
-        codes[place] = shifted.to(torch.int8)
-    if not step.isfinite().all():
+        step = torch.where(single, torch.where(low == 0, 1.0, low.abs()), width)
+        first = torch.round(low / step)
+        zero = -128 - first
+        codes = (rows / step).round_().sub_(first + 128).clamp_(-128, 127).to(torch.int8)
+        finite = bool(step.isfinite().all())
+    if not finite:
         raise QsdError(
             "int8: an input holds NaN or infinity; compute in float32 or keep this layer's 16 bits"
         )
@@ -189,6 +190,11 @@ def use_int8(denoiser: nn.Module, options: dict[str, ActivationOption]) -> list[
 def is_integer(option: ActivationOption) -> bool:
     """Whether an option's arithmetic is what :class:`Int8Linear` does: 8 bits by token, rotated or not."""
     return option.bits == 8 and not option.static and option.transform in ("", "h")
+
+
+def _compiled(dtype: torch.dtype) -> torch.dtype:
+    """The type that compiled loops read or write for one."""
+    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
 
 
 def _has_onednn() -> bool:

@@ -1,0 +1,57 @@
+"""``qsd finetune``."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from qsd.cli.console import bar, command_line, console, print_json, run_function
+from qsd.denoisers.pipeline import load_pipeline
+from qsd.evaluation import EvaluationSettings
+from qsd.finetune import FinetuneSettings
+from qsd.finetune import finetune as finetune_export
+
+
+def finetune(
+    export: str,
+    pipeline: str,
+    out: str,
+    evaluation: EvaluationSettings,
+    settings: FinetuneSettings = FinetuneSettings(),  # noqa: B008
+    device: str = "cpu",
+    json: bool = False,
+) -> None:
+    """Trains what an exported denoiser stores beside its codes to answer as full precision; no byte is added.
+
+    Codebooks, scales, zero points, biases and norms learn from every call of the full-precision denoiser
+    while its pipeline draws; no images are needed. Stopped, it goes on when run again.
+
+    Args:
+        export: folder that `qsd export` wrote.
+        pipeline: the pipeline at full precision: diffusers folder, shipped pipeline, or hub id.
+        out: folder to write.
+        evaluation: prompts, steps and guidance to draw with.
+        settings: images, epochs, batch size, learning rate.
+        device: where full precision draws.
+        json: print the losses and the size as JSON.
+    """
+    with bar("Fine-tune") as progress:
+        result = finetune_export(
+            export,
+            load_pipeline(pipeline, device=device),
+            out,
+            evaluation=evaluation,
+            settings=settings,
+            command=command_line(),
+            progress=progress,
+        )
+    if json:
+        print_json({**dataclasses.asdict(result), "path": str(result.path)})
+        return
+    console.print(f"wrote {result.path}: {result.num_bytes:,} bytes of denoiser, as before")
+    console.print(f"validation loss {result.loss_before:.4g} -> {result.loss_after:.4g}")
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs the verb; the export may be the first word."""
+    if len(words) > 1 and not words[1].startswith("-"):
+        words = [words[0], "--export", *words[1:]]
+    run_function(finetune, words)
