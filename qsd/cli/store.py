@@ -103,6 +103,8 @@ def show(store: Store, json: bool) -> None:
         console.print(f"probed: {done} layers, {probed['images']} images an option")
     median, minutes = facts["median_seconds"] or 0, facts["seconds"] / 60
     console.print(f"labeling: {median:.1f} s a record (median), {minutes:.0f} min in all")
+    if store.torn:
+        console.print("a last record was left out: its writer was stopped while writing it")
     console.print("conditions: " + ", ".join(f"{key}={value}" for key, value in facts["conditions"].items()))
 
 

@@ -10,6 +10,7 @@ from qsd.support.errors import QsdError, first_line
 from qsd.support.paths import find
 
 _MOST_BASES = 8
+_MOST_BYTES, _MOST_ENTRIES, _MOST_LEVELS = 2**20, 100_000, 64
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -47,12 +48,39 @@ def with_bases(path: str | Path) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"larger than {_MOST_BYTES} bytes")
+        document = yaml.safe_load(content.decode("utf-8-sig"))
+        _check_bounded(document)
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError, yaml.YAMLError) as error:
         raise QsdError(f"{path}: cannot be read as YAML ({first_line(error)}); check the file") from error
     if not isinstance(document, dict) or not document:
         raise QsdError(f"{path}: not a YAML mapping of settings; see the shipped lightning_configs")
     return document
+
+
+def _check_bounded(document: Any) -> None:
+    """Refuses what grows out of bounds when its aliases (``*name``) are written out.
+
+    Raises:
+        ValueError: it has too many entries, or is nested too deeply.
+    """
+    level, count = [document], 0
+    for _ in range(_MOST_LEVELS):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, Mapping):
+                inner += value.values()
+            elif isinstance(value, list | tuple | set):
+                inner += value
+            if count + len(inner) > _MOST_ENTRIES:
+                raise ValueError(f"more than {_MOST_ENTRIES} entries")
+        if not inner:
+            return
+        level, count = inner, count + len(inner)
+    raise ValueError(f"nested deeper than {_MOST_LEVELS} levels")
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
