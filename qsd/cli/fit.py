@@ -29,6 +29,7 @@ from qsd.support.documents import write_json
 from qsd.support.errors import QsdError
 from qsd.support.paths import find
 
+_PRECISIONS = ("32", "32-true")
 _PACKAGES = ("qsd", "torch", "lightning", "torch_geometric")
 
 
@@ -37,6 +38,7 @@ class RankerCLI(LightningCLI):
 
     model: RankerModule
     datamodule: StoreDataModule
+    _loaded: Sequence[Posteriors] = ()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -57,6 +59,8 @@ class RankerCLI(LightningCLI):
             table = CSVLogger(out.parent / "logs", name=out.name)
             board = TensorBoardLogger(out.parent / "logs", name=out.name, version=f"version_{table.version}")
             kwargs["logger"] = [table, board]
+        if settings.enable_checkpointing is False:
+            self.trainer_defaults = self.trainer_defaults | {"callbacks": []}
         return super().instantiate_trainer(**kwargs)
 
     def fit(
@@ -64,6 +68,16 @@ class RankerCLI(LightningCLI):
     ) -> None:
         """Trains; where labels are too few for networks the closed form learns from them alone."""
         datamodule.setup()
+        if ckpt_path in ("last", "best", "hpc"):
+            raise QsdError(
+                f"fit: --ckpt_path {ckpt_path} names no file, and a new run has none; give the path of a "
+                "checkpoint, such as the last.ckpt in the log folder"
+            )
+        if str(self.trainer.precision) not in _PRECISIONS:
+            raise QsdError(
+                f"trainer.precision is {self.trainer.precision}: the graph layers add up in 32 bits; "
+                "leave it out or take 32-true"
+            )
         if datamodule.few:
             model.members = Ensemble()
             return
@@ -72,6 +86,11 @@ class RankerCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Restores the best epoch, measures it on the test records and saves the ranker."""
+        if getattr(self.trainer, "fast_dev_run", False):
+            messages.print("fast_dev_run: a try, so no ranker is written")
+            return
+        if not self.trainer.is_global_zero:
+            return
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
         if best and len(self.model.members):
             self.model.load_state_dict(torch.load(best, weights_only=True)["state_dict"])
@@ -139,7 +158,7 @@ class RankerCLI(LightningCLI):
             )
         path = find(source)
         if is_ranker(path):
-            self.model.members = load_ranker(path).members
+            self._load_folder(path)
             path_of_lightning = None
         else:
             path_of_lightning = str(path)
@@ -147,8 +166,27 @@ class RankerCLI(LightningCLI):
         kwargs["weights_only"] = True  # whatever the YAML says: a checkpoint may come from a stranger
         return run(self.model, datamodule=self.datamodule, ckpt_path=path_of_lightning, **kwargs)
 
-    def _posteriors(self) -> list[Posteriors]:
-        """What predicts each label of each store, fitted on all records that may be learned from."""
+    def _load_folder(self, folder: Path) -> None:
+        """Takes from a ranker what it knows of the denoiser of each store."""
+        self.datamodule.setup()
+        rankers = []
+        for data in self.datamodule.stores:
+            ranker = load_ranker(folder, data.header.denoiser)
+            ranker.check(data.header, data.path)
+            if ranker.target != self.datamodule.targets[0].text:
+                raise QsdError(
+                    f"{folder}: predicts {ranker.target}, not {self.datamodule.targets[0].text}; "
+                    "give its own as --data.target"
+                )
+            rankers.append(ranker)
+        self.model.members = rankers[0].members
+        self.model.positions = [ranker.store for ranker in rankers]
+        self._loaded = [ranker.posteriors for ranker in rankers]
+
+    def _posteriors(self) -> Sequence[Posteriors]:
+        """What predicts each label of each store: a loaded ranker's own, or fitted on all that is known."""
+        if self._loaded:
+            return self._loaded
         members = self.model.members.to("cpu").eval()
         return [
             fit_posteriors(

@@ -44,7 +44,9 @@ def label(
     pipe, loaded = load_pipeline(pipeline, device=device), Bank.load(bank)
     with contextlib.ExitStack() as stack:
         pool = (
-            stack.enter_context(Pool(Measurer, pipeline, bank, evaluation, workers)) if workers > 1 else None
+            stack.enter_context(Pool(Measurer, pipeline, bank, evaluation, workers, device))
+            if workers > 1
+            else None
         )
         progress = stack.enter_context(bar("Label"))
         labeled = label_configs(

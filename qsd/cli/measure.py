@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from qsd.bank import Bank
@@ -45,7 +46,7 @@ def measure(
     shared: dict[str, Any] = {"num_images": evaluation.num_images, "activations": activations}
     with bar("Measure") as progress:
         if workers > 1:
-            with Pool(Measurer, pipeline, bank, evaluation, workers) as pool:
+            with Pool(Measurer, pipeline, bank, evaluation, workers, device) as pool:
                 rows = verify(genomes, noise_seeds, pool.run, **shared, progress=progress)
         else:
             measurer = Measurer(load_pipeline(pipeline, device=device), loaded, evaluation)
@@ -76,7 +77,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
             f"{row['bytes']:,}",
             f"{row[first]:.2f} ± {row[f'{first}_std']:.2f}",
         ]
-        table.add_row(row["name"], *numbers, *(f"{row[label]:.4g}" for label in labels))
+        table.add_row(escape(row["name"]), *numbers, *(f"{row[label]:.4g}" for label in labels))
     return table
 
 

@@ -60,7 +60,9 @@ def probe(
         show_steps(found, json)
         return
     with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(Pool(Prober, pipeline, bank, few, workers)) if workers > 1 else None
+        pool = Pool(Prober, pipeline, bank, few, workers, device) if workers > 1 else None
+        if pool:
+            stack.enter_context(pool)
         progress = stack.enter_context(bar("Probe"))
         probed = probe_options(
             pipe,

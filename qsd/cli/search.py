@@ -106,8 +106,8 @@ def search(
         budgets = {"max_bits": max_bits, "max_act_bits": max_act_bits, "max_bops": max_bops}
         run_joint(bank, out, ranker, **budgets, seed=seed, json=json)
         return
-    loaded_ranker = load_ranker(ranker) if ranker else None
     loaded_bank = Bank.load(bank)
+    loaded_ranker = load_ranker(ranker, loaded_bank.denoiser) if ranker else None
     bounds = _bounds(loaded_ranker, max_fid, min_psnr, within)
     shared: dict[str, Any] = {
         "max_bits": max_bits,
@@ -158,7 +158,7 @@ def search(
             writing = stack.enter_context(Store.writing(find(store)))
             run: Run
             if workers > 1:
-                run = stack.enter_context(Pool(Measurer, pipeline, bank, evaluation, workers)).run
+                run = stack.enter_context(Pool(Measurer, pipeline, bank, evaluation, workers, device)).run
             else:
                 run = Measurer(load_pipeline(pipeline, device=device), loaded_bank, evaluation).run
             found, _ = verify_rounds(

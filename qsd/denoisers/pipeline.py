@@ -32,6 +32,7 @@ def load_pipeline(
     Raises:
         QsdError: there is no such pipeline, it is damaged, or it has no denoiser.
     """
+    _check_device(device)
     try:
         folder: str | Path = find(pipeline)
     except QsdError:
@@ -51,6 +52,19 @@ def load_pipeline(
     for denoiser in denoisers_of(pipe).values():
         tie_equal_weights(denoiser)
     return pipe.to(device)
+
+
+def _check_device(named: str | torch.device) -> None:
+    try:
+        device = torch.device(named)
+    except RuntimeError as error:
+        raise QsdError(f"device {named}: PyTorch knows none of that name; take cpu or cuda") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise QsdError(f"device {device}: PyTorch finds no CUDA device here; leave --device out or take cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise QsdError(
+            f"device {device}: there are {torch.cuda.device_count()}, counted from 0; take another"
+        )
 
 
 def keep_class_names(pipe: Any) -> None:

@@ -1,6 +1,8 @@
 """How drawn images compare with real ones as a distribution: FID, KID, and agreement with a classifier."""
 
+import logging
 import warnings
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from qsd.evaluation.extractors import InceptionFeatures, load_features
+from qsd.evaluation.generate import check_finite
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError
 
@@ -29,7 +32,13 @@ class Distribution:
         reference = settings.open_reference()
         real = torch.cat([self._features(batch)[0].cpu() for batch in reference.batches(settings.batch_size)])
         self._fid = frechet_metric(real)
-        self._kid = _kernel_metric(real, settings.kid_subsets, settings.subset_size(len(reference)))
+        subset = settings.subset_size(len(reference))
+        if subset < settings.kid_subset_size:
+            logging.getLogger(__name__).warning(
+                "kid_subset_size is lowered from %d to %d: there are %d images and %d real ones",
+                *(settings.kid_subset_size, subset, settings.num_images, len(reference)),
+            )
+        self._kid = _kernel_metric(real, settings.kid_subsets, subset)
         self._hits = self._count = 0
 
     def reset(self) -> None:
@@ -38,9 +47,14 @@ class Distribution:
         self._kid.reset()
         self._hits = self._count = 0
 
-    def update(self, rows: slice, images: torch.Tensor) -> None:
-        """Adds the drawn images (uint8 [B, 3, H, W]) of those rows."""
+    def update(self, rows: slice, images: torch.Tensor, prompts: Sequence[str]) -> None:
+        """Adds the drawn images (uint8 [B, 3, H, W]) of those rows.
+
+        Raises:
+            QsdError: a feature is not finite.
+        """
         features, logits = self._features(images)
+        check_finite(features, "features of the images", prompts)
         self._fid.update(features.cpu(), real=False)
         self._kid.update(features.cpu(), real=False)
         if self._classes is not None and logits is not None:

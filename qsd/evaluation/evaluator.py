@@ -6,15 +6,17 @@ disagree, so both are recorded.
 """
 
 import dataclasses
+import logging
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio
 from torchmetrics.multimodal import CLIPScore
 
 from qsd.evaluation.distribution import Distribution
-from qsd.evaluation.extractors import clip_loader
+from qsd.evaluation.extractors import CutToLength, clip_loader
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.store import Label
@@ -67,6 +69,13 @@ class Evaluator:
         self._generator = Generator(pipe, settings)
         self._distribution = Distribution(settings, pipe.device) if settings.reference else None
         self._clip = CLIPScore(clip_loader(settings.clip)).to(pipe.device) if settings.clip else None
+        if self._clip is not None:
+            prompts, processor = self._generator.prompts, cast(CutToLength, self._clip.processor)
+            if long := processor.count_long(prompts):
+                logging.getLogger(__name__).warning(
+                    "%d of %d prompts have more than %d tokens; the CLIP score sees their beginnings",
+                    *(long, len(prompts), processor.limit),
+                )
         self._full_precision: dict[int, Measurement] = {}
 
     def full_precision(self, noise_seed: int) -> Measurement:
@@ -93,7 +102,7 @@ class Evaluator:
         all_latents, all_images, all_frames = [], [], []
         for rows, latents, images, frames in self._generator.drawings(noise_seed):
             if self._distribution is not None:
-                self._distribution.update(rows, images)
+                self._distribution.update(rows, images, self._generator.prompts[rows])
             if self._clip is not None:
                 self._clip.update(list(images.to(self._clip.device)), self._generator.prompts[rows])
             all_latents.append(latents)
@@ -105,6 +114,9 @@ class Evaluator:
             labels["clip"] = float(self._clip.score / self._clip.n_samples)  # compute() clips at 0
         reference = full or Measurement({}, images, latents, frames)
         labels |= paired_labels(frames, latents, reference)
+        for name, value in labels.items():
+            if not math.isfinite(value):
+                raise QsdError(f"label {name} is {value}; nothing is written (too few images for it?)")
         return Measurement(labels, images, latents, frames)
 
 

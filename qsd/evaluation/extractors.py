@@ -108,12 +108,36 @@ class _TensorClip(nn.Module):
         return _pooled(self.model.get_text_features(input_ids, attention_mask))
 
 
+class CutToLength:
+    """A CLIP processor that cuts long prompts as their tokenizer does, keeping the end token.
+
+    torchmetrics cuts tokens off the end instead, and CLIP reads a text's features at the end token.
+    """
+
+    def __init__(self, processor: CLIPProcessor, limit: int) -> None:
+        self.processor = processor
+        self.limit = limit
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("text") is not None:
+            kwargs |= {"truncation": True, "max_length": self.limit}
+        return self.processor(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.processor, name)
+
+    def count_long(self, prompts: list[str]) -> int:
+        """How many prompts have more tokens than CLIP reads."""
+        tokens = self.processor.tokenizer(prompts, truncation=False)["input_ids"]
+        return sum(len(some) > self.limit for some in tokens)
+
+
 def _pooled(output: Any) -> torch.Tensor:
     """transformers 5 wraps projected features in an output object, 4 returns the tensor."""
     return output if isinstance(output, torch.Tensor) else output.pooler_output
 
 
-def clip_loader(name: str) -> Callable[[], tuple[Any, CLIPProcessor]]:
+def clip_loader(name: str) -> Callable[[], tuple[Any, Any]]:
     """What :class:`torchmetrics.multimodal.CLIPScore` calls to get its model and processor.
 
     Args:
@@ -123,7 +147,7 @@ def clip_loader(name: str) -> Callable[[], tuple[Any, CLIPProcessor]]:
         QsdError: there is no CLIP model of that name (when called).
     """
 
-    def load() -> tuple[Any, CLIPProcessor]:
+    def load() -> tuple[Any, Any]:
         try:
             folder = str(find(name))
         except QsdError:
@@ -136,6 +160,6 @@ def clip_loader(name: str) -> Callable[[], tuple[Any, CLIPProcessor]]:
                 )
         except (OSError, ValueError) as error:
             raise QsdError(f"{name}: no CLIP model ({first_line(error)}); give a folder or hub id") from error
-        return _TensorClip(model), processor
+        return _TensorClip(model), CutToLength(processor, model.config.text_config.max_position_embeddings)
 
     return load

@@ -1,7 +1,7 @@
 """Draws the images of a denoiser's current weights: same prompts and same noise for every config."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -134,6 +134,8 @@ class Generator:
             latents = (frames * 2 - 1).flatten(0, 1) if frames.shape[1] == 1 else frames * 2 - 1
         else:
             latents = latents * _scaling_factor(self.pipe)
+        check_finite(latents, "latents", self.prompts[rows])
+        check_finite(frames, "decoded images", self.prompts[rows])
         bytes_ = (frames.clamp(0, 1) * 255).round().to(torch.uint8)
         return Drawn(rows, latents.cpu(), bytes_[:, bytes_.shape[1] // 2], bytes_)
 
@@ -147,6 +149,21 @@ def _joined(decoded: list[torch.Tensor], count: int) -> torch.Tensor | None:
     if len(latents) == count:
         return latents
     return latents.reshape(count, -1, *latents.shape[1:]) if len(latents) % count == 0 else None
+
+
+def check_finite(values: torch.Tensor, stage: str, prompts: Sequence[str]) -> None:
+    """Refuses what is NaN or infinite, one row of values [B, ...] a prompt.
+
+    Raises:
+        QsdError: names the stage and the first such prompt.
+    """
+    bad = ~values.flatten(1).isfinite().all(dim=1)
+    if bad.any():
+        prompt = prompts[int(bad.nonzero()[0])]
+        raise QsdError(
+            f"prompt {prompt!r}: the {stage} are not finite numbers; nothing is written (is the pipeline's "
+            "dtype wide enough, are all of its weights finite?)"
+        )
 
 
 def _options(pipe: Any, settings: EvaluationSettings) -> dict[str, Any]:

@@ -51,9 +51,7 @@ def open_images(name: str) -> RealImages:
     path = find(name)
     images: RealImages = _Folder(path) if path.is_dir() else _TensorFile(path)
     if len(images) < 2:
-        raise QsdError(
-            f"{name}: {len(images)} image; a distribution needs at least 2, and 1,000 to mean much"
-        )
+        raise QsdError(f"{name}: {len(images)} image; a distribution needs 2, and 1,000 to mean much")
     return images
 
 

@@ -13,6 +13,7 @@ from qsd.denoisers.components import denoiser_like
 from qsd.evaluation.calibration import calibrate
 from qsd.evaluation.evaluator import Evaluator, Measurement
 from qsd.evaluation.settings import EvaluationSettings
+from qsd.support.errors import QsdError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,10 @@ class Measurer:
     def full_precision(self, noise_seed: int) -> Measurement:
         """Measures full precision; kept per seed."""
         self._applier.restore()
-        return self.evaluator.full_precision(noise_seed)
+        try:
+            return self.evaluator.full_precision(noise_seed)
+        except QsdError as error:
+            raise QsdError(f"full precision: {error}") from error
 
     def measure(
         self, config: np.ndarray, noise_seed: int, activations: np.ndarray | Schedule | None = None
@@ -77,5 +81,8 @@ class Measurer:
         """Measures jobs one after another."""
         for job in jobs:
             start = time.perf_counter()
-            labels = self.measure(job.config, job.noise_seed, job.activations).labels
+            try:
+                labels = self.measure(job.config, job.noise_seed, job.activations).labels
+            except QsdError as error:
+                raise QsdError(f"config {job.index}: {error}") from error
             yield job, labels, time.perf_counter() - start

@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 from qsd.bank import Bank
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation.settings import EvaluationSettings
+from qsd.support.errors import QsdError
 from qsd.support.workers import Workers
 
 Item = TypeVar("Item")
@@ -39,6 +40,10 @@ class Pool(Generic[Item, Result]):
         bank: file of the denoiser's bank.
         settings: how to draw.
         workers: number of processes.
+        device: must be the CPU.
+
+    Raises:
+        QsdError: for another device: processes that share one draw no faster.
     """
 
     def __init__(
@@ -48,7 +53,12 @@ class Pool(Generic[Item, Result]):
         bank: str | Path,
         settings: EvaluationSettings,
         workers: int,
+        device: str = "cpu",
     ) -> None:
+        if device != "cpu":
+            raise QsdError(
+                f"{workers} workers on {device}: workers draw on the CPU; leave out --workers, or --device"
+            )
         self._workers = Workers(workers, _open, (open_tool, str(pipeline), str(bank), settings))
 
     def __enter__(self) -> Self:

@@ -115,7 +115,10 @@ class Prober:
         for spelled, config, activations in self._alone(layer):
             with self._applier as applier:
                 applier.apply(config, activations)
-                drawn = self._draw()
+                try:
+                    drawn = self._draw()
+                except QsdError as error:
+                    raise QsdError(f"{self._bank.layers[layer].name}: {spelled} alone: {error}") from error
             for name, full in self._full.items():
                 change = drawn[name] - full
                 if not change.isfinite().all():

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from qsd.bank import Bank
 from qsd.denoisers.graph import Graph, Node
 from qsd.denoisers.identity import describe, differing_part, same_denoiser
 from qsd.denoisers.layers import WeightLayer
@@ -337,9 +338,10 @@ def _check_same(folder: Path, header: Header, other: Described, file: str | Path
             f"trained on {', '.join(header.activation_options)}; use files of one table"
         )
     options = weight_options(header)
-    if tuple(other.options) != options:
+    theirs = weight_options(other) if isinstance(other, Header) else tuple(other.options)
+    if theirs != options:
         raise QsdError(
-            f"{file}: its options are {', '.join(map(str, other.options))}, but the ranker {folder} was "
+            f"{file}: its options are {', '.join(map(str, theirs))}, but the ranker {folder} was "
             f"trained on {', '.join(map(str, options))}; use files of one option table"
         )
     if part := differing_part(header.denoiser, other.denoiser):
@@ -347,12 +349,26 @@ def _check_same(folder: Path, header: Header, other: Described, file: str | Path
             f"{file}: made for {describe(other.denoiser)}, but the ranker {folder} was trained for "
             f"{describe(header.denoiser)} (another {part}); use files of one denoiser"
         )
-    ours, theirs = ([layer.name for layer in one.layers] for one in (header, other))
-    if ours != theirs:
+    layers, others = ([layer.name for layer in one.layers] for one in (header, other))
+    if layers != others:
         raise QsdError(
             f"{file}: its weight layers differ from those of the ranker {folder} "
-            f"({len(theirs)} and {len(ours)}); make both with one version of qsd"
+            f"({len(others)} and {len(layers)}); make both with one version of qsd"
         )
+    _check_same_codes(folder, header.conditions.get("bank"), other, file)
+
+
+def _check_same_codes(
+    folder: Path, learned: Mapping[str, str] | None, other: Described, file: str | Path
+) -> None:
+    """Equal options of equal denoisers may still have other codes, if another quantizer made the bank."""
+    codes = other.option_hashes() if isinstance(other, Bank) else getattr(other, "conditions", {}).get("bank")
+    for option, found in (codes or {}).items():
+        if (learned or {}).get(option, found) != found:
+            raise QsdError(
+                f"{file}: its codes of {option} are not those that the ranker {folder} learned from; "
+                "use the bank that its store was labeled with, or label a store of this one"
+            )
 
 
 def _header_to_json(header: Header) -> dict[str, Any]:

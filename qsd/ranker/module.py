@@ -11,12 +11,16 @@ import torch.nn.functional as F  # noqa: N812
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
+from qsd.denoisers.identity import describe, differing_part
 from qsd.ranker.data import Batch, StoreData, StoreDataModule
 from qsd.ranker.ensemble import Ensemble, Member, share_of
 from qsd.ranker.losses import hop_loss, relevance
 from qsd.ranker.metrics import METRICS, mean_correlation, spearman
 from qsd.ranker.network import NetworkSettings
 from qsd.ranker.responses import ResponseSettings
+from qsd.support.errors import QsdError
+
+_TRAINED_ON = "qsd_denoisers"
 
 
 class RankerModule(lightning.LightningModule):
@@ -54,6 +58,7 @@ class RankerModule(lightning.LightningModule):
             {"network": dataclasses.asdict(self.settings), "responses": dataclasses.asdict(self.responses)}
         )
         self.members = Ensemble()
+        self.positions: list[int] = []  # of the stores among those that loaded members know
         self._offsets: list[Tensor] = []  # by store, float [K, R]
         # what validation steps found, by store and by turn among the numbers of labels of members
         self._validated: dict[tuple[int, int], list[tuple[Member, Tensor]]] = {}
@@ -97,7 +102,8 @@ class RankerModule(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         member, targets = list(self.members)[batch.member], batch.targets[0]
-        parts = member.parts(self._data(batch.store).graph, batch.configs[0], targets, batch.store)
+        table = self._table(batch.store)
+        parts = member.parts(self._data(batch.store).graph, batch.configs[0], targets, table)
         found = torch.stack([targets[:, 0], *parts])
         turn = batch.member % max(1, len(self.data.member_labels))
         self._validated.setdefault((batch.store, turn), []).append((member, found))
@@ -114,7 +120,8 @@ class RankerModule(lightning.LightningModule):
         for (store, turn), parts in self._validated.items():
             targets, wanted, offsets, corrections = torch.cat([found for _, found in parts], dim=1)
             share = share_of(wanted - offsets, corrections)
-            predicted = [member.unwarped(store, found[2] + share * found[3]) for member, found in parts]
+            table = self._table(store)
+            predicted = [member.unwarped(table, found[2] + share * found[3]) for member, found in parts]
             rank = spearman(targets.cpu().numpy(), torch.cat(predicted).cpu().numpy())
             ranks.setdefault(turn, []).append(rank)
             errors.append(F.mse_loss(offsets + share * corrections, wanted))
@@ -124,9 +131,7 @@ class RankerModule(lightning.LightningModule):
         self.log("val_mse", torch.stack(errors).mean())
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        predicted = self.members.score(self._data(batch.store).graph, batch.configs[0], batch.store).mean(
-            dim=0
-        )
+        predicted = self.predict_step(batch, batch_index)
         target = batch.targets[0, :, 0]
         for name, metric in METRICS.items():
             value = metric(target.double().cpu().numpy(), predicted.double().cpu().numpy())
@@ -134,7 +139,39 @@ class RankerModule(lightning.LightningModule):
 
     def predict_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Mean over members of a store's records, float [R]."""
-        return self.members.score(self._data(batch.store).graph, batch.configs[0], batch.store).mean(dim=0)
+        graph, table = self._data(batch.store).graph, self._table(batch.store)
+        return self.members.score(graph, batch.configs[0], table).mean(dim=0)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint says what it was trained on."""
+        checkpoint[_TRAINED_ON] = [data.header.denoiser for data in self.data.stores]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses the stores of other denoisers.
+
+        Raises:
+            QsdError: the checkpoint was trained on others, or in another order.
+        """
+        trained = checkpoint.get(_TRAINED_ON)
+        if trained is None or self._trainer is None:
+            return
+        stores = self.data.stores
+        known = ", ".join(map(describe, trained))
+        if len(trained) != len(stores):
+            raise QsdError(
+                f"the checkpoint was trained on {len(trained)} stores ({known}), not {len(stores)}; "
+                "name them in its order, or give the ranker folder"
+            )
+        for one, data in zip(trained, stores, strict=True):
+            if part := differing_part(one, data.header.denoiser):
+                raise QsdError(
+                    f"{data.path}: of {describe(data.header.denoiser)}, but the checkpoint was trained on "
+                    f"{known} (another {part}); name its stores in its order, or give the ranker folder"
+                )
+
+    def _table(self, store: int) -> int:
+        """Which of the denoisers that the members know a store is of."""
+        return self.positions[store] if self.positions else store
 
     def configure_optimizers(self) -> Any:
         tables = {name for name, _ in self.named_parameters() if "tables" in name}

@@ -41,10 +41,11 @@ class Workers:
 
         Raises:
             QsdError: a worker was killed.
+            Exception: what a worker's beginning or work raised.
         """
         futures = []
         try:
-            futures = [self._executor.submit(work, item) for item in items]
+            futures = [self._executor.submit(_call, work, item) for item in items]
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool as error:
@@ -57,6 +58,19 @@ class Workers:
                 future.cancel()
 
 
+_failure: Exception | None = None
+
+
 def _begin(begin: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    global _failure
     die_with_parent()
-    begin(*arguments)
+    try:
+        begin(*arguments)
+    except Exception as error:  # an initializer that raises says nothing but that the pool is broken
+        _failure = error
+
+
+def _call(work: Callable[[Any], Any], item: Any) -> Any:
+    if _failure is not None:
+        raise _failure
+    return work(item)

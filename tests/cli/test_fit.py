@@ -221,3 +221,32 @@ def test_a_store_that_was_not_probed_needs_labels(tmp_path):
     store = synthetic_store(tmp_path / "n.h5", 10, 1)
     with pytest.raises(QsdError, match="label more with"):
         run(["fit", "--data.stores", f"[{store.path}]", "--out", str(tmp_path / "ranker")])
+
+
+def test_a_try_keeps_the_ranker(place):
+    before = {file.name: file.read_bytes() for file in (place / "ranker").iterdir()}
+    run(["fit", "--config", str(place / "config.yaml"), "--trainer.fast_dev_run", "true"])
+    assert {file.name: file.read_bytes() for file in (place / "ranker").iterdir()} == before
+
+
+def test_without_checkpoints(place):
+    out = place / "unsaved"
+    words = ["fit", "--config", str(place / "config.yaml"), "--out", str(out)]
+    run([*words, "--trainer.enable_checkpointing", "false"])
+    assert load_ranker(out).header.denoiser["class"] == "Synthetic"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ["--trainer.precision", "bf16-mixed"],
+            "precision is bf16-mixed: the graph layers add up",
+        ),
+        (["--ckpt_path", "last"], "--ckpt_path last names no file"),
+    ],
+)
+def test_what_fit_cannot_do_is_said(place, change, message):
+    with pytest.raises(QsdError, match=message):
+        run(["fit", "--config", str(place / "config.yaml"), "--out", str(place / "no"), *change])
+    assert not (place / "no").exists()

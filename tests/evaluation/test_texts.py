@@ -1,0 +1,89 @@
+"""Prompts and classes are read rightly or refused in one line that names the file."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qsd.evaluation.texts import read_classes, read_texts
+from qsd.support.errors import QsdError
+
+
+def write(folder: Path, name: str, content: bytes | str) -> str:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("plain.txt", "a cat\na dog\n"),
+        ("windows.txt", "a cat\r\na dog\r\n\r\n"),
+        ("mark.txt", b"\xef\xbb\xbfa cat\na dog"),
+        ("utf16.txt", "a cat\na dog\n".encode("utf-16")),
+        ("one.csv", "caption\na cat\na dog\n"),
+        ("several.csv", 'id,prompt\n1,a cat\n2,"a dog"\n'),
+        ("tabs.tsv", "id\tcaption\n1\ta cat\n2\ta dog\n"),
+        ("list.json", '["a cat", "a dog"]'),
+        ("objects.json", '[{"text": "a cat", "id": 1}, {"text": "a dog", "id": 2}]'),
+        ("lines.jsonl", '{"prompt": "a cat"}\n{"prompt": "a dog"}\n'),
+    ],
+)
+def test_files_of_many_kinds(tmp_path: Path, name: str, content: bytes | str) -> None:
+    assert read_texts(write(tmp_path, name, content), 2, "prompts") == ["a cat", "a dog"]
+
+
+@pytest.mark.parametrize("inside", ["\u2028", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_what_only_unicode_takes_for_a_line_end_stays_inside(tmp_path: Path, inside: str) -> None:
+    file = write(tmp_path, "p.txt", f"one{inside}prompt\nanother\n")
+    assert read_texts(file, 2, "prompts") == [f"one{inside}prompt", "another"]
+
+
+def test_the_first_caption_of_each_coco_image(tmp_path: Path) -> None:
+    rows = [(7, " a cat\n"), (7, "the cat"), (3, "a dog")]
+    annotations = [{"image_id": image, "caption": caption} for image, caption in rows]
+    file = write(tmp_path, "captions.json", json.dumps({"images": [], "annotations": annotations}))
+    assert read_texts(file, 2, "prompts") == ["a cat", "a dog"]
+
+
+def test_a_column_by_name(tmp_path: Path) -> None:
+    file = write(tmp_path, "t.csv", "prompt,short\na black cat,cat\na white dog,dog\n")
+    assert read_texts(file, 2, "prompts", "short") == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("latin.txt", "caf\xe9\nb\n".encode("latin-1"), r"latin\.txt: line 1 is not utf-8 .*iconv -f latin1"),
+        ("nul.txt", "ab\ncd".encode("utf-16-le"), r"nul\.txt: holds NUL characters"),
+        ("blank.txt", "a\n\nb\n", r"blank\.txt: entry 2 of the prompts is blank"),
+        ("few.txt", "a\n", r"few\.txt: 1 prompts for 2 images; lower num_images or add prompts"),
+        ("many.csv", "a,b\n1,2\n3,4\n", r"many\.csv: which column\? it has a, b; name one"),
+        ("broken.json", "[1, ", r"broken\.json: not JSON"),
+        ("deep.json", "[" * 100_000, r"deep\.json: not JSON"),
+        ("other.json", '{"a": 1}', r"other\.json: neither a list nor COCO captions"),
+        (
+            "null.json",
+            '["a", null]',
+            r"null\.json: entry 2 is 'None', not a text",
+        ),
+        ("x.parquet", "", r"x\.parquet: (parquet needs pyarrow|damaged parquet)"),
+    ],
+)
+def test_refused(tmp_path: Path, name: str, content: bytes | str, message: str) -> None:
+    with pytest.raises(QsdError, match=message) as refused:
+        read_texts(write(tmp_path, name, content), 2, "prompts")
+    assert "\n" not in str(refused.value)
+
+
+def test_classes(tmp_path: Path) -> None:
+    assert read_classes(write(tmp_path, "c.txt", "3\n 12 \n\n"), 2) == [3, 12]
+    for content, message in [
+        ("3\n\n4\n", "entry 2 of the classes is blank"),
+        ("3\ncat\n", "entry 2, 'cat', is no class"),
+        ("3\n-1\n", "entry 2, '-1', is no class"),
+        ("3\n", "1 classes for 2 images; lower num_images or add classes"),
+    ]:
+        with pytest.raises(QsdError, match=message):
+            read_classes(write(tmp_path, "c.txt", content), 2)
