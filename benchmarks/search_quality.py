@@ -31,7 +31,7 @@ from scipy.stats import t
 import qsd.api as api
 from qsd.bank import Bank, build_bank
 from qsd.bank.sizes import smallest_bytes
-from qsd.cli.console import bar, console
+from qsd.cli.console import bar
 from qsd.denoisers.components import denoiser_of
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.labels import Job, Measurer
@@ -226,7 +226,7 @@ def main() -> None:
                 cells[key] = cell_of(family, cells, budget, budgets[budget], method, seeds)
                 write_json(arguments.out, {"families": results}, hashed=False)
                 progress(done + 1, len(todo), f"{budget}: {method}")
-        console.print(f"\n{name}\n\n{table(cells)}\n")
+        print(f"\n{name}\n\n{table(cells)}\n")  # the console would wrap it
 
 
 def cell_of(
