@@ -38,6 +38,7 @@ VERBS = {
     "measure": _Verb("measure", "measure configs from files: verify what a search found"),
     "export": _Verb("export", "write a quantized denoiser that diffusers loads"),
     "finetune": _Verb("finetune", "train what an export stores beside its codes; its size stays"),
+    "profile": _Verb("profile", "time and memory of an export beside its full-precision pipeline"),
     "zoo": _Verb("zoo", "train the shipped miniatures anew: `zoo train NAME`"),
 }
 

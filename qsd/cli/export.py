@@ -7,25 +7,47 @@ from qsd.bank import Bank
 from qsd.cli.config_names import read_config
 from qsd.cli.console import command_line, console, print_json, run_function
 from qsd.denoisers.pipeline import load_pipeline
+from qsd.export import check_export, push_to_hub
 from qsd.export import export as export_config
+from qsd.support.errors import QsdError
 from qsd.support.provenance import provenance
 
 
-def export(pipeline: str, bank: str, config_file: str, out: str, json: bool = False) -> None:
+def export(
+    pipeline: str | None = None,
+    bank: str | None = None,
+    config_file: str | None = None,
+    out: str | None = None,
+    variant: str | None = None,
+    push: str | None = None,
+    check: str | None = None,
+    json: bool = False,
+) -> None:
     """Writes the quantized denoiser of a config as packed safetensors; diffusers loads it after `import qsd`.
+
+    `qsd export --check FOLDER` writes nothing and compares every tensor of an export with its content hash.
 
     Args:
         pipeline: diffusers folder, shipped pipeline, or hub id.
         bank: the denoiser's bank (`qsd bank`).
         config_file: config file (`best.json` of a search), or the name of an option such as uaq-4.
         out: folder to write.
+        variant: part of the names of the denoiser's files, for from_pretrained(variant=...).
+        push: upload the folder to this repository of a hub (user/name) afterwards.
+        check: an export to check instead.
         json: print the sizes as JSON.
     """
+    if check is not None:
+        _check(check, variant, json)
+        return
+    if pipeline is None or bank is None or config_file is None or out is None:
+        raise QsdError("export needs --pipeline, --bank, --config-file and --out; or --check FOLDER alone")
     loaded = Bank.load(bank)
     genome = read_config(loaded, config_file)
     result = export_config(
-        load_pipeline(pipeline), loaded, genome, out, provenance=provenance(command_line())
+        load_pipeline(pipeline), loaded, genome, out, variant=variant, provenance=provenance(command_line())
     )
+    address = push_to_hub(out, push) if push is not None else None
     sizes = {
         **dataclasses.asdict(result),
         "path": str(result.path),
@@ -33,7 +55,7 @@ def export(pipeline: str, bank: str, config_file: str, out: str, json: bool = Fa
         "holdings": result.holdings.to_json(),
     }
     if json:
-        print_json(sizes)
+        print_json(sizes | ({"address": address} if address else {}))
         return
     console.print(
         f"wrote {result.path}: {result.num_bytes:,} bytes, of {result.full_precision_bytes:,} at 16 bits"
@@ -45,6 +67,21 @@ def export(pipeline: str, bank: str, config_file: str, out: str, json: bool = Fa
     for name in ("code_bytes", "codebook_bytes", "unquantized_bytes", "header_bytes"):
         console.print(f"  {name.replace('_', ' '):<18}{sizes[name]:>12,}")
     console.print("\n".join(result.holdings.lines()))
+    if address:
+        console.print(f"uploaded: {address}")
+
+
+def _check(folder: str, variant: str | None, json: bool) -> None:
+    """Compares an export with its hashes."""
+    checks = check_export(folder, variant=variant)
+    if json:
+        print_json([{**dataclasses.asdict(found), "folder": str(found.folder)} for found in checks])
+        return
+    for found in checks:
+        console.print(
+            f"{found.folder}: {found.tensors:,} tensors in {found.files} file(s), {found.num_bytes:,} bytes, "
+            "as they were written"
+        )
 
 
 def run(words: Sequence[str]) -> None:

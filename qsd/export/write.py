@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors.torch import save_file
 from torch import Tensor
 
 from qsd.bank import FULL_PRECISION, Bank
@@ -19,6 +17,7 @@ from qsd.denoisers.components import Denoisers, denoiser_like, denoisers_of
 from qsd.denoisers.identity import check_same_denoiser, identity
 from qsd.denoisers.pipeline import keep_class_names
 from qsd.export.folder import CONFIG_NAME, replacing_export, strip_paths, without_paths, write_json
+from qsd.export.shards import MAX_SHARD_SIZE, write_shards
 from qsd.runtime.layers import check_supported
 from qsd.runtime.manifest import Manifest
 from qsd.support.errors import QsdError
@@ -36,8 +35,8 @@ class ExportResult:
     Attributes:
         path: folder of the denoiser, for ``from_pretrained``; of several denoisers that of the first.
         paths: component name -> folder.
-        num_bytes: size of the safetensors file: header, codes, codebooks and unquantized tensors.
-        header_bytes: the file's table of contents.
+        num_bytes: size of the safetensors files: headers, codes, codebooks and unquantized tensors.
+        header_bytes: tables of contents, hashes among them.
         code_bytes: packed codes.
         codebook_bytes: codebooks, scales and zero points.
         unquantized_bytes: biases, norms, tables and layers left at full precision.
@@ -67,6 +66,8 @@ def export(
     out: str | Path,
     *,
     whole_pipeline: bool = True,
+    variant: str | None = None,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
     provenance: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
@@ -85,6 +86,8 @@ def export(
         out: folder; replaced if an earlier export is all that it holds.
         whole_pipeline: given a pipeline, also save its other components, so that
             ``DiffusionPipeline.from_pretrained(out)`` opens the quantized pipeline.
+        variant: part of the names of the denoiser's files, for ``from_pretrained(variant=...)``.
+        max_shard_size: of one safetensors file, in bytes or as "5GB"; larger exports get several.
         provenance: recorded in ``config.json``; by default the versions of the software.
         progress: called once per component.
 
@@ -103,7 +106,8 @@ def export(
         for name, part in parts.items():
             prefix = f"{name}." if isinstance(denoiser, Denoisers) else ""
             own_bank, own_config = _of_part(bank, config, prefix)
-            written.append(_write_denoiser(folder / name, part, own_bank, own_config, provenance))
+            settings = {"variant": variant, "max_shard_size": max_shard_size}
+            written.append(_write_denoiser(folder / name, part, own_bank, own_config, provenance, settings))
         for done, (key, component) in enumerate(components.items(), start=1):
             if progress:
                 progress(done, len(components) + 1, key)
@@ -174,9 +178,14 @@ def _other_components(pipe: Any, written: Container[str]) -> dict[str, Any]:
 
 
 def _write_denoiser(
-    folder: Path, denoiser: Any, bank: Bank, config: np.ndarray, provenance: dict[str, Any] | None
+    folder: Path,
+    denoiser: Any,
+    bank: Bank,
+    config: np.ndarray,
+    provenance: dict[str, Any] | None,
+    settings: dict[str, Any],
 ) -> dict[str, int]:
-    """Writes config.json and the safetensors file; returns the sizes of :class:`ExportResult`."""
+    """Writes config.json and the safetensors files; returns the sizes of :class:`ExportResult`."""
     tied = _tied_tensors(denoiser)
     manifest = _manifest(bank, config, tied, software() if provenance is None else provenance)
     packed = _packed_tensors(bank, config)
@@ -188,8 +197,7 @@ def _write_denoiser(
     state = {key: tensor for key, tensor in denoiser.state_dict().items() if key not in tied}
     plain = {key: _narrowest(tensor) for key, tensor in state.items() if key not in quantized}
     folder.mkdir()
-    file = folder / SAFETENSORS_WEIGHTS_NAME
-    save_file(packed | plain, file, metadata={"format": "pt"})
+    num_bytes = write_shards(folder, packed | plain, **settings)
     document = json.loads(denoiser.to_json_string())
     hashes = {name: tensor_hash(tensor) for name, tensor in (packed | plain).items()}
     document["quantization_config"] = manifest.to_dict() | {"hashes": hashes}
@@ -198,7 +206,7 @@ def _write_denoiser(
     write_json(folder / CONFIG_NAME, document)
     codes = _num_bytes({key: tensor for key, tensor in packed.items() if key.endswith(".codes")})
     sizes = {
-        "num_bytes": file.stat().st_size,
+        "num_bytes": num_bytes,
         "code_bytes": codes,
         "codebook_bytes": _num_bytes(packed) - codes,
         "unquantized_bytes": _num_bytes(plain),

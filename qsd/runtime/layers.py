@@ -77,7 +77,7 @@ class QuantizedLayer(nn.Module):
         if self.packed.edited is None or value is not None:
             if self.packed.edited is None:
                 warnings.warn(EDITED, stacklevel=2)
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 new = (self.read() if value is None else value.to(self.weight_device, self.dtype)).clone()
                 self.packed.edited, self.packed.kept = new, None
         return self.packed.edited
@@ -161,7 +161,8 @@ def _shared(dtype: torch.dtype, count: int, slot: int) -> Tensor:
     buffers: dict[tuple[torch.dtype, int], Tensor] = _scratch.buffers
     buffer = buffers.get((dtype, slot))
     if buffer is None or buffer.numel() < count:
-        buffers[dtype, slot] = buffer = torch.empty(count, dtype=dtype)
+        with torch.inference_mode(False):  # to be used outside of it too
+            buffers[dtype, slot] = buffer = torch.empty(count, dtype=dtype)
     return buffer[:count]
 
 

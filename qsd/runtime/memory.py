@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import nn
 
 from qsd.runtime.layers import QuantizedLayer, quantized_layers
@@ -26,7 +27,8 @@ def cache_weights(model: nn.Module, *, max_bytes: int | None = None) -> int:
         layer.packed.kept = None
         fits = max_bytes is None or taken + _dense_bytes(layer) <= max_bytes
         if fits and layer.packed.edited is None:
-            layer.packed.kept = layer.read()
+            with torch.inference_mode(False), torch.no_grad():
+                layer.packed.kept = layer.read()
             taken += _dense_bytes(layer)
     return taken
 

@@ -134,7 +134,7 @@ def test_a_failing_export_leaves_the_earlier_one(
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(import_module("qsd.export.write"), "save_file", fail)
+    monkeypatch.setattr(import_module("qsd.export.shards"), "save_file", fail)
     with pytest.raises(OSError, match="no space"):
         export(tiny_pixart(), bank, bank.uniform_config("kmeans_c-3"), exported.parent)
     assert {path.name: path.read_bytes() for path in exported.iterdir()} == before

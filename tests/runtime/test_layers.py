@@ -222,3 +222,17 @@ def test_meta_layers_know_their_shape() -> None:
     assert packed.weight.is_meta and packed.weight.clone().is_meta
     assert "kmeans_c-4" in repr(packed)
     assert isinstance(packed.packed[0], PackedWeight)
+
+
+@pytest.mark.filterwarnings("ignore:the weight of a quantized layer")
+def test_inference_mode_and_no_grad_may_alternate() -> None:
+    packed, dense = pair(segments=2)
+    inputs = random_input("linear")
+    for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode, torch.enable_grad):
+        with mode():
+            assert torch.equal(packed(inputs), dense(inputs))
+    with torch.inference_mode():
+        cache_weights(nn.Sequential(packed))
+        packed.weight.add_(1)
+    packed.weight.sub_(1)
+    torch.testing.assert_close(packed(inputs), dense(inputs))

@@ -1,0 +1,181 @@
+"""The files of an export: safetensors of at most 5 GB with an index, compared with their content hashes."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from qsd.export.folder import CONFIG_NAME, write_json
+from qsd.support.documents import parse_json, read_bounded
+from qsd.support.errors import QsdError, first_line
+from qsd.support.hashing import json_hash, verification, verifying
+from qsd.support.tensors import tensor_hash
+
+MAX_SHARD_SIZE = "5GB"
+_REMEDY = "export it again"
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What was compared with its hash.
+
+    Attributes:
+        folder: of the denoiser.
+        files: number of safetensors files.
+        tensors: number of tensors.
+        num_bytes: of these files.
+    """
+
+    folder: Path
+    files: int
+    tensors: int
+    num_bytes: int
+
+
+def write_shards(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    variant: str | None = None,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
+) -> int:
+    """Writes tensors in diffusers' layout.
+
+    Args:
+        folder: of the denoiser.
+        tensors: by name, contiguous, on the CPU.
+        variant: part of the file names, as in ``from_pretrained(variant=...)``.
+        max_shard_size: of a file, in bytes or as "5GB".
+
+    Returns:
+        Bytes of all safetensors files.
+    """
+    split = split_torch_state_dict_into_shards(
+        dict(tensors),
+        filename_pattern=_with_variant(SAFETENSORS_WEIGHTS_NAME, variant).replace(
+            ".safetensors", "{suffix}.safetensors"
+        ),
+        max_shard_size=max_shard_size,
+    )
+    for name, keys in split.filename_to_tensors.items():
+        save_file({key: tensors[key] for key in keys}, folder / name, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(folder / _with_variant(SAFE_WEIGHTS_INDEX_NAME, variant), index)
+    return sum((folder / name).stat().st_size for name in split.filename_to_tensors)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a denoiser's folder.
+
+    Raises:
+        QsdError: it differs from the hash in it.
+    """
+    place = folder / CONFIG_NAME
+    config: dict[str, Any] = parse_json(read_bounded(place), place, _REMEDY)
+    entry = config["quantization_config"]
+    noted = entry.get("hash")
+    if noted is not None and verifying():
+        own = {key: value for key, value in entry.items() if key != "hash"}
+        if json_hash(config | {"quantization_config": own}) != noted:
+            raise QsdError(
+                f"{place}: differs from the hash that its writer noted (damaged or edited); {_REMEDY}"
+            )
+    return config
+
+
+def check_files(folder: Path, config: Mapping[str, Any], variant: str | None = None) -> int:
+    """Refuses files that are not what was written, before anything is built of them.
+
+    Args:
+        folder: of the denoiser.
+        config: its config.json.
+        variant: of the files.
+
+    Returns:
+        Number of tensors.
+
+    Raises:
+        QsdError: a file is missing, truncated or damaged.
+    """
+    entry = config["quantization_config"]
+    hashes: dict[str, str] = entry.get("hashes", {})
+    found: dict[str, Path] = {}
+    for path in shard_files(folder, variant):
+        try:
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118
+                    found[name] = path
+                    if name in hashes and verifying() and tensor_hash(file.get_tensor(name)) != hashes[name]:
+                        raise QsdError(f"{path}: tensor '{name}' differs from its hash (damaged); {_REMEDY}")
+        except (SafetensorError, OSError) as error:
+            raise QsdError(f"{path}: truncated or damaged ({first_line(error)}); {_REMEDY}") from error
+    differing = sorted(set(found) ^ set(hashes)) if entry.get("hash") is not None else []
+    if differing:
+        name = differing[0]
+        place = found.get(name, next(iter(found.values()), folder))
+        what = "is missing" if name in hashes else f"is not listed in {CONFIG_NAME}"
+        raise QsdError(f"{place}: tensor '{name}' {what}; {_REMEDY}")
+    return len(found)
+
+
+def check_shards(folder: Path, variant: str | None = None) -> Check:
+    """Compares every tensor, and config.json, with the hashes that were written with them.
+
+    Args:
+        folder: of the denoiser.
+        variant: of the files.
+
+    Raises:
+        QsdError: a file is missing, truncated or damaged, or there are no hashes.
+    """
+    with verification(True):
+        config = read_config(folder)
+        if config["quantization_config"].get("hash") is None:
+            raise QsdError(
+                f"{folder / CONFIG_NAME}: carries no hashes (diffusers' save_pretrained writes none); "
+                "write it with `qsd export` to be able to check it"
+            )
+        count = check_files(folder, config, variant)
+    files = shard_files(folder, variant)
+    return Check(folder, len(files), count, sum(path.stat().st_size for path in files))
+
+
+def shard_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The safetensors files of a denoiser's folder.
+
+    Raises:
+        QsdError: there is none, the index is damaged, or a file that it names is missing.
+    """
+    single = folder / _with_variant(SAFETENSORS_WEIGHTS_NAME, variant)
+    index = folder / _with_variant(SAFE_WEIGHTS_INDEX_NAME, variant)
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise QsdError(
+            f"{single}: is missing; export again" + (f" or leave variant {variant!r} out" if variant else "")
+        )
+    try:
+        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise QsdError(f"{index}: damaged ({first_line(error)}); export again") from error
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise QsdError(f"{folder / name}: is missing; copy all files of the export or export again")
+    return [folder / name for name in names]
+
+
+def _with_variant(name: str, variant: str | None) -> str:
+    """``x.safetensors`` -> ``x.VARIANT.safetensors``, where diffusers looks for it."""
+    if not variant:
+        return name
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}.{variant}.{suffix}"
