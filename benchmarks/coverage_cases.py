@@ -33,7 +33,11 @@ class Case:
 
     def build(self) -> nn.Module:
         torch.manual_seed(0)
-        return getattr(diffusers, self.cls)(**self.config).eval()
+        denoiser = getattr(diffusers, self.cls)(**self.config).eval()
+        for name, parameter in denoiser.named_parameters():
+            if ".experts." in name and parameter.ndim == 3:  # which diffusers leaves uninitialized
+                nn.init.normal_(parameter, std=0.05)
+        return denoiser
 
 
 def t(*shape: int) -> torch.Tensor:

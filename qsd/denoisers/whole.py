@@ -48,6 +48,8 @@ def trace_whole(
         raise QsdError(f"no graph {graph!r}; choose traced or chain")
     module = pipe if isinstance(pipe, nn.Module) else denoiser_of(pipe, denoiser)
     parts = parts_of(module)
+    for part in parts.values():
+        _check_full_precision(part)
     if graph == "chain":
         return module, _joined({name: chain_graph(part) for name, part in parts.items()})
     given: Mapping[str, Any] = {} if inputs is None else _by_part(parts, inputs)
@@ -62,6 +64,26 @@ def trace_whole(
         return module, _joined({name: trace(part, inputs=given.get(name)) for name, part in parts.items()})
     except QsdError as error:
         raise failure or error from error
+
+
+def _check_full_precision(denoiser: nn.Module) -> None:
+    """Refuses a denoiser whose weights are codes already.
+
+    Raises:
+        QsdError: it was loaded quantized.
+    """
+    config: Any = getattr(denoiser, "config", None) or {}
+    method = (config.get("quantization_config") or {}) if hasattr(config, "get") else {}
+    name = (
+        method.get("quant_method") if isinstance(method, Mapping) else getattr(method, "quant_method", None)
+    )
+    if name is None and not any(parameter.is_floating_point() for parameter in denoiser.parameters()):
+        name = "no floating-point weights"
+    if name is not None:
+        raise QsdError(
+            f"{type(denoiser).__name__} is quantized already ({getattr(name, 'value', name)}); load the "
+            "full-precision checkpoint, for example `from_pretrained(...)` of its original folder"
+        )
 
 
 def _by_part(parts: Mapping[str, nn.Module], inputs: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -1,6 +1,7 @@
 """The roles of every family at a glance, and where each word of the vocabulary comes from."""
 
 import pytest
+from support.cases import CASES, Case
 from support.families import FAMILIES
 
 from qsd.denoisers import ROLES, trace
@@ -41,6 +42,12 @@ ROLES_OF_FAMILY: dict[str, str] = {
 }
 
 
+NEW_FAMILIES = (
+    *("Flux", "SD3", "QwenImage", "Wan", "LTXVideo", "LTX2Video", "Kandinsky5", "PRX", "HiDreamImage"),
+    "Krea2",
+)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_roles_of_each_family(family: str) -> None:
     roles = {layer.role for layer in trace(FAMILIES[family].build_tiny("meta")).layers}
@@ -62,3 +69,19 @@ def test_attention_part() -> None:
 
 def test_unknown_layers_get_the_last_word_of_the_vocabulary() -> None:
     assert role_of("something.never.seen", {}) == "other"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        case
+        for case in CASES
+        if case.cls.removesuffix("Transformer2DModel").removesuffix("Transformer3DModel") in NEW_FAMILIES
+    ],
+    ids=lambda case: case.name,
+)
+def test_new_families_have_roles(case: Case) -> None:
+    """At most a tenth of the layers of a block's kinds have no word."""
+    layers = trace(case.build(), inputs=case.inputs()).layers
+    unknown = [layer.module for layer in layers if layer.role == "other"]
+    assert len(unknown) <= len(layers) / 10, unknown
