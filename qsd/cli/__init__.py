@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qsd import __version__
+from qsd.cli.help_pages import written
 from qsd.support.errors import QsdError
 from qsd.support.paths import find
 from qsd.support.stops import stoppable
@@ -85,6 +86,10 @@ def _run(words: list[str]) -> int:
     verb = VERBS.get(words[0])
     if verb is None:
         return _other_program(words)
+    page = written(words)
+    if page is not None:
+        print(page, end="")
+        raise SystemExit(0)
     module = importlib.import_module(f"qsd.cli.{verb.module}")
     from qsd.support.hashing import verification
 
@@ -119,14 +124,14 @@ def _help() -> str:
         [
             "usage: qsd VERB [options]      (`lightning` is the same program)",
             "",
-            "Finds out which parts of a diffusion model can be stored in 3 or 4 bits, and ships the result.",
+            "Finds out which parts of a diffusion model can be stored in few bits, and ships the result.",
             "",
             *lines,
             "",
             "`qsd VERB --help` explains a verb; --max-bits and --max_bits are one.",
             "A --config that is no path is looked up among the shipped YAML.",
             "--no-verify skips the hashes by which every reader notices damage.",
-            "Start with `qsd demo --out runs/demo`.",
+            "Start with `qsd demo --out runs/demo`, then `qsd compress YOUR_PIPELINE --max-bits 3.5`.",
         ]
     )
 

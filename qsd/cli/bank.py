@@ -23,7 +23,7 @@ def bank(
     inputs: str | None = None,
     graph: GraphKind = "traced",
     activations: list[str | int] = ["16"],  # noqa: B006
-    threads: int = os.cpu_count() or 1,
+    threads: int | None = None,
     device: str = "cpu",
     json: bool = False,
 ) -> None:
@@ -42,7 +42,7 @@ def bank(
         activations: ways to round the inputs of layers that random configs and searches choose from, such as
             [16, 8, 6, 4, 8h]: bits, then h for a rotation in front or m for smoothing, then t for static
             ranges.
-        threads: layers quantized at a time on the CPU.
+        threads: layers quantized at a time on the CPU; by default as many as there are cores.
         device: where the pipeline is loaded.
         json: print the sizes and errors of the uniform configs as JSON.
     """
@@ -55,7 +55,7 @@ def bank(
             inputs=load_inputs(inputs) if inputs else None,
             graph=graph,
             activations=activations,
-            threads=threads,
+            threads=threads or os.cpu_count() or 1,
             command=command_line(),
             progress=progress,
         )
