@@ -106,15 +106,15 @@ def main() -> None:
         bench = Bench(name, arguments.images, arguments.seeds, arguments.work)
         if "full precision" not in cells:
             cells["full precision"] = bench.measure(None)
-            write_json(arguments.out, results)
+            write_json(arguments.out, results, hashed=False)
         for bits in BITS:
             if f"{bits} before" not in cells:
                 cells[f"{bits} before"] = bench.measure(bench.exported(bits))
-                write_json(arguments.out, results)
+                write_json(arguments.out, results, hashed=False)
             if f"{bits} after" not in cells:
                 folder, note = bench.tuned(bits)
                 cells[f"{bits} after"] = bench.measure(folder) | note
-                write_json(arguments.out, results)
+                write_json(arguments.out, results, hashed=False)
         for row, labels in cells.items():
             print(f"{name} {row:16s} FID {labels['fid']:.3f}  latent MSE {labels['latent_mse']:.4f}")
 
