@@ -27,7 +27,12 @@ _NO_CONTENT = (
     "disable_grouping",
 )
 _BACKENDS = ("Fast", "Pil")  # of one processor: which one transformers takes depends on torchvision
-_PARTS = {"class": "class", "config_hash": "configuration", "weights_hash": "weights"}
+_PARTS = {
+    "class": "class",
+    "config_hash": "configuration",
+    "num_parameters": "number of parameters",
+    "weights_hash": "weights",
+}
 
 
 def identity(denoiser: nn.Module) -> dict[str, Any]:

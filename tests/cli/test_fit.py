@@ -15,6 +15,7 @@ from qsd.ranker.data import StoreDataModule
 from qsd.ranker.metrics import mean_correlation, spearman
 from qsd.ranker.module import RankerModule
 from qsd.ranker.network import NetworkSettings
+from qsd.store import Store
 from qsd.support.errors import QsdError
 from qsd.support.paths import find, shipped_root
 
@@ -221,6 +222,26 @@ def test_a_store_that_was_not_probed_needs_labels(tmp_path):
     store = synthetic_store(tmp_path / "n.h5", 10, 1)
     with pytest.raises(QsdError, match="label more with"):
         run(["fit", "--data.stores", f"[{store.path}]", "--out", str(tmp_path / "ranker")])
+
+
+def test_a_ranker_of_another_denoiser_is_refused(place):
+    """Also in a Lightning checkpoint; what differs is named."""
+    other = ["--config", str(place / "config.yaml"), "--data.stores", f"[{place / 'b.h5'}]"]
+    with pytest.raises(QsdError, match=r"trained for Synthetic with weights 0.*, not for Synthetic"):
+        run(["test", *other])
+    with pytest.raises(QsdError, match=r"b\.h5: of Synthetic .*, but the checkpoint was trained on"):
+        run(["test", *other, "--ckpt_path", _checkpoint(place)])
+
+
+def test_a_ranker_of_two_denoisers_finds_the_one_of_the_store(place, capsys):
+    both, out = f"[{place / 'a.h5'},{place / 'b.h5'}]", place / "pair"
+    words = ["--config", str(place / "config.yaml"), "--out", str(out)]
+    run(["fit", *words, "--data.stores", both])
+    wanted = json.loads((out / "metrics.json").read_text())[str(place / "b.h5")]["ranker"]["spearman"]
+    capsys.readouterr()
+    run(["test", *words, "--data.stores", f"[{place / 'b.h5'}]"])
+    assert f"{wanted['value']:.3f}" in capsys.readouterr().out
+    assert load_ranker(out, Store.open(place / "b.h5").header.denoiser).store == 1
 
 
 def test_a_try_keeps_the_ranker(place):
