@@ -1,10 +1,14 @@
-"""The inner loops, compiled by numba. All release the interpreter lock, so that threads share the work."""
+"""The inner loops, compiled by numba. All release the interpreter lock, so that threads share the work.
+
+Nothing is reordered by the compiler (no fastmath): the same weight has the same codes on every processor.
+Sums over which a processor shall work on several numbers at a time are written in as many lanes.
+"""
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-compiled = njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+compiled = njit(nogil=True, cache=True, error_model="numpy")
 
 
 @compiled
@@ -135,6 +139,22 @@ def kmeans_rows(rows: NDArray[np.float32], levels: NDArray[np.int64], centroids:
 
 
 @compiled
+def total_of(values: NDArray[np.float32]) -> np.float32:
+    """The sum of a vector, in sixteen lanes."""
+    lanes = np.zeros(16, np.float32)
+    whole = len(values) // 16
+    for i in range(whole):
+        for lane in range(16):
+            lanes[lane] += values[16 * i + lane]
+    total = np.float32(0)
+    for lane in range(16):
+        total += lanes[lane]
+    for i in range(16 * whole, len(values)):
+        total += values[i]
+    return total
+
+
+@compiled
 def power_errors(
     rows: NDArray[np.float32],
     scale: NDArray[np.float32],
@@ -170,15 +190,14 @@ def power_errors(
                 error[i] = abs(exact - np.float32(np.int32(inside + np.float32(0.5))))
             for i in range(n):
                 root_bits[i] = np.int32(np.float32(1277912950) - np.float32(0.2) * np.float32(error_bits[i]))
-            total = np.float32(0)
             for i in range(n):
                 u = root[i]
                 for _ in range(3):
                     u2 = u * u
                     u = u * (np.float32(1.2) - np.float32(0.2) * error[i] * u2 * u2 * u)
                 power = error[i] * u
-                total += power * power * power
-            errors[r, s] = total
+                error[i] = power * power * power
+            errors[r, s] = total_of(error)
 
 
 @compiled
@@ -191,3 +210,101 @@ def encode_rows(rows: NDArray[np.float32], thresholds: NDArray[np.float32], code
         for threshold in own:
             for i in range(len(row)):
                 code[i] += row[i] > threshold
+
+
+@compiled
+def fit_scales(
+    values: NDArray[np.float32],
+    anchors: NDArray[np.float32],
+    factors: NDArray[np.float32],
+    table: NDArray[np.float32],
+    scales: NDArray[np.float32],
+) -> None:
+    """The scale of each group under which it keeps its direction best, for a given codebook.
+
+    Quantized with the codebook q, a group v lies nearest to a multiple of itself where <q, v>^2 / <q, q> is
+    largest; the scale of least squared error is then <q, v> / <q, q>.
+
+    Args:
+        values: float32 [G, n].
+        anchors: float32 [G], scales to start from, not zero.
+        factors: float32 [F], what anchors are multiplied by; all are tried.
+        table: float32 [T], entries of the codebook nearest to T evenly spaced values from -2 to 2.
+        scales: float32 [G], filled; the anchor where nothing is left of a group.
+    """
+    n = values.shape[1]
+    last = np.float32(len(table) - 1)
+    middle = np.float32(0.5) * last + np.float32(0.5)
+    step = np.float32(0.25) * last
+    for g in range(len(values)):
+        row = values[g]
+        best, scales[g] = np.float32(0), anchors[g]
+        for f in range(len(factors)):
+            inverse = step / (anchors[g] * factors[f])
+            product, energy = np.float32(0), np.float32(0)
+            for i in range(n):
+                place = min(max(row[i] * inverse + middle, np.float32(0)), last)
+                q = table[np.int32(place)]
+                product += q * row[i]
+                energy += q * q
+            if energy > 0:
+                kept = product * product / energy
+                if kept > best:
+                    best, scales[g] = kept, product / energy
+
+
+@compiled
+def encode_scaled(
+    values: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    book: NDArray[np.float32],
+    codes: NDArray[np.uint8],
+    restored: NDArray[np.float32],
+) -> None:
+    """Codes of the nearest entries of a codebook, scaled for each row, and the values they stand for.
+
+    Args:
+        values: float32 [R, n].
+        scales: float32 [R], not zero.
+        book: float32 [levels], ascending.
+        codes: uint8 [R, n], filled.
+        restored: float32 [R, n], filled.
+    """
+    thresholds = book[1:] / np.float32(2) + book[:-1] / np.float32(2)
+    for r in range(len(values)):
+        row, code, value = values[r], codes[r], restored[r]
+        scale = scales[r]
+        code[:] = 0
+        for threshold in thresholds:
+            border = threshold * scale
+            if scale > 0:
+                for i in range(len(row)):
+                    code[i] += row[i] > border
+            else:
+                for i in range(len(row)):
+                    code[i] += row[i] < border
+        for i in range(len(row)):
+            value[i] = book[code[i]] * scale
+
+
+@compiled
+def amplitudes(
+    exact: NDArray[np.float32],
+    restored: NDArray[np.float32],
+    energy: NDArray[np.float64],
+    kept: NDArray[np.float64],
+) -> None:
+    """<w, w> and <q, w> of each row of float32 [R, n], into float64 [R]."""
+    for r in range(len(exact)):
+        w, q = exact[r], restored[r]
+        of_w, of_q = np.zeros(8), np.zeros(8)
+        whole = len(w) // 8
+        for i in range(whole):
+            for lane in range(8):
+                value = np.float64(w[8 * i + lane])
+                of_w[lane] += value * value
+                of_q[lane] += value * np.float64(q[8 * i + lane])
+        for i in range(8 * whole, len(w)):
+            of_w[0] += np.float64(w[i]) * np.float64(w[i])
+            of_q[0] += np.float64(w[i]) * np.float64(q[i])
+        energy[r], kept[r] = of_w.sum(), of_q.sum()

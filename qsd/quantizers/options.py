@@ -23,8 +23,24 @@ PAPER_OPTIONS = tuple(
 """The space of Qua²SeDiMo (AAAI-25)."""
 
 DEFAULT_OPTIONS = tuple(
-    Option.parse(f"{method}-{bits}") for method in ("uaq", "kmeans_c", "kmeans_a") for bits in (3, 4)
+    map(
+        Option.parse,
+        (
+            "lloyd-2g32:f8",
+            "lloyd-3:f8",
+            "lloyd-3g32:f8",
+            "hadamard+lloyd-3g32:f8",
+            "lloyd-4:f8",
+            "lloyd-4g32:f8",
+            "hadamard+lloyd-4g32:f8",
+            "lloyd-5g32:f8",
+            "lloyd-6g32:f8",
+            "int8",
+        ),
+    )
 )
+"""Fine steps where the budget of a config is, coarser ones for layers that bear less or more; those without
+groups fit every layer. `benchmarks/options.py` compares them with others."""
 
 TABLES = {"default": DEFAULT_OPTIONS, "paper": PAPER_OPTIONS}
 """Whole tables that have a name of their own."""

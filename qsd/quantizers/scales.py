@@ -101,13 +101,16 @@ class Scales:
             stretch: whether to give back the amplitude that is lost: in each scale of 16 bits, else in the
                 units of the scales.
         """
-        unit = self._unit
+        unit, compiled = self._unit, self._rows.compiled
         if unit is None:
-            lost = gain(exact, restored) if stretch else scale.new_ones(len(scale), dtype=torch.float64)
+            lost = (
+                gain(exact, restored, compiled=compiled) if stretch else scale.new_ones(len(scale)).double()
+            )
             return {"scale": self._codes(scale * lost, scale.new_ones(())).to(self._rows.storage)}
         codes = self._codes(scale, _spread(unit, scale))
         if stretch:
-            lost = gain(exact.reshape(len(unit), -1), restored.reshape(len(unit), -1))
+            pair = exact.reshape(len(unit), -1), restored.reshape(len(unit), -1)
+            lost = gain(*pair, compiled=compiled)
             stretched = unit.double() * lost
             unit = stretched.float() if unit.dtype == torch.float32 else self._rows.stored(stretched)
         return {"scale": codes, "scale_unit": unit}

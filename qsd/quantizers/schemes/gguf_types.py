@@ -106,7 +106,7 @@ class GgufType(Option):
     def quantize(self, rows: Rows) -> dict[str, Tensor]:
         values = rows.values.cpu()
         first = self._read(self._written(values), rows.shape)
-        stretched = values * gain(values, first).float()[:, None]
+        stretched = values * gain(values, first, compiled=rows.compiled).float()[:, None]
         return {"blocks": self._written(stretched).to(rows.values.device)}
 
     def _written(self, values: Tensor) -> Tensor:

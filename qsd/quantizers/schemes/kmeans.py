@@ -99,7 +99,8 @@ class KMeans(Option):
         stored = rows.stored(book)
         codes = encode(values, stored.float(), compiled=rows.compiled)
         if not self.paper:
-            stored = rows.stored(book * gain(values, lookup(stored.float(), codes))[:, None])
+            lost = gain(values, lookup(stored.float(), codes), compiled=rows.compiled)
+            stored = rows.stored(book * lost[:, None])
         return {"codes": pack(codes, self.bits), "codebook": stored}
 
     def table(self, tensors: Tensors, count: int, dtype: torch.dtype) -> Tensor | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from qsd.quantizers.coding import encode, lookup, saturated
+from qsd.quantizers.coding import encode, lookup, saturated, thresholds_of
 from qsd.quantizers.kmeans import kmeans_codebooks
 from qsd.quantizers.option import (
     HALF,
@@ -23,8 +23,14 @@ from qsd.quantizers.option import (
 from qsd.quantizers.packing import pack, packed_bytes, unpack
 from qsd.quantizers.scales import ScaleKind, Scales, divides, kind_of, read_scale, scale_bits, scale_layout
 
-_ROUNDS = 4
-_SAMPLE = 1 << 14
+_ROUNDS = 6
+_SAMPLE = 1 << 17  # weights that a codebook is fitted to
+_FIRST = 1 << 13  # and those that its first form is
+_TABLE = 1025
+_REFINING = (1.0, 0.92, 1.08, -1.0)
+"""Factors of scales, tried while a codebook is fitted; the negative one turns a group round."""
+_FACTORS = tuple(sign * size for size in (1.0, 0.95, 0.9, 0.85, 0.8, 1.06) for sign in (1, -1))
+"""Factors of the largest value of a group, tried in the end."""
 
 _NORMAL_FLOAT = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
@@ -94,22 +100,19 @@ class SharedCodebook(Option):
         return stored
 
     def quantize(self, rows: Rows) -> dict[str, Tensor]:
-        values = rows.values.reshape(-1, self.group or rows.values.shape[1])
-        # A fitted codebook describes values of mean square 1, a fixed one those of largest size 1.
-        size = (
-            values.double().square().mean(dim=1).sqrt() if self._fitted else values.abs().amax(dim=1).double()
-        )
-        scales = Scales(rows, self.scales, size * (1.5 if self._fitted else 1.0), self.group)
-        scale = scales.round(size)
-        book = self._fitted_book(values, size, rows) if self._fitted else self._fixed_book(values.device)
-        for _ in range(_ROUNDS):
-            codes = encode(values / scale[:, None], book, compiled=rows.compiled)
-            scale = scales.round(scale * _least_squares(values, lookup(book, codes) * scale[:, None]))
-            if self._fitted:
-                book = rows.stored(_refitted(values, scale, codes, book)).float()
-        codes = encode(values / scale[:, None], book, compiled=rows.compiled)
-        restored = lookup(book, codes) * scale[:, None]
-        tensors = {"codes": pack(codes, self.bits), **scales.tensors(scale, values, restored)}
+        values = rows.values.reshape(-1, self.group or rows.values.shape[1]).contiguous()
+        unit = values.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+        values = values / unit  # so that nothing here is out of range
+        anchors = signed_largest(values)
+        book = self._fitted_book(values, anchors, rows) if self._fitted else self._fixed_book(values.device)
+        fitted = fit_scales(values, anchors, book, _FACTORS, compiled=rows.compiled).double() * unit
+        scales = Scales(rows, self.scales, fitted.abs(), self.group)
+        scale = scales.round(fitted)
+        codes, restored = encode_scaled(values, (scale / unit), book, compiled=rows.compiled)
+        tensors = {
+            "codes": pack(codes, self.bits),
+            **scales.tensors(scale, values, restored),
+        }
         return tensors | ({"codebook": rows.stored(book)} if self._fitted else {})
 
     @property
@@ -122,14 +125,20 @@ class SharedCodebook(Option):
         book = torch.tensor([_E2M1], device=device)
         return torch.nn.functional.pad(book, (0, 1), value=1.0)  # the largest twice: 16 entries
 
-    def _fitted_book(self, values: Tensor, size: Tensor, rows: Rows) -> Tensor:
-        """k-means of a sample of the values over their row's or group's size, float32 [1, levels]."""
-        relative = (values / size.clamp_min(1e-30).float()[:, None]).reshape(-1)
-        step = max(1, relative.numel() // _SAMPLE)
-        sample = relative[:: step | 1][None].contiguous()  # an odd step meets all columns
-        return rows.stored(
-            kmeans_codebooks(sample, [1 << self.bits], compiled=rows.compiled)[1 << self.bits]
-        ).float()
+    def _fitted_book(self, values: Tensor, anchors: Tensor, rows: Rows) -> Tensor:
+        """The codebook of a sample of rows or groups, found alternately with their scales; float32."""
+        step = max(1, values.numel() // _SAMPLE) | 1  # an odd step meets all columns
+        values, scale = values[::step].contiguous(), anchors[::step]
+        levels = 1 << self.bits
+        relative = (values / scale[:, None]).reshape(1, -1)
+        if relative.numel() > _FIRST:
+            relative = relative[:, :: relative.numel() // _FIRST | 1]
+        book = kmeans_codebooks(relative.contiguous(), [levels], compiled=rows.compiled)[levels].float()
+        for _ in range(_ROUNDS):
+            scale = fit_scales(values, scale, book, _REFINING, compiled=rows.compiled)
+            codes, _ = encode_scaled(values, scale, book, compiled=rows.compiled)
+            book = rows.stored(_refitted(values, scale, codes, book)).float()
+        return book
 
     def table(self, tensors: Tensors, count: int, dtype: torch.dtype) -> Tensor | None:
         scale = read_scale(tensors)[:, None]
@@ -145,12 +154,69 @@ class SharedCodebook(Option):
         return saturated(lookup(book, codes).mul_(scale), dtype).view(tuple(shape))
 
 
-def _least_squares(exact: Tensor, restored: Tensor) -> Tensor:
-    """<q, w> / <q, q> of each row, float64 [R]; 1 where nothing is left of a row."""
-    energy = restored.double().square().sum(dim=1)
-    product = (exact.double() * restored.double()).sum(dim=1)
-    usable = (energy > 0) & (product > 0)
-    return torch.where(usable, product / energy.clamp_min(1e-300), 1.0).clamp(0.5, 2.0)
+def signed_largest(values: Tensor) -> Tensor:
+    """The value of largest size of each row [R, n], with its sign; 1 where all are as good as zero."""
+    low, high = values.aminmax(dim=1)
+    largest = torch.where(high >= -low, high, low)
+    return torch.where(largest.abs() < 1e-20, 1.0, largest)
+
+
+def fit_scales(
+    values: Tensor, anchors: Tensor, book: Tensor, factors: tuple[float, ...], *, compiled: bool
+) -> Tensor:
+    """The scale of each row under which a codebook keeps its direction best (the kernel says how).
+
+    Args:
+        values: float32 [R, n].
+        anchors: float32 [R], scales to start from.
+        book: float32 [1, levels], ascending, within -2 and 2.
+        factors: of the anchors, to try.
+        compiled: whether to use the numba kernel, on the CPU.
+
+    Returns:
+        float32 [R].
+    """
+    table = _nearest_table(book)
+    tried = torch.tensor(factors)
+    if compiled:
+        from qsd.quantizers import kernels
+
+        found = torch.empty(len(values))
+        kernels.fit_scales(
+            values.numpy(), anchors.contiguous().numpy(), tried.numpy(), table.numpy(), found.numpy()
+        )
+        return found
+    best, found = torch.zeros_like(anchors), anchors.clone()
+    last = len(table) - 1
+    for factor in factors:
+        place = (values / (anchors * factor)[:, None] * (last / 4) + (last + 1) / 2).clamp(0, last)
+        restored = table[place.int()]
+        product, energy = (values * restored).sum(dim=1), restored.square().sum(dim=1)
+        kept = torch.where(energy > 0, product.square() / energy, 0.0)
+        found = torch.where(kept > best, product / energy, found)
+        best = torch.maximum(best, kept)
+    return found
+
+
+def encode_scaled(values: Tensor, scale: Tensor, book: Tensor, *, compiled: bool) -> tuple[Tensor, Tensor]:
+    """Codes uint8 [R, n] of rows [R, n] under their scales [R], and the values that they stand for."""
+    if not compiled:
+        codes = encode(values / scale[:, None], book, compiled=False)
+        return codes, lookup(book, codes) * scale[:, None]
+    from qsd.quantizers import kernels
+
+    codes = torch.empty(values.shape, dtype=torch.uint8)
+    restored = torch.empty_like(values)
+    kernels.encode_scaled(
+        values.numpy(), scale.contiguous().numpy(), book[0].numpy(), codes.numpy(), restored.numpy()
+    )
+    return codes, restored
+
+
+def _nearest_table(book: Tensor) -> Tensor:
+    """The entry nearest to each of many evenly spaced values from -2 to 2, float32."""
+    even = torch.linspace(-2, 2, _TABLE, device=book.device)
+    return book[0][torch.searchsorted(thresholds_of(book)[0].contiguous(), even)].contiguous()
 
 
 def _refitted(values: Tensor, scale: Tensor, codes: Tensor, book: Tensor) -> Tensor:
