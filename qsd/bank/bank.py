@@ -21,9 +21,9 @@ from qsd.quantizers.activations import FULL_ACTIVATIONS, ActivationOption, parse
 from qsd.quantizers.options import paper_form
 from qsd.support.documents import Schema, check_schema
 from qsd.support.errors import QsdError, first_line
-from qsd.support.hashing import array_hash, json_hash
+from qsd.support.hashing import json_hash
 from qsd.support.progress import Progress
-from qsd.support.tensors import open_tensors, save_tensors
+from qsd.support.tensors import open_tensors, save_tensors, tensor_hash
 
 FORMAT = "qsd-bank"
 VERSION = 2
@@ -67,7 +67,7 @@ class Bank:
         hashes = {}
         for index, option in enumerate(self.options):
             parts = {
-                f"{layer.name}|{name}": array_hash(_plain(tensor))
+                f"{layer.name}|{name}": tensor_hash(tensor)
                 for layer, row in zip(self.layers, self.weights, strict=True)
                 if (weight := row[index]) is not None
                 for name, tensor in weight.tensors().items()
@@ -304,9 +304,3 @@ def layer_weight(denoiser: nn.Module, layer: WeightLayer) -> torch.Tensor:
     """The full-precision weight of a layer: the module's weight, or its segment of input channels."""
     weight = module_weight(denoiser, layer.module).detach()
     return weight if layer.segment is None else weight[:, layer.segment[0] : layer.segment[1]]
-
-
-def _plain(tensor: torch.Tensor) -> np.ndarray:
-    """The values as an array; numpy has no bfloat16, whose bits do."""
-    tensor = tensor.detach().cpu()
-    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

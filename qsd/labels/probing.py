@@ -113,12 +113,14 @@ class Prober:
     def _changes(self, layer: int) -> Changes:
         rows: dict[str, list[np.ndarray]] = {name: [] for name in self._full}
         for spelled, config, activations in self._alone(layer):
-            with self._applier as applier:
-                applier.apply(config, activations)
-                try:
-                    drawn = self._draw()
-                except QsdError as error:
-                    raise QsdError(f"{self._bank.layers[layer].name}: {spelled} alone: {error}") from error
+            drawn = self._full  # where a layer cannot take an option nothing changes
+            if (config != FULL_PRECISION).any() or activations.any():
+                with self._applier as applier:
+                    applier.apply(config, activations)
+                    try:
+                        drawn = self._draw()
+                    except QsdError as error:
+                        raise QsdError(f"{self._bank.layers[layer].name}: {spelled} alone: {error}") from error
             for name, full in self._full.items():
                 change = drawn[name] - full
                 if not change.isfinite().all():
@@ -131,7 +133,8 @@ class Prober:
         full = np.full(len(self._bank.layers), FULL_PRECISION, dtype=np.int8)
         for option, weights in enumerate(self._bank.options):
             config = full.copy()
-            config[layer] = option
+            if self._bank.weights[layer][option] is not None:
+                config[layer] = option
             yield str(weights), config, self._untouched
         roundable = can_round(self._bank.macs)[layer]
         for option, rounded in enumerate(self._bank.activation_options[1:], start=1):

@@ -68,7 +68,7 @@ def test_from_folder_to_export(family: str, tmp_path: Path) -> None:
     assert store.header.provenance["full_precision"] == {"psnr": 100.0, "latent_mse": 0.0}
     assert (store.values("psnr") < 100).all()
     assert (store.values("latent_mse") > 0).all()
-    config = sample_configs(bank.options, len(bank.layers), 1, seed=9)[0]
+    config = sample_configs(bank.options, len(bank.layers), 1, seed=9, available=bank.available)[0]
     if family in RANKED:
         probed = qsd.probe(pipe, bank, store.path, evaluator=settings, num_images=2)
         assert not len(probed.header.responses.missing())
@@ -111,5 +111,5 @@ def test_equal_embedders_of_a_dit_are_one_layer(tmp_path: Path) -> None:
         ("transformer_blocks.1.norm1.emb.timestep_embedder.linear_1",)
     ]
     assert (store.values("psnr") < 100).all()
-    config = sample_configs(bank.options, len(bank.layers), 1, seed=9)[0]
+    config = sample_configs(bank.options, len(bank.layers), 1, seed=9, available=bank.available)[0]
     check_export(pipe, bank, config, settings, tmp_path / "export")

@@ -167,7 +167,7 @@ class Affine(Option):
         if len(scale) << self.bits > count:
             return None
         codes = torch.arange(1 << self.bits, dtype=torch.float32, device=scale.device)
-        return saturated((codes - self._zeros(tensors, len(scale))).mul_(scale), dtype)
+        return saturated((codes - self._zeros(tensors, len(scale))) * scale, dtype)
 
     def _zeros(self, tensors: Tensors, units: int) -> Tensor | int:
         """Codes of zero, float32 [units, 1] or the one of all."""
