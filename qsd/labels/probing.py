@@ -120,7 +120,9 @@ class Prober:
                     try:
                         drawn = self._draw()
                     except QsdError as error:
-                        raise QsdError(f"{self._bank.layers[layer].name}: {spelled} alone: {error}") from error
+                        raise QsdError(
+                            f"{self._bank.layers[layer].name}: {spelled} alone: {error}"
+                        ) from error
             for name, full in self._full.items():
                 change = drawn[name] - full
                 if not change.isfinite().all():
