@@ -284,8 +284,9 @@ class Compression:
         folder, mark = self.work / "ranker", self.work / "ranker-of.txt"
         known = f"{len(store.records)} labels"
         if not (folder.exists() and mark.exists() and mark.read_text() == known):
-            target = "-log(fid)" if self.evaluation.reference else "-log(latent_mse)"
-            where = [f"--data.stores=[{store.path}]", f"--out={folder}", f"--data.target={target}"]
+            where = [f"--data.stores=[{store.path}]", f"--out={folder}"]
+            if not self.evaluation.reference:
+                where.append("--data.target=-log(latent_mse)")
             fit(
                 [
                     *("fit", "--config", str(find("ranker.yaml")), *where),
