@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check docs help clean
+.PHONY: demo test check docs help wheel lowest clean
 
 demo: $(STAMP)
 	$(BIN)/qsd demo --out runs/demo
@@ -23,6 +23,15 @@ docs: $(STAMP)
 
 help: $(STAMP)
 	$(BIN)/python -m qsd.cli.help_pages
+
+# The wheel, installed outside of the clone, runs a short demo on what ships inside of it.
+wheel: $(STAMP)
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(BIN)/python -m pip install --quiet --no-deps --target build/wheel/site build/wheel/*.whl
+	cd build/wheel && OMP_NUM_THREADS=1 PYTHONPATH=site $(abspath $(BIN))/python -c "import qsd; assert 'site' in qsd.__file__" && \
+	OMP_NUM_THREADS=1 PYTHONPATH=site $(abspath $(BIN))/python -m qsd.cli demo --out demo \
+		--settings.verification_images 50 --settings.noise_seeds '[1]' --settings.extra_labels 1
 
 # torch goes first and pinned: an unpinned torch may bring gigabytes of CUDA.
 $(STAMP): pyproject.toml constraints.txt
