@@ -94,7 +94,7 @@ def _table(built: Bank, rows: list[dict[str, float | int | str]], out: str) -> T
     weights = int(built.num_weights.sum())
     table = Table(title=f"{out}: {len(built.layers)} weight layers, {weights:,} weights, uniform configs")
     for heading in ("option", "bytes", "average bits", "of all parameters", "mean relative error"):
-        table.add_column(heading, justify="left" if heading == "option" else "right")
+        table.add_column(heading, justify="left" if heading == "option" else "right", overflow="fold")
     for row in rows:
         table.add_row(
             str(row["option"]),
