@@ -2,10 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from qsd.bank import Bank
 from qsd.cli.config_names import read_config
 from qsd.cli.console import command_line, console, print_json, run_function
+from qsd.configs.document import load_document
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.export import check_export, push_to_hub
 from qsd.export import export as export_config
@@ -45,7 +47,13 @@ def export(
     loaded = Bank.load(bank)
     genome = read_config(loaded, config_file)
     result = export_config(
-        load_pipeline(pipeline), loaded, genome, out, variant=variant, provenance=provenance(command_line())
+        load_pipeline(pipeline),
+        loaded,
+        genome,
+        out,
+        variant=variant,
+        provenance=provenance(command_line()),
+        document=load_document(config_file) if Path(config_file).is_file() else None,
     )
     address = push_to_hub(out, push) if push is not None else None
     sizes = {

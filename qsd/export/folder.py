@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from qsd.export.card import CARD_NAME
 from qsd.runtime.manifest import Method
 from qsd.support.documents import parse_json, read_bounded
 from qsd.support.errors import QsdError
@@ -38,7 +39,7 @@ def check_replaceable(out: Path) -> None:
     if not out.is_dir() or not any(out.iterdir()):
         return
     denoisers = exports_in(out)
-    known = {INDEX_NAME, *denoisers, *(_read(out / INDEX_NAME) or {})}
+    known = {INDEX_NAME, CARD_NAME, *denoisers, *(_read(out / INDEX_NAME) or {})}
     strange = sorted(entry.name for entry in out.iterdir() if entry.name not in known)
     if not denoisers or strange:
         what = f"holds '{strange[0]}'" if strange else "is not empty"

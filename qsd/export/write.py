@@ -16,6 +16,7 @@ from qsd.denoisers.accounting import Holdings, average_bits_of_all, holdings
 from qsd.denoisers.components import Denoisers, denoiser_like, denoisers_of
 from qsd.denoisers.identity import check_same_denoiser, identity
 from qsd.denoisers.pipeline import keep_class_names
+from qsd.export.card import CARD_NAME, base_model_of, model_card
 from qsd.export.folder import CONFIG_NAME, replacing_export, strip_paths, without_paths, write_json
 from qsd.export.shards import MAX_SHARD_SIZE, write_shards
 from qsd.runtime.layers import check_supported
@@ -69,11 +70,12 @@ def export(
     variant: str | None = None,
     max_shard_size: int | str = MAX_SHARD_SIZE,
     provenance: dict[str, Any] | None = None,
+    document: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
     """Writes the denoiser of a config, whole or not at all, to ``out/transformer``, ``out/unet``, ...
 
-    A bank of several denoisers of a pipeline writes a folder for each.
+    A bank of several denoisers of a pipeline writes a folder for each. ``out/README.md`` is a model card.
 
     After ``import qsd``, ``from_pretrained`` of the denoiser's own diffusers class opens that folder. The
     model that it returns computes exactly what the bank-applied denoiser computes in the same dtype: what is
@@ -89,6 +91,7 @@ def export(
         variant: part of the names of the denoiser's files, for ``from_pretrained(variant=...)``.
         max_shard_size: of one safetensors file, in bytes or as "5GB"; larger exports get several.
         provenance: recorded in ``config.json``; by default the versions of the software.
+        document: of the config, whose measured and predicted numbers the model card tells.
         progress: called once per component.
 
     Raises:
@@ -117,19 +120,55 @@ def export(
             keep_class_names(pipe)
             pipe.save_config(folder)
         strip_paths(folder)
+        held = holdings(denoiser, bank.layers)
+        weight_bytes = _weight_bytes(bank, config)
+        result = ExportResult(
+            path=out / next(iter(parts)),
+            paths={name: out / name for name in parts},
+            average_bits=8 * weight_bytes / int(bank.num_weights.sum()),
+            average_bits_of_all=average_bits_of_all(weight_bytes, held.num_weights, held.num_parameters),
+            holdings=held,
+            **{key: sum(part[key] for part in written) for key in written[0]},
+        )
+        card = model_card(
+            bank,
+            config,
+            _card_sizes(result),
+            title=f"Quantized {', '.join(type(part).__name__ for part in parts.values())}",
+            loading=_loading(parts, type(pipe).__name__ if components else None),
+            document=document,
+            provenance=software() if provenance is None else provenance,
+            base_model=base_model_of(pipe_or_denoiser),
+        )
+        (folder / CARD_NAME).write_text(card, encoding="utf-8")
     if progress:
         progress(len(components) + 1, len(components) + 1, ", ".join(parts))
-    sizes = {key: sum(part[key] for part in written) for key in written[0]}
-    held = holdings(denoiser, bank.layers)
-    weight_bytes = _weight_bytes(bank, config)
-    return ExportResult(
-        path=out / next(iter(parts)),
-        paths={name: out / name for name in parts},
-        average_bits=8 * weight_bytes / int(bank.num_weights.sum()),
-        average_bits_of_all=average_bits_of_all(weight_bytes, held.num_weights, held.num_parameters),
-        holdings=held,
-        **sizes,
-    )
+    return result
+
+
+def _card_sizes(result: ExportResult) -> dict[str, float]:
+    return {
+        "bits per weight of the weight layers": result.average_bits,
+        "bits per parameter of all": result.average_bits_of_all,
+        "bytes": result.num_bytes,
+        "bytes at 16 bits": result.full_precision_bytes,
+    }
+
+
+def _loading(parts: dict[str, Any], pipeline: str | None) -> list[str]:
+    """Python that opens an export, of a whole pipeline or of denoisers alone."""
+    if pipeline is not None:
+        return [
+            "import qsd",
+            f"from diffusers import {pipeline}",
+            "",
+            f'pipe = {pipeline}.from_pretrained("FOLDER")',
+        ]
+    classes = sorted({type(part).__name__ for part in parts.values()})
+    opened = [
+        f'{name} = {type(part).__name__}.from_pretrained("FOLDER/{name}")' for name, part in parts.items()
+    ]
+    return ["import qsd", f"from diffusers import {', '.join(classes)}", "", *opened]
 
 
 def _named_parts(pipe: Any, denoiser: Any) -> dict[str, Any]:

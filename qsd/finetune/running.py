@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from qsd.denoisers.components import denoiser_like
 from qsd.denoisers.identity import check_same_denoiser, identity
 from qsd.evaluation.settings import EvaluationSettings
+from qsd.export.card import add_to_card
 from qsd.export.folder import CONFIG_NAME, replacing_export, write_json
 from qsd.export.read import denoiser_folders
 from qsd.finetune.calls import Calls
@@ -146,6 +147,12 @@ def finetune(
         entry["hashes"] = {name: tensor_hash(tensor) for name, tensor in trained.items()}
         entry["hash"] = json_hash(document)
         write_json(place / CONFIG_NAME, document)
+        add_to_card(
+            temporary,
+            "Fine-tuned afterwards",
+            f"Scales, codebooks and unquantized tensors were trained: loss {before:.4g} before, {after:.4g} "
+            "after. Measured and predicted numbers above, if any, are from before.",
+        )
         size = (place / SAFETENSORS_WEIGHTS_NAME).stat().st_size
         assert size == file.stat().st_size, "the trained tensors have the types and shapes of the old ones"
     shutil.rmtree(state, ignore_errors=True)

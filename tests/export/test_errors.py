@@ -122,7 +122,7 @@ def test_an_earlier_export_is_replaced_as_a_whole(bank: Bank, tmp_path: Path) ->
     out = tmp_path / "out"
     export(tiny_pipeline(), bank, bank.uniform_config("uaq-4"), out)
     export(tiny_pixart(), bank, bank.uniform_config("kmeans_c-3"), out)
-    assert [path.name for path in out.iterdir()] == ["transformer"]
+    assert sorted(path.name for path in out.iterdir()) == ["README.md", "transformer"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "no temporary folder is left"
 
 
