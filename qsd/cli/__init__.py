@@ -37,6 +37,7 @@ VERBS = {
     "tune": _Verb("tune", "study the ranker's architecture and hyper-parameters with Optuna"),
     "search": _Verb("search", "search configs under a size budget with a trained ranker"),
     "measure": _Verb("measure", "measure configs from files: verify what a search found"),
+    "explain": _Verb("explain", "say what each layer costs, and which layers' errors add up or cancel"),
     "export": _Verb("export", "write a quantized denoiser that diffusers loads"),
     "finetune": _Verb("finetune", "train what an export stores beside its codes; its size stays"),
     "profile": _Verb("profile", "time and memory of an export beside its full-precision pipeline"),
