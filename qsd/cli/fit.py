@@ -23,13 +23,12 @@ from qsd.ranker.data import StoreDataModule
 from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.evaluation import Report, compare
 from qsd.ranker.metrics import LARGER_IS_BETTER
-from qsd.ranker.module import RankerModule
+from qsd.ranker.module import RankerModule, check_precision
 from qsd.ranker.posteriors import TARGET, Posteriors, coverage, fit_posteriors
 from qsd.support.documents import write_json
 from qsd.support.errors import QsdError
 from qsd.support.paths import find
 
-_PRECISIONS = ("32", "32-true")
 _PACKAGES = ("qsd", "torch", "lightning", "torch_geometric")
 
 
@@ -73,11 +72,7 @@ class RankerCLI(LightningCLI):
                 f"fit: --ckpt_path {ckpt_path} names no file, and a new run has none; give the path of a "
                 "checkpoint, such as the last.ckpt in the log folder"
             )
-        if str(self.trainer.precision) not in _PRECISIONS:
-            raise QsdError(
-                f"trainer.precision is {self.trainer.precision}: the graph layers add up in 32 bits; "
-                "leave it out or take 32-true"
-            )
+        check_precision(self.trainer.precision)
         if datamodule.few:
             model.members = Ensemble()
             return

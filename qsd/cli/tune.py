@@ -10,11 +10,12 @@ from rich.live import Live
 from rich.table import Table
 
 from qsd.cli.console import console, messages, run_function
+from qsd.ranker.studies import open_study
 from qsd.ranker.tuning import (
     MONITOR,
+    best_trial,
     loses,
     monitored,
-    open_study,
     read_base,
     read_space,
     tune,
@@ -74,7 +75,8 @@ def run_tune(
         tune(opened, base, dimensions, trials, show, epochs)
     write_results(opened, base, out)
     console.print(
-        f"best validation Spearman {opened.best_value:.4f}; lightning fit --config {Path(out) / 'best.yaml'}"
+        f"best validation Spearman {best_trial(opened).value:.4f}; "
+        f"lightning fit --config {Path(out) / 'best.yaml'}"
     )
 
 
@@ -92,15 +94,15 @@ def _table(study: optuna.Study, wanted: int) -> Table:
         table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     table.add_column("settings")
     complete = [trial for trial in trials if trial.state is optuna.trial.TrialState.COMPLETE]
-    if any(map(loses, complete)):
-        table.caption = "dim: loses to the first trial with some number of labels, so never the best"
-    for trial in sorted(complete, key=lambda trial: (loses(trial), -(trial.value or 0)))[:_SHOWN]:
+    if any(loses(study, trial) for trial in complete):
+        table.caption = "dim: loses to the YAML's settings with some number of labels, so never the best"
+    for trial in sorted(complete, key=lambda trial: (loses(study, trial), -(trial.value or 0)))[:_SHOWN]:
         settings = ", ".join(
             f"{key.rpartition('.')[2]} {_short(value)}" for key, value in trial.params.items()
         )
         scores = {**trial.user_attrs, MONITOR: trial.value}
         cells = [f"{scores[name]:.4f}" if name in scores else "" for name in names]
-        table.add_row(str(trial.number), *cells, settings, style="dim" if loses(trial) else None)
+        table.add_row(str(trial.number), *cells, settings, style="dim" if loses(study, trial) else None)
     return table
 
 

@@ -21,6 +21,20 @@ from qsd.ranker.responses import ResponseSettings
 from qsd.support.errors import QsdError
 
 _TRAINED_ON = "qsd_denoisers"
+_PRECISIONS = (None, "32", "32-true")
+
+
+def check_precision(precision: str | int | None) -> None:
+    """Refuses a precision of the trainer in which the graph layers cannot add up.
+
+    Raises:
+        QsdError: it is not 32 bits.
+    """
+    if (None if precision is None else str(precision)) not in _PRECISIONS:
+        raise QsdError(
+            f"trainer.precision is {precision}: the graph layers add up in 32 bits; "
+            "leave it out or take 32-true"
+        )
 
 
 class RankerModule(lightning.LightningModule):

@@ -1,11 +1,13 @@
 """Optuna studies over the ranker's architecture and hyper-parameters, on validation records only."""
 
+import contextlib
 import copy
 import csv
 import dataclasses
 import functools
+import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,21 @@ import lightning
 import matplotlib
 import optuna
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
 from optuna_integration import PyTorchLightningPruningCallback
 
 from qsd.ranker.data import DEFAULT_FOLDS, StoreDataModule
-from qsd.ranker.module import RankerModule
+from qsd.ranker.module import RankerModule, check_precision
+from qsd.ranker.studies import LABELS, retry
 from qsd.support.errors import QsdError, first_line
 from qsd.support.files import atomic
 from qsd.support.yaml_files import read_yaml
 
 MONITOR = "val_spearman"
-_LABELS = "member_labels"
+_BASE = "base"
 _EPOCHS = "trainer.max_epochs"
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _SPACE_GRAMMAR = (
@@ -90,47 +95,6 @@ def read_space(path: str | Path) -> list[Dimension]:
     return [Dimension.read(key, entry) for key, entry in document.items()]
 
 
-def open_study(storage: str, name: str, seed: int = 0, member_labels: Sequence[int] = ()) -> optuna.Study:
-    """Opens or resumes a study; several processes may hold one storage at once.
-
-    Args:
-        storage: such as ``sqlite:///study.db``.
-        name: of the study inside the storage.
-        seed: of the sampler; a resumed study draws new points.
-        member_labels: numbers of labels that the members of a trial learn from (``member_labels`` of
-            :class:`qsd.ranker.data.StoreDataModule`), as many members for each as the base configuration has
-            folds; empty for all. The study remembers it.
-
-    Raises:
-        QsdError: the storage cannot be opened, or the study was begun with other ``member_labels``.
-    """
-    try:
-        study = optuna.create_study(
-            storage=storage,
-            study_name=name,
-            direction="maximize",
-            load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
-        )
-    except Exception as error:  # SQLAlchemy raises many kinds; all mean "cannot open"
-        raise QsdError(
-            f"{storage}: cannot be opened ({first_line(error)}); use for example sqlite:///study.db"
-        ) from error
-    wanted = list(member_labels)
-    begun = study.user_attrs.get(_LABELS, [] if study.trials else wanted)  # studies of old knew only all
-    if begun != wanted:
-        raise QsdError(
-            f"study {name}: its trials learn from {begun or 'all'} labels, not {wanted or 'all'}; "
-            "take another name"
-        )
-    study.set_user_attr(_LABELS, wanted)
-    # a process that joins or resumes must not repeat the points of the first
-    study.sampler = optuna.samplers.TPESampler(
-        seed=seed + len(study.trials), multivariate=True, constant_liar=True
-    )
-    return study
-
-
 def tune(
     study: optuna.Study,
     base: Mapping[str, Any],
@@ -145,8 +109,9 @@ def tune(
     all training and validation records, each predicted by the members that did not learn from it, once the
     share of the network's correction is set; with several ``member_labels`` the mean of the correlations for
     each (:func:`qsd.ranker.metrics.mean_correlation`). Test records are never read. A study begins with the
-    base itself, if that says all that varies; then the best of several ``member_labels`` is the best of the
-    trials that do not lose to the base with any of them.
+    base itself, if that says all that varies, and does not end before that was measured to the end; then the
+    best of several ``member_labels`` is the best of the trials that do not lose to the base with any of them.
+    The trainer of a trial takes what the base says, except that nothing is logged or saved.
 
     Args:
         study: from :func:`open_study`.
@@ -157,24 +122,63 @@ def tune(
         epochs: of a trial, by default those of the base; with 0 the closed forms alone compete.
 
     Raises:
-        QsdError: epochs that are negative or vary anyway, or settings that the ranker does not have.
+        QsdError: epochs that are negative or vary anyway, settings that the ranker or Lightning's trainer
+            does not have, or another base than the study began with.
     """
     if epochs is not None and epochs < 0:
         raise QsdError(f"tune: {epochs} epochs; give 0 (closed forms alone) or more")
     if epochs is not None and _EPOCHS in {dimension.key for dimension in space}:
         raise QsdError(f"tune: the space varies {_EPOCHS}; leave --epochs out or take another --space")
-    if len(study.get_trials(deepcopy=False, states=_FINISHED)) >= trials:
-        return
     start = {dimension.key: _value(base, dimension.key) for dimension in space}
-    if not study.trials and None not in start.values():
-        study.enqueue_trial(start, skip_if_exists=True)
-    callbacks: list[Any] = [MaxTrialsCallback(trials, states=_FINISHED)]
-    if on_trial is not None:
-        callbacks.append(on_trial)
-    learned = _few_labels(base, study.user_attrs[_LABELS])
+    complete = None not in start.values()
+    if complete:
+        if study.user_attrs.get(_BASE, start) != start:
+            raise QsdError(
+                f"study {study.study_name}: began with other settings in the base YAML, "
+                f"{study.user_attrs[_BASE]}; take another name"
+            )
+        study.set_user_attr(_BASE, start)
+    learned = _few_labels(base, study.user_attrs[LABELS])
     if epochs is not None:
         learned = with_values(learned, {_EPOCHS: epochs})
-    study.optimize(lambda trial: _run(trial, learned, space, start), callbacks=callbacks)
+    _trainer_settings(learned)
+
+    def objective(trial: optuna.Trial) -> float:
+        with _queued_if_stopped(trial):
+            return _run(trial, learned, space)
+
+    stop = MaxTrialsCallback(trials, states=_FINISHED)
+    callbacks: list[Any] = [stop] if on_trial is None else [stop, on_trial]
+    if complete and not study.trials:
+        study.enqueue_trial(start, skip_if_exists=True)
+    if len(study.get_trials(deepcopy=False, states=_FINISHED)) < trials:
+        study.optimize(objective, callbacks=callbacks)
+    while (
+        complete and trials and base_trial(study) is None
+    ):  # it was stopped, killed, or is another process's
+        if not any(_queued(trial) == start for trial in study.get_trials(deepcopy=False)):
+            study.enqueue_trial(start)
+        study.optimize(objective, n_trials=1, callbacks=callbacks[1:])
+
+
+def _queued(trial: FrozenTrial) -> Mapping[str, Any] | None:
+    """The settings of a trial that waits."""
+    if trial.state is not TrialState.WAITING:
+        return None
+    fixed: Mapping[str, Any] = trial.system_attrs.get("fixed_params") or trial.params
+    return fixed
+
+
+@contextlib.contextmanager
+def _queued_if_stopped(trial: optuna.Trial) -> Iterator[None]:
+    """Queues a trial that is stopped inside once more."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        retry(trial.study, trial.study.get_trials(deepcopy=False)[trial.number])
+        if isinstance(stop, SystemExit):  # Lightning's answer to Ctrl-C, which Optuna does not look for
+            trial.study.tell(trial.number, state=TrialState.FAIL)
+        raise
 
 
 def _few_labels(base: Mapping[str, Any], member_labels: Sequence[int]) -> Mapping[str, Any]:
@@ -183,7 +187,7 @@ def _few_labels(base: Mapping[str, Any], member_labels: Sequence[int]) -> Mappin
         return base
     folds = _value(base, "data.folds") or DEFAULT_FOLDS
     return with_values(
-        base, {f"data.{_LABELS}": list(member_labels), "data.folds": folds * len(member_labels)}
+        base, {f"data.{LABELS}": list(member_labels), "data.folds": folds * len(member_labels)}
     )
 
 
@@ -210,38 +214,63 @@ def _value(base: Mapping[str, Any], key: str) -> Any:
 def write_results(study: optuna.Study, base: Mapping[str, Any], folder: str | Path) -> None:
     """Writes ``best.yaml`` (for `lightning fit --config`), ``trials.csv`` and Optuna's plots.
 
+    A fit of ``best.yaml`` writes to a ranker folder of its own, ``runs/ranker-STUDY-best``.
+
     Raises:
         QsdError: no trial has finished unpruned.
     """
     folder = Path(folder)
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if not complete:
-        raise QsdError(f"study {study.study_name}: no trial has finished yet; run more")
+    best = best_trial(study)
     with atomic(folder / "best.yaml") as temporary:
-        labels = study.user_attrs[_LABELS]
+        labels = study.user_attrs[LABELS]
         learned = f" of members with {', '.join(map(str, labels))} labels" if labels else ""
-        remark = (
-            f"# best of {len(study.trials)} trials, validation Spearman{learned} {study.best_value:.4f}\n"
-        )
-        temporary.write_text(remark + yaml.safe_dump(with_values(base, study.best_params), sort_keys=False))
+        remark = f"# best of {len(study.trials)} trials, validation Spearman{learned} {best.value:.4f}\n"
+        out = f"runs/ranker-{re.sub(r'[^A-Za-z0-9_.-]+', '-', study.study_name)}-best"
+        chosen = with_values(base, {**best.params, "out": out})
+        temporary.write_text(remark + yaml.safe_dump(chosen, sort_keys=False), encoding="utf-8")
     _write_csv(study, folder / "trials.csv")
     _write_plots(study, folder, len(complete))
 
 
 def monitored(study: optuna.Study) -> list[str]:
     """Names of a trial's scores: of each number of labels, if the study has several."""
-    labels = study.user_attrs[_LABELS]
+    labels = study.user_attrs[LABELS]
     return [f"{MONITOR}_{number}" for number in labels] if len(labels) > 1 else []
 
 
-def loses(trial: FrozenTrial) -> bool:
+def base_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The trial that measured the base's own settings; None if none has finished, or the base lacks some."""
+    start = study.user_attrs.get(_BASE)
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return next((trial for trial in complete if trial.params == start), None)
+
+
+def loses(study: optuna.Study, trial: FrozenTrial) -> bool:
     """Whether a trial is worse than the base with some number of labels."""
-    return any(value > 0 for value in trial.constraints.values())
+    base = base_trial(study)
+    if base is None:
+        return False
+    return any(
+        trial.user_attrs[name] < base.user_attrs[name]
+        for name in monitored(study)
+        if name in trial.user_attrs and name in base.user_attrs
+    )
 
 
-def _run(
-    trial: optuna.Trial, base: Mapping[str, Any], space: list[Dimension], start: Mapping[str, Any]
-) -> float:
+def best_trial(study: optuna.Study) -> FrozenTrial:
+    """The finished trial of the best score among those that do not lose to the base.
+
+    Raises:
+        QsdError: no trial has finished unpruned.
+    """
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not complete:
+        raise QsdError(f"study {study.study_name}: no trial has finished yet; run more")
+    return max((trial for trial in complete if not loses(study, trial)), key=lambda trial: trial.value or 0.0)
+
+
+def _run(trial: optuna.Trial, base: Mapping[str, Any], space: list[Dimension]) -> float:
     config = with_values(base, {dimension.key: dimension.suggest(trial) for dimension in space})
     lightning.seed_everything(config.get("seed_everything", 0), verbose=False)
     try:
@@ -250,27 +279,46 @@ def _run(
         raise QsdError(
             f"tune: {first_line(error)}; check the keys of the base YAML and the search space"
         ) from error
-    trainer = config.get("trainer", {})
-    kept = ("max_epochs", "accelerator", "devices", "gradient_clip_val", "check_val_every_n_epoch")
-    runner = lightning.Trainer(
-        **{key: trainer[key] for key in kept if key in trainer},
-        callbacks=[PyTorchLightningPruningCallback(trial, MONITOR)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    settings = _trainer_settings(config)
+    if trial.params != trial.study.user_attrs.get(_BASE):  # which is measured to the end
+        settings["callbacks"].append(PyTorchLightningPruningCallback(trial, MONITOR))
+    runner = lightning.Trainer(**settings)
     runner.fit(module, datamodule=data)
     runner.validate(module, datamodule=data, verbose=False)
+    first = base_trial(trial.study)
     for name in monitored(trial.study):
-        trial.set_user_attr(name, float(runner.callback_metrics[name]))
-    first = trial.study.get_trials(deepcopy=False)[0]
-    if first.params == start:
-        for name, found in trial.user_attrs.items():
-            # a first trial that another process is still at sets no bound
-            trial.set_constraint(name, first.user_attrs.get(name, found) - found)
+        found = float(runner.callback_metrics[name])
+        trial.set_user_attr(name, found)
+        if first is not None:  # while another process is still at it, the sampler knows of no bound
+            trial.set_constraint(name, first.user_attrs[name] - found)
     return float(runner.callback_metrics[MONITOR])
+
+
+def _trainer_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What Lightning's trainer takes from a ``fit`` YAML, its classes built; nothing is logged or saved.
+
+    Raises:
+        QsdError: the trainer knows no such setting, or a value is not of its type.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(lightning.Trainer, "trainer", instantiate=False, sub_configs=True)
+    try:
+        parsed = parser.instantiate_classes(parser.parse_object({"trainer": config.get("trainer") or {}}))
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise QsdError(f"tune: the base YAML's trainer: {first_line(error)}") from error
+    settings = dict(vars(parsed["trainer"]))
+    check_precision(settings["precision"])
+    unlogged = (Checkpoint, LearningRateMonitor)  # these refuse a trainer that logs or saves nothing
+    given = settings["callbacks"] or []
+    callbacks = given if isinstance(given, list) else [given]
+    return settings | {
+        "callbacks": [callback for callback in callbacks if not isinstance(callback, unlogged)],
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
 
 
 def read_base(path: str | Path) -> dict[str, Any]:
@@ -292,14 +340,14 @@ def _write_csv(study: optuna.Study, path: Path) -> None:
             scores = [trial.value, *(trial.user_attrs.get(name, "") for name in monitored(study))]
             parameters = [trial.params.get(key, "") for key in keys]
             state = trial.state.name.lower()
-            writer.writerow([trial.number, state, *scores, loses(trial), seconds, *parameters])
+            writer.writerow([trial.number, state, *scores, loses(study, trial), seconds, *parameters])
 
 
 def _write_plots(study: optuna.Study, folder: Path, num_complete: int) -> None:
     from optuna.visualization import matplotlib as plots  # imports pyplot, so not before a plot is wanted
 
     matplotlib.use("Agg")
-    keys = sorted(study.best_params)
+    keys = sorted(best_trial(study).params)
     drawn: dict[str, Callable[..., Any]] = {
         "history": plots.plot_optimization_history,
         "parallel": functools.partial(plots.plot_parallel_coordinate, params=keys),

@@ -1,5 +1,8 @@
 import csv
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import optuna
@@ -11,11 +14,13 @@ from qsd.cli import main
 from qsd.cli.fit import run
 from qsd.ranker import tuning
 from qsd.ranker.metrics import mean_correlation
+from qsd.ranker.studies import open_study
 from qsd.ranker.tuning import (
     Dimension,
+    base_trial,
+    best_trial,
     loses,
     monitored,
-    open_study,
     read_base,
     read_space,
     tune,
@@ -57,7 +62,7 @@ def test_a_study_resumes_and_its_best_yaml_fits(base, tmp_path, monkeypatch):
     assert len(resumed.trials) == 3
     write_results(resumed, base, tmp_path / "out")
     best = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
-    assert best["model"]["learning_rate"] == resumed.best_params["model.learning_rate"]
+    assert best["model"]["learning_rate"] == best_trial(resumed).params["model.learning_rate"]
     with (tmp_path / "out" / "trials.csv").open() as file:
         assert [row["state"] for row in csv.DictReader(file)] == ["complete"] * 3
     assert {"history.png", "parallel.png"} <= {file.name for file in (tmp_path / "out").iterdir()}
@@ -74,6 +79,119 @@ def test_a_study_begins_with_the_base(base, tmp_path):
         "model.learning_rate": 3e-3,
         "model.ranking_loss": "none",
     }
+
+
+def test_the_bases_own_settings_are_measured_whatever_stops(base, tmp_path, monkeypatch):
+    """Also if the first trial was stopped or killed: the study ends with them among its finished trials."""
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    whole = with_values(base, {"model.learning_rate": 3e-3, "model.ranking_loss": "none"})
+    real, stops = tuning.RankerModule.on_fit_start, [KeyboardInterrupt(), SystemExit(1)]
+
+    def stopping(self):
+        if stops:
+            raise stops.pop(0)
+        real(self)
+
+    monkeypatch.setattr(tuning.RankerModule, "on_fit_start", stopping)
+    for _ in range(2):
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            tune(open_study(storage, "s"), whole, SPACE, 1)
+    study = open_study(storage, "s")
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["FAIL", "FAIL", "WAITING"]
+    tune(study, whole, SPACE, 1, epochs=0)
+    assert base_trial(study).params == study.user_attrs["base"]
+    assert len(study.trials) == 3
+
+    killed = open_study(storage, "killed")
+    killed.enqueue_trial(
+        {"model.network.width": 8, "model.learning_rate": 3e-3, "model.ranking_loss": "none"}
+    )
+    killed.ask()  # its process dies here
+    tune(killed, whole, SPACE, 1, epochs=0)
+    assert base_trial(killed) is not None
+    with pytest.raises(QsdError, match="began with other settings in the base YAML"):
+        tune(killed, with_values(whole, {"model.learning_rate": 1e-3}), SPACE, 1, epochs=0)
+
+
+def test_a_trial_without_signs_of_life_is_taken_up_again(tmp_path):
+    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "s")
+    storage = study._storage
+    assert storage.get_heartbeat_interval() == 10
+    trial = study.ask()
+    trial.suggest_float("x", 0, 1)
+    storage.get_heartbeat_stale_trial_callback()(study, study.trials[0])
+    assert study.trials[1].state is optuna.trial.TrialState.WAITING
+    assert study.trials[1].params == trial.params
+
+
+def test_a_best_yaml_has_a_ranker_folder_of_its_own(base, tmp_path):
+    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "my study/1")
+    tune(study, {**base, "out": "runs/ranker"}, SPACE, 1, epochs=0)
+    write_results(study, {**base, "out": "runs/ranker"}, tmp_path / "out")
+    best = yaml.safe_load((tmp_path / "out" / "best.yaml").read_text())
+    assert best["out"] == "runs/ranker-my-study-1-best"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"max_epoch": 3}, "max_epoch"),
+        ({"max_epochs": "many"}, "max_epochs"),
+        ({"precision": "bf16-mixed"}, "precision is bf16-mixed: the graph layers add up"),
+    ],
+)
+def test_trainer_settings_that_fit_refuses(base, tmp_path, setting, message):
+    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "s")
+    with pytest.raises(QsdError, match=message) as told:
+        tune(study, {**base, "trainer": {**base["trainer"], **setting}}, SPACE, 1)
+    assert "\n" not in str(told.value)
+    assert not study.trials
+
+
+def test_a_trial_trains_as_its_base_says(base, tmp_path, monkeypatch):
+    stop = {"class_path": "EarlyStopping", "init_args": {"monitor": "val_spearman", "patience": 7}}
+    wanted = {"limit_train_batches": 2, "accumulate_grad_batches": 2, "callbacks": [stop]}
+    trainers = []
+    real = tuning.RankerModule.on_fit_start
+    monkeypatch.setattr(
+        tuning.RankerModule, "on_fit_start", lambda self: trainers.append(self.trainer) or real(self)
+    )
+    study = open_study(f"sqlite:///{tmp_path / 'study.db'}", "s")
+    tune(study, {**base, "trainer": {**base["trainer"], **wanted}}, SPACE, 1)
+    (trainer,) = trainers
+    assert (trainer.limit_train_batches, trainer.accumulate_grad_batches) == (2, 2)
+    assert trainer.early_stopping_callback.patience == 7
+
+
+_OPENS = """
+import sys
+from qsd.ranker.studies import open_study
+sys.stdin.readline()
+study = open_study(sys.argv[1], "s")
+print([study.ask().suggest_float("x", 0, 1) for _ in range(3)])
+"""
+
+
+def test_processes_that_open_a_new_study_at_once_draw_other_points(tmp_path):
+    words = [sys.executable, "-c", _OPENS, f"sqlite:///{tmp_path / 'study.db'}"]
+    pipe = subprocess.PIPE
+    both = [subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(3)]
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    ends = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0, 0], ends
+    drawn = [point for out, _ in ends for point in json.loads(out)]
+    assert len(set(drawn)) == 9
+
+
+def test_one_process_is_reproduced_by_its_seed(tmp_path):
+    drawn = [
+        [open_study(f"sqlite:///{tmp_path / name}.db", "s", seed).ask().suggest_float("x", 0, 1)]
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_a_study_of_few_labels(base, tmp_path, monkeypatch):
@@ -107,7 +225,8 @@ def test_a_best_loses_with_no_number_of_labels(base, tmp_path):
     assert monitored(study) == names
     tune(study, with_values(base, {"model.responses.noise": 0.03}), space, 3, epochs=0)
     first, *others = study.trials
-    assert first.constraints == dict.fromkeys(names, 0.0)
+    assert first.constraints == {}
+    assert base_trial(study) == first
     for trial in others:
         for name in names:
             assert trial.constraints[name] == first.user_attrs[name] - trial.user_attrs[name]
@@ -121,12 +240,12 @@ def test_a_best_loses_with_no_number_of_labels(base, tmp_path):
     for name in names:
         better.set_constraint(name, first.user_attrs[name] - better.user_attrs[name])
     study.add_trial(better)
-    assert loses(study.trials[-1])
-    assert not loses(study.best_trial)
+    assert loses(study, study.trials[-1])
+    assert not loses(study, best_trial(study))
     write_results(study, base, tmp_path / "out")
     with (tmp_path / "out" / "trials.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["loses"] for row in rows] == [str(loses(trial)) for trial in study.trials]
+    assert [row["loses"] for row in rows] == [str(loses(study, trial)) for trial in study.trials]
     assert float(rows[0]["val_spearman_16"]) == first.user_attrs["val_spearman_16"]
 
     unbound = open_study(f"sqlite:///{tmp_path / 'study.db'}", "unbound", member_labels=[8, 16])
