@@ -3,14 +3,18 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from qsd.bank import Bank
 from qsd.cli.config_names import read_config
 from qsd.cli.console import command_line, console, print_json, run_function
 from qsd.configs.document import load_document
+from qsd.denoisers.components import denoiser_of
+from qsd.denoisers.identity import same_denoiser
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.export import check_export, push_to_hub
 from qsd.export import export as export_config
+from qsd.export.recipe import apply_recipe, read_recipe
 from qsd.support.errors import QsdError
 from qsd.support.provenance import provenance
 
@@ -20,12 +24,17 @@ def export(
     bank: str | None = None,
     config_file: str | None = None,
     out: str | None = None,
+    format: Literal["qsd", "recipe"] = "qsd",
+    recipe: str | None = None,
     variant: str | None = None,
     push: str | None = None,
     check: str | None = None,
     json: bool = False,
 ) -> None:
     """Writes the quantized denoiser of a config as packed safetensors; diffusers loads it after `import qsd`.
+
+    `--format recipe` writes no tensors but which type each layer gets: `qsd export --recipe R --pipeline P`
+    gives another checkpoint of the same layers, such as a fine-tune, those types, without a bank or a label.
 
     `qsd export --check FOLDER` writes nothing and compares every tensor of an export with its content hash.
 
@@ -34,6 +43,8 @@ def export(
         bank: the denoiser's bank (`qsd bank`).
         config_file: config file (`best.json` of a search), or the name of an option such as uaq-4.
         out: folder to write.
+        format: what to write.
+        recipe: a recipe to apply to the pipeline, instead of --bank and --config-file.
         variant: part of the names of the denoiser's files, for from_pretrained(variant=...).
         push: upload the folder to this repository of a hub (user/name) afterwards.
         check: an export to check instead.
@@ -42,18 +53,30 @@ def export(
     if check is not None:
         _check(check, variant, json)
         return
-    if pipeline is None or bank is None or config_file is None or out is None:
-        raise QsdError("export needs --pipeline, --bank, --config-file and --out; or --check FOLDER alone")
-    loaded = Bank.load(bank)
-    genome = read_config(loaded, config_file)
+    alone = recipe is not None and bank is None and config_file is None
+    if pipeline is None or out is None or (not alone and (recipe or bank is None or config_file is None)):
+        raise QsdError(
+            "export needs --pipeline, --out, and --recipe or --bank with --config-file; or --check alone"
+        )
+    pipe = load_pipeline(pipeline)
+    if recipe is not None:
+        document = read_recipe(recipe)
+        loaded, genome = apply_recipe(
+            document, denoiser_of(pipe), recipe, provenance=provenance(command_line())
+        )
+    else:
+        assert bank is not None and config_file is not None
+        loaded = Bank.load(bank)
+        genome = read_config(loaded, config_file)
     result = export_config(
-        load_pipeline(pipeline),
+        pipe,
         loaded,
         genome,
         out,
         variant=variant,
         provenance=provenance(command_line()),
-        document=load_document(config_file) if Path(config_file).is_file() else None,
+        document=load_document(config_file) if config_file and Path(config_file).is_file() else None,
+        format=format,
     )
     address = push_to_hub(out, push) if push is not None else None
     sizes = {
@@ -75,6 +98,8 @@ def export(
     for name in ("code_bytes", "codebook_bytes", "unquantized_bytes", "header_bytes"):
         console.print(f"  {name.replace('_', ' '):<18}{sizes[name]:>12,}")
     console.print("\n".join(result.holdings.lines()))
+    if recipe is not None and not same_denoiser(loaded.denoiser, document.get("denoiser") or {}):
+        console.print("The recipe was found on another checkpoint: nothing was predicted for this one.")
     if address:
         console.print(f"uploaded: {address}")
 

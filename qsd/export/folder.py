@@ -14,6 +14,8 @@ from qsd.support.folders import replacing
 
 CONFIG_NAME = "config.json"
 INDEX_NAME = "model_index.json"
+RECIPE_NAME = "recipe.json"
+RECIPE_FORMAT = "qsd-recipe"
 
 
 @contextlib.contextmanager
@@ -38,7 +40,7 @@ def check_replaceable(out: Path) -> None:
         raise QsdError(f"{out}: is a file; name a new folder to export to")
     if not out.is_dir() or not any(out.iterdir()):
         return
-    denoisers = exports_in(out)
+    denoisers = sorted(entry.name for entry in out.iterdir() if is_export(entry) or is_recipe(entry))
     known = {INDEX_NAME, CARD_NAME, *denoisers, *(_read(out / INDEX_NAME) or {})}
     strange = sorted(entry.name for entry in out.iterdir() if entry.name not in known)
     if not denoisers or strange:
@@ -51,6 +53,11 @@ def is_export(folder: Path) -> bool:
     config = _read(folder / CONFIG_NAME) or {}
     entry = config.get("quantization_config")
     return isinstance(entry, dict) and entry.get("quant_method") == Method.QSD.value
+
+
+def is_recipe(folder: Path) -> bool:
+    """Whether a folder holds a recipe, which exports in other formats carry too."""
+    return (_read(folder / RECIPE_NAME) or {}).get("format") == RECIPE_FORMAT
 
 
 def exports_in(folder: Path) -> list[str]:

@@ -1,15 +1,12 @@
 """Writes a config of a denoiser as a folder that diffusers opens."""
 
 import dataclasses
-import json
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
 
 from qsd.bank import FULL_PRECISION, Bank
 from qsd.denoisers.accounting import Holdings, average_bits_of_all, holdings
@@ -17,16 +14,14 @@ from qsd.denoisers.components import Denoisers, denoiser_like, denoisers_of
 from qsd.denoisers.identity import check_same_denoiser, identity
 from qsd.denoisers.pipeline import keep_class_names
 from qsd.export.card import CARD_NAME, base_model_of, model_card
-from qsd.export.folder import CONFIG_NAME, replacing_export, strip_paths, without_paths, write_json
-from qsd.export.shards import MAX_SHARD_SIZE, write_shards
+from qsd.export.folder import replacing_export, strip_paths
+from qsd.export.formats import Format, format_of
+from qsd.export.shards import MAX_SHARD_SIZE
 from qsd.runtime.layers import check_supported
-from qsd.runtime.manifest import Manifest
 from qsd.support.errors import QsdError
-from qsd.support.hashing import json_hash
 from qsd.support.progress import Progress
 from qsd.support.provenance import provenance as software
 from qsd.support.quiet import quiet
-from qsd.support.tensors import tensor_hash
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +61,7 @@ def export(
     config: np.ndarray,
     out: str | Path,
     *,
+    format: str = "qsd",
     whole_pipeline: bool = True,
     variant: str | None = None,
     max_shard_size: int | str = MAX_SHARD_SIZE,
@@ -81,11 +77,14 @@ def export(
     model that it returns computes exactly what the bank-applied denoiser computes in the same dtype: what is
     not quantized is stored in 16 bits where that loses nothing, else as it is.
 
+    That is the format ``qsd``; :data:`qsd.export.formats.FORMATS` has the others, which other programs open.
+
     Args:
         pipe_or_denoiser: a diffusers pipeline or its denoiser, at full precision (no config applied).
         bank: of this denoiser.
         config: int8 [L], option index per layer, or ``FULL_PRECISION``.
         out: folder; replaced if an earlier export is all that it holds.
+        format: name of the format.
         whole_pipeline: given a pipeline, also save its other components, so that
             ``DiffusionPipeline.from_pretrained(out)`` opens the quantized pipeline.
         variant: part of the names of the denoiser's files, for ``from_pretrained(variant=...)``.
@@ -95,12 +94,16 @@ def export(
         progress: called once per component.
 
     Raises:
-        QsdError: the bank is another denoiser's, the config does not fit it, or ``out`` holds other files.
+        QsdError: the bank is another denoiser's, the config does not fit it, the format cannot hold it
+            exactly, or ``out`` holds other files.
     """
     pipe: Any = pipe_or_denoiser if isinstance(pipe_or_denoiser, DiffusionPipeline) else None
     denoiser = denoiser_like(pipe, bank.denoiser) if pipe else pipe_or_denoiser
     check_same_denoiser(identity(denoiser), bank.denoiser, "bank")
     config = _checked(config, bank, denoiser)
+    chosen = format_of(format)
+    whole_pipeline = whole_pipeline and chosen.plugin is not None
+    provenance = software() if provenance is None else provenance
     parts = _named_parts(pipe, denoiser)
     components = _other_components(pipe, parts) if pipe and whole_pipeline else {}
     out = Path(out).resolve()
@@ -110,7 +113,7 @@ def export(
             prefix = f"{name}." if isinstance(denoiser, Denoisers) else ""
             own_bank, own_config = _of_part(bank, config, prefix)
             settings = {"variant": variant, "max_shard_size": max_shard_size}
-            written.append(_write_denoiser(folder / name, part, own_bank, own_config, provenance, settings))
+            written.append(chosen.write(folder / name, part, own_bank, own_config, provenance, settings))
         for done, (key, component) in enumerate(components.items(), start=1):
             if progress:
                 progress(done, len(components) + 1, key)
@@ -135,9 +138,9 @@ def export(
             config,
             _card_sizes(result),
             title=f"Quantized {', '.join(type(part).__name__ for part in parts.values())}",
-            loading=_loading(parts, type(pipe).__name__ if components else None),
+            loading=_loading(chosen, parts, type(pipe).__name__ if components else None),
             document=document,
-            provenance=software() if provenance is None else provenance,
+            provenance=provenance,
             base_model=base_model_of(pipe_or_denoiser),
         )
         (folder / CARD_NAME).write_text(card, encoding="utf-8")
@@ -155,20 +158,17 @@ def _card_sizes(result: ExportResult) -> dict[str, float]:
     }
 
 
-def _loading(parts: dict[str, Any], pipeline: str | None) -> list[str]:
+def _loading(chosen: Format, parts: dict[str, Any], pipeline: str | None) -> list[str]:
     """Python that opens an export, of a whole pipeline or of denoisers alone."""
-    if pipeline is not None:
-        return [
-            "import qsd",
-            f"from diffusers import {pipeline}",
-            "",
-            f'pipe = {pipeline}.from_pretrained("FOLDER")',
-        ]
+    if chosen.plugin is None:
+        return [f"# qsd export --recipe {next(iter(parts))}/recipe.json --pipeline PIPELINE --out FOLDER"]
     classes = sorted({type(part).__name__ for part in parts.values()})
     opened = [
         f'{name} = {type(part).__name__}.from_pretrained("FOLDER/{name}")' for name, part in parts.items()
     ]
-    return ["import qsd", f"from diffusers import {', '.join(classes)}", "", *opened]
+    if pipeline is not None:
+        classes, opened = [pipeline], [f'pipe = {pipeline}.from_pretrained("FOLDER")']
+    return [f"import {chosen.plugin}", f"from diffusers import {', '.join(classes)}", "", *opened]
 
 
 def _named_parts(pipe: Any, denoiser: Any) -> dict[str, Any]:
@@ -216,46 +216,6 @@ def _other_components(pipe: Any, written: Container[str]) -> dict[str, Any]:
     }
 
 
-def _write_denoiser(
-    folder: Path,
-    denoiser: Any,
-    bank: Bank,
-    config: np.ndarray,
-    provenance: dict[str, Any] | None,
-    settings: dict[str, Any],
-) -> dict[str, int]:
-    """Writes config.json and the safetensors files; returns the sizes of :class:`ExportResult`."""
-    tied = _tied_tensors(denoiser)
-    manifest = _manifest(bank, config, tied, software() if provenance is None else provenance)
-    packed = _packed_tensors(bank, config)
-    quantized = {
-        f"{layer.module}.weight"
-        for layer, option in zip(bank.layers, config, strict=True)
-        if option != FULL_PRECISION
-    }
-    state = {key: tensor for key, tensor in denoiser.state_dict().items() if key not in tied}
-    plain = {key: _narrowest(tensor) for key, tensor in state.items() if key not in quantized}
-    folder.mkdir()
-    num_bytes = write_shards(folder, packed | plain, **settings)
-    document = json.loads(denoiser.to_json_string())
-    hashes = {name: tensor_hash(tensor) for name, tensor in (packed | plain).items()}
-    document["quantization_config"] = manifest.to_dict() | {"hashes": hashes}
-    document = without_paths(document)
-    document["quantization_config"]["hash"] = json_hash(document)
-    write_json(folder / CONFIG_NAME, document)
-    codes = _num_bytes({key: tensor for key, tensor in packed.items() if key.endswith(".codes")})
-    sizes = {
-        "num_bytes": num_bytes,
-        "code_bytes": codes,
-        "codebook_bytes": _num_bytes(packed) - codes,
-        "unquantized_bytes": _num_bytes(plain),
-        "full_precision_bytes": sum(
-            tensor.numel() * min(tensor.element_size(), 2) for tensor in state.values()
-        ),
-    }
-    return sizes | {"header_bytes": sizes["num_bytes"] - _num_bytes(packed | plain)}
-
-
 def _checked(config: np.ndarray, bank: Bank, denoiser: Any) -> np.ndarray:
     """The config as int8 [L], if the bank has what it asks for and each weight is stored in one way."""
     config = np.asarray(config)
@@ -282,67 +242,6 @@ def _checked(config: np.ndarray, bank: Bank, denoiser: Any) -> np.ndarray:
         if not full:
             check_supported(denoiser.get_submodule(layer.module), layer.name)
     return config.astype(np.int8)
-
-
-def _manifest(bank: Bank, config: np.ndarray, tied: dict[str, str], provenance: dict[str, Any]) -> Manifest:
-    chosen = [
-        (layer, str(bank.options[option]))
-        for layer, option in zip(bank.layers, config, strict=True)
-        if option != FULL_PRECISION
-    ]
-    segments: dict[str, list[list[int]]] = {}
-    for layer, _ in chosen:
-        if layer.segment is not None:
-            segments.setdefault(layer.module, []).append(list(layer.segment))
-    return Manifest(
-        layers={layer.name: option for layer, option in chosen},
-        segments={module: sorted(ranges) for module, ranges in segments.items()},
-        tied=tied,
-        denoiser=bank.denoiser,
-        options=[str(option) for option in bank.options],
-        options_hash=bank.options_hash,
-        provenance=provenance,
-    )
-
-
-def _packed_tensors(bank: Bank, config: np.ndarray) -> dict[str, Tensor]:
-    """The tensors of all quantized weights under the names that runtime layers give them."""
-    chosen = [index for index, option in enumerate(config) if option != FULL_PRECISION]
-    chosen.sort(key=lambda index: bank.layers[index].segment or (0, 0))
-    tensors: dict[str, Tensor] = {}
-    next_part: dict[str, int] = {}
-    for index in chosen:
-        module = bank.layers[index].module
-        part = next_part.get(module, 0)
-        next_part[module] = part + 1
-        weight = bank.weights[index][config[index]]
-        assert weight is not None, "checked before"
-        for name, tensor in weight.tensors().items():
-            tensors[f"{module}.packed.{part}.{name}"] = tensor.cpu().contiguous()
-    return tensors
-
-
-def _tied_tensors(denoiser: Any) -> dict[str, str]:
-    """Names of saved tensors that are the same object as an earlier one -> name of that one."""
-    first: dict[int, str] = {}
-    state = denoiser.state_dict(keep_vars=True)
-    sources = {key: first.setdefault(id(tensor), key) for key, tensor in state.items()}
-    return {key: source for key, source in sources.items() if key != source}
-
-
-def _narrowest(tensor: Tensor) -> Tensor:
-    """A copy in main memory, in a 16-bit type if that holds every value exactly."""
-    tensor = tensor.detach().to("cpu", copy=True).contiguous()
-    if tensor.dtype == torch.float32:
-        for dtype in (torch.float16, torch.bfloat16):
-            narrow = tensor.to(dtype)
-            if torch.equal(narrow.float(), tensor):
-                return narrow
-    return tensor
-
-
-def _num_bytes(tensors: dict[str, Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _guess_name(denoiser: Any) -> str:

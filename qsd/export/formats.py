@@ -1,0 +1,38 @@
+"""The formats that ``qsd export --format`` writes, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from qsd.export.native import write_native
+from qsd.export.recipe import write_recipe
+from qsd.support.errors import QsdError
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Attributes:
+        write: writes the folder of a denoiser: folder, denoiser, bank, config (int8 [L]), provenance, and
+            the settings of :func:`qsd.export.shards.write_shards`; returns the sizes of
+            :class:`qsd.export.ExportResult`.
+        plugin: what a program imports before diffusers opens it; None where diffusers does not open it.
+    """
+
+    write: Callable[[Any, Any, Any, Any, dict[str, Any], dict[str, Any]], dict[str, int]]
+    plugin: str | None
+
+
+FORMATS: dict[str, Format] = {"qsd": Format(write_native, "qsd"), "recipe": Format(write_recipe, None)}
+
+
+def format_of(name: str) -> Format:
+    """The format of a name.
+
+    Raises:
+        QsdError: there is none.
+    """
+    if name not in FORMATS:
+        raise QsdError(f"unknown export format '{name}': use one of {', '.join(FORMATS)}")
+    return FORMATS[name]
