@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from qsd import __version__
 from qsd.cli.help_pages import written
-from qsd.support.errors import QsdError
+from qsd.support.errors import QsdError, printable
 from qsd.support.paths import find
 from qsd.support.stops import stoppable
 
@@ -100,7 +100,7 @@ def _run(words: list[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"qsd: {message}", file=sys.stderr)
+    print(f"qsd: {printable(message)}", file=sys.stderr)
     return code
 
 

@@ -73,7 +73,7 @@ def compress(
         cost = run.cost()
     messages.print(cost_table(cost))
     for remark in cost.remarks:
-        messages.print(f"note: {remark}", markup=False)
+        messages.print(f"note: {remark}")
     if dry_run or (ask and not _agreed()):
         if json:
             print_json({"cost": cost_facts(cost)})
@@ -86,7 +86,6 @@ def compress(
     console.print(
         f"{summary['chosen']} exported: {summary['bytes']:,} bytes of denoiser, "
         f"{summary['full_precision_bytes']:,} at 16 bits; open {summary['pipeline']} after `import qsd`",
-        markup=False,
     )
 
 

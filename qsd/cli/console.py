@@ -12,13 +12,28 @@ from jsonargparse import ArgumentParser, auto_cli
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
+from qsd.support.errors import printable
 from qsd.support.progress import Progress
 
-console = Console(highlight=False)
+
+class PlainConsole(Console):
+    """A console that shows strings as they are: names of files, layers and prompts are no markup.
+
+    Square brackets stay, and control characters, escape sequences among them, are written out. What shall be
+    bold or dim is a :class:`rich.text.Text` or has a style.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Called by rich for every string that it shows, cells and titles of tables included."""
+        return super().render_str(printable(text), **options | {"markup": False, "emoji": False})
+
+
+console = PlainConsole(highlight=False)
 """Results, on standard output."""
 
-messages = Console(stderr=True, highlight=False)
+messages = PlainConsole(stderr=True, highlight=False)
 """Progress and remarks, on standard error, so that results can be piped."""
 
 
@@ -59,19 +74,19 @@ def _option(word: str) -> str:
 def bar(title: str) -> Iterator[Progress]:
     """Shows a progress bar with elapsed time and ETA; yields the callback that moves it."""
     columns = (
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[message]}"),
+        TextColumn("{task.fields[message]}", style="dim", markup=False),
     )
     with RichProgress(*columns, console=messages) as progress:
-        task = progress.add_task(title, total=None, message="")
+        task = progress.add_task(printable(title), total=None, message="")
 
         def move(done: int, total: int, message: str) -> None:
-            progress.update(task, completed=done, total=total, message=message)
+            progress.update(task, completed=done, total=total, message=printable(message))
 
         yield move
         finished = progress.tasks[0].total

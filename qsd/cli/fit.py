@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.table import Table
+from rich.text import Text
 
 from qsd.cli.console import command_line, console, messages
 from qsd.ranker.checkpoint import is_ranker, load_ranker, save_ranker
@@ -254,9 +255,12 @@ def _table(report: Report, title: str) -> Table:
         cells = []
         for name in names:
             value = row[name]
-            text = f"{value['value']:.3f} [dim]({value['low']:.3f} to {value['high']:.3f})[/dim]"
+            is_best = predictor in rivals and value["value"] == best[name]
             cells.append(
-                f"[bold]{text}[/bold]" if predictor in rivals and value["value"] == best[name] else text
+                Text.assemble(
+                    (f"{value['value']:.3f} ", "bold" if is_best else ""),
+                    (f"({value['low']:.3f} to {value['high']:.3f})", "dim"),
+                )
             )
         table.add_row(predictor, *cells)
     return table

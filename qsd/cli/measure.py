@@ -3,15 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich.markup import escape
+import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from qsd.bank import Bank
+from qsd.bank import FULL_PRECISION, Bank
 from qsd.cli.config_names import read_configs
 from qsd.cli.console import bar, console, print_json, run_function
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import LABELS, EvaluationSettings, headline
 from qsd.labels import Measurer, Pool, verify
+
+_FULL_BYTES = 2  # of a weight at full precision
+_SHORT = {"agreement": "agree", "latent_mse": "lat. mse"}  # all columns fit a terminal of 80
 
 
 def measure(
@@ -24,7 +28,7 @@ def measure(
     device: str = "cpu",
     json: bool = False,
 ) -> None:
-    """Measures configs from files, over several noise seeds: verify what a search found.
+    """Measures full precision and configs from files, over several noise seeds: verify what a search found.
 
     Args:
         pipeline: diffusers folder, shipped pipeline, or hub id.
@@ -42,8 +46,10 @@ def measure(
     """
     loaded = Bank.load(bank)
     evaluation = evaluation.held_out()
-    genomes, activations = read_configs(loaded, configs)
-    shared: dict[str, Any] = {"num_images": evaluation.num_images, "activations": activations}
+    named, activations = read_configs(loaded, configs)
+    full = np.full((1, len(loaded.layers)), FULL_PRECISION, dtype=np.int8)
+    genomes = np.concatenate([full, named])
+    shared: dict[str, Any] = {"num_images": evaluation.num_images, "activations": [None, *activations]}
     with bar("Measure") as progress:
         if workers > 1:
             with Pool(Measurer, pipeline, bank, evaluation, workers, device) as pool:
@@ -51,12 +57,10 @@ def measure(
         else:
             measurer = Measurer(load_pipeline(pipeline, device=device), loaded, evaluation)
             rows = verify(genomes, noise_seeds, measurer.run, **shared, progress=progress)
-    for name, genome, row in zip(configs, genomes, rows, strict=True):
-        row |= {
-            "name": name,
-            "bytes": int(loaded.config_bytes(genome)),
-            "avg_bits": float(loaded.average_bits(genome)),
-        }
+    num_weights = int(loaded.num_weights.sum())
+    sizes = [_FULL_BYTES * num_weights, *loaded.config_bytes(named).tolist()]
+    for name, size, row in zip(["full precision", *configs], sizes, rows, strict=True):
+        row |= {"name": name, "bytes": size, "avg_bits": 8 * size / num_weights}
     if json:
         print_json(rows)
     else:
@@ -65,19 +69,20 @@ def measure(
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     images, seeds = rows[0]["num_images"], rows[0]["seeds"]
-    table = Table(title=f"measured on {images} images with noise seeds {', '.join(map(str, seeds))}")
+    title = f"measured on {images} images with noise seeds {', '.join(map(str, seeds))}"
+    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     first = headline(rows[0])
     labels = [label.name for label in LABELS if label.name in rows[0] and label.name != first]
-    table.add_column("config")
-    for heading in ("average bits", "bytes", first, *labels):
-        table.add_column(heading, justify="right")
+    table.add_column("config", overflow="fold")
+    for heading in ("bits", "MB", first, *labels):
+        table.add_column(_SHORT.get(heading, heading), justify="right", no_wrap=True)
     for row in rows:
         numbers = [
-            f"{row['avg_bits']:.3f}",
-            f"{row['bytes']:,}",
-            f"{row[first]:.2f} ± {row[f'{first}_std']:.2f}",
+            f"{row['avg_bits']:.2f}",
+            f"{row['bytes'] / 1e6:.3f}",
+            f"{row[first]:.2f}±{row[f'{first}_std']:.2f}",
         ]
-        table.add_row(escape(row["name"]), *numbers, *(f"{row[label]:.4g}" for label in labels))
+        table.add_row(row["name"], *numbers, *(f"{row[label]:.3g}" for label in labels))
     return table
 
 

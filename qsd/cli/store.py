@@ -59,9 +59,7 @@ def migrate(files: list[str]) -> None:
         with Store.writing(file) as store:
             before = store.version
             store.rewrite(store.header)
-        console.print(
-            f"{file}: {len(store.records)} records, schema {before} -> {SCHEMA_VERSION}", markup=False
-        )
+        console.print(f"{file}: {len(store.records)} records, schema {before} -> {SCHEMA_VERSION}")
 
 
 def compact(file: str, drop_damaged: bool = False) -> None:
@@ -73,7 +71,7 @@ def compact(file: str, drop_damaged: bool = False) -> None:
     """
     with Store.writing(file, drop_damaged=drop_damaged) as store:
         store.rewrite(store.header)
-    console.print(f"{file}: {len(store.records)} records in one file", markup=False)
+    console.print(f"{file}: {len(store.records)} records in one file")
 
 
 def show(store: Store, json: bool) -> None:
