@@ -44,8 +44,8 @@ def test_uniform_activations_and_schedules_are_measured(
     schedule = Schedule(((0, 1), (1, 2)), vectors)
     save_schedule(folder / "late.json", schedule, bank.layer_names, texts, bank.denoiser)
     names = ["uaq-4", "uaq-4@16", "uaq-4@8", "uaq-4@4", f"uaq-4@{folder / 'late.json'}"]
-    plain, full, eight, four, late = [row["latent_mse"] for row in _measure(folder, names, capsys)]
-    assert plain == full < eight < four
+    exact, plain, full, eight, four, late = [row["latent_mse"] for row in _measure(folder, names, capsys)]
+    assert exact == 0 < plain == full < eight < four
     assert plain < late < four
 
 
@@ -74,7 +74,7 @@ def test_a_joint_search_keeps_its_budgets(
     assert main([*words, "--max-act-bits", "7"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert 3.5 < found["bits"] <= 4.0 + 1e-9 and 6 < found["activation bits"] <= 7 + 1e-9
-    (row,) = _measure(folder, [str(folder / "found" / "best.json")], capsys)
+    _, row = _measure(folder, [str(folder / "found" / "best.json")], capsys)
     assert row["avg_bits"] == pytest.approx(found["bits"])
     assert main([*words, "--max-act-bits", "3"]) == 2
     assert "below the smallest possible" in capsys.readouterr().err
