@@ -18,6 +18,7 @@ from qsd.evaluation import EvaluationSettings
 from qsd.labels import Measurer, Prober, Run, RunLayers
 from qsd.quantizers import DEFAULT_OPTIONS, Option, parse_options
 from qsd.quantizers.activations import parse_activations
+from qsd.quantizers.options import TABLES
 from qsd.ranker.bounds import Answer, Bound, smallest_within
 from qsd.ranker.checkpoint import Ranker
 from qsd.ranker.tasks import (
@@ -67,6 +68,9 @@ def build_bank(
     texts = [options] if isinstance(options, str) else [str(option) for option in options]
     table = parse_options(texts)
     module, traced = trace_whole(pipe, denoiser=denoiser, inputs=inputs, graph=graph)
+    if table in TABLES.values():  # of a table that nobody wrote for this denoiser, what fits it
+        shapes = {layer.shape for layer in traced.layers}
+        table = tuple(option for option in table if any(map(option.accepts, shapes)))
     return bank_module.build_bank(
         module,
         table,
