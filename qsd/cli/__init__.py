@@ -91,11 +91,13 @@ def _run(words: list[str]) -> int:
     if page is not None:
         print(page, end="")
         raise SystemExit(0)
-    module = importlib.import_module(f"qsd.cli.{verb.module}")
+    from qsd.cli.allowed import check_classes
     from qsd.support.hashing import verification
 
+    checked = check_classes(_with_shipped_configs([word for word in words if word != "--no-verify"]))
+    module = importlib.import_module(f"qsd.cli.{verb.module}")
     with verification("--no-verify" not in words):
-        module.run(_with_shipped_configs([word for word in words if word != "--no-verify"]))
+        module.run(checked)
     return 0
 
 
@@ -131,6 +133,7 @@ def _help() -> str:
             "",
             "`qsd VERB --help` explains a verb; --max-bits and --max_bits are one.",
             "A --config that is no path is looked up among the shipped YAML.",
+            "A settings file may name classes of Lightning, torch and qsd; --allow MODULE adds one.",
             "--no-verify skips the hashes by which every reader notices damage.",
             "Start with `qsd demo --out runs/demo`, then `qsd compress YOUR_PIPELINE --max-bits 3.5`.",
         ]

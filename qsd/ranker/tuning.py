@@ -153,12 +153,29 @@ def tune(
         study.enqueue_trial(start, skip_if_exists=True)
     if len(study.get_trials(deepcopy=False, states=_FINISHED)) < trials:
         study.optimize(objective, callbacks=callbacks)
-    while (
-        complete and trials and base_trial(study) is None
-    ):  # it was stopped, killed, or is another process's
+    if complete and trials:
+        _measure_base(study, start, objective, callbacks[1:])
+
+
+def _measure_base(
+    study: optuna.Study,
+    start: Mapping[str, Any],
+    objective: Callable[[optuna.Trial], float],
+    callbacks: list[Any],
+) -> None:
+    """Measures the base's own settings, if the trial that was to do it was stopped, killed, or is another's.
+
+    Raises:
+        QsdError: their score is no number.
+    """
+    for _ in range(len(study.trials) + 1):  # others may wait before it
+        if base_trial(study) is not None:
+            return
         if not any(_queued(trial) == start for trial in study.get_trials(deepcopy=False)):
-            study.enqueue_trial(start)
-        study.optimize(objective, n_trials=1, callbacks=callbacks[1:])
+            study.enqueue_trial(dict(start))
+        study.optimize(objective, n_trials=1, callbacks=callbacks)
+    if base_trial(study) is None:
+        raise QsdError(f"study {study.study_name}: the base YAML's own settings give no score; mend the YAML")
 
 
 def _queued(trial: FrozenTrial) -> Mapping[str, Any] | None:
