@@ -14,8 +14,11 @@ from qsd.explain import Explanation
 from qsd.explain import explain as explain_config
 from qsd.explain.explanation import default_config, pair_rows
 from qsd.explain.files import to_json, write
-from qsd.ranker.checkpoint import load_ranker
-from qsd.store import Store
+from qsd.explain.plots import plot_all, plot_calibration
+from qsd.ranker.checkpoint import Ranker, load_ranker
+from qsd.ranker.target import Target
+from qsd.search import Front
+from qsd.store import Records, Store
 from qsd.support.errors import QsdError
 from qsd.support.paths import find
 
@@ -28,15 +31,18 @@ def explain(
     ranker: str | None = None,
     around: str | None = None,
     label: str | None = None,
+    front: str | None = None,
+    plots: bool = True,
     top: int = 12,
     json: bool = False,
 ) -> None:
     """Says what each layer costs, alone and around a config, and which layers' errors add up or cancel.
 
-    Writes `explanation.json` and `layers.csv` (a row per layer and option). Costs are by how much the
-    predicted score falls when one layer goes from full precision to an option, while all others are at full
-    precision (alone) or have the config's options (around). Without a ranker the score is minus the mean
-    square change of the images, from a probed store; or ridge regression on the labels of one that is not.
+    Writes `explanation.json`, `layers.csv` (a row per layer and option) and `plots`. Costs are by how much
+    the predicted score falls when one layer goes from full precision to an option, while all others are at
+    full precision (alone) or have the config's options (around). Without a ranker the score is minus the
+    mean square change of the images, from a probed store; or ridge regression on the labels of one that is
+    not.
 
     Args:
         store: probed or labeled store of any denoiser.
@@ -45,6 +51,10 @@ def explain(
         around: config file, or an option such as uaq-4 for the uniform config; without it the uniform config
             of middling size.
         label: explain this label instead of the ranker's target; without a ranker an expression over labels.
+        front: front.json of a search, whose members' options are drawn by role; without it the explained
+            config's are.
+        plots: draw boxes by block and role, options by role, the heat map, interactions and, with a ranker
+            and labels, predicted against measured test records, as PNG and SVG.
         top: rows per table.
         json: print the explanation as JSON.
     """
@@ -53,8 +63,13 @@ def explain(
     opened = Store.open(find(store))
     config, name = _config(opened, around)
     loaded = load_ranker(ranker, opened.header.denoiser) if ranker else None
+    configs = _members(opened, front) if front else config[None]
     found = explain_config(opened, config, ranker=loaded, label=label, around=name)
     write(found, Path(out))
+    if plots:
+        plot_all(found, Path(out) / "plots", configs)
+        if loaded is not None and (rows := opened.records.of_split("test")):
+            _calibration(opened, loaded, rows, Path(out) / "plots" / "calibration")
     if json:
         print_json(to_json(found))
         return
@@ -64,7 +79,7 @@ def explain(
         if table is not None:
             console.print()
             console.print(table)
-    console.print(f"{out}: explanation.json, layers.csv", markup=False)
+    console.print(f"{out}: explanation.json, layers.csv{', plots' if plots else ''}", markup=False)
 
 
 def _config(store: Store, around: str | None) -> tuple[np.ndarray, str]:
@@ -84,6 +99,27 @@ def _config(store: Store, around: str | None) -> tuple[np.ndarray, str]:
             "use a config of the store's denoiser"
         )
     return config, around
+
+
+def _members(store: Store, path: str) -> np.ndarray:
+    header = store.header
+    front = Front.load(path, header.denoiser)
+    names = [layer.name for layer in header.layers]
+    if list(front.meta.layer_names) != names or front.meta.option_names != tuple(map(str, header.options)):
+        raise QsdError(f"{path}: has other layers or options than {store.path}; use the front of its bank")
+    return front.configs
+
+
+def _calibration(store: Store, ranker: Ranker, rows: Records, path: Path) -> None:
+    """Draws the ranker's target, of test records that have it."""
+    target = Target(ranker.target)
+    if not set(target.names) <= {*store.header.label_names, "avg_bits", "bytes"}:
+        return
+    measured = target({name: store.values(name) for name in target.names})[store.records.split == 2]
+    known = np.isfinite(measured)
+    if known.any():
+        posterior = ranker.posterior(rows.config[known], rows.activation[known])
+        plot_calibration(posterior, measured[known], ranker.target, path)
 
 
 def _short(name: str, width: int = _NAME) -> Text:

@@ -141,6 +141,7 @@ def test_verb(probed, tmp_path, capsys):
     save_config(file, config_to_json(config, names, options, header.denoiser, header.options_hash))
     out = tmp_path / "out"
     words = ["explain", "--store", str(probed.path), "--around", str(file), "--out", str(out)]
+    words += ["--plots", "false"]
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "costliest layers" in printed and "add up" in printed
@@ -194,5 +195,5 @@ def test_a_config_with_an_option_that_a_layer_lacks(probed, tmp_path, capsys):
     save_config(file, config_to_json(config, names, options, header.denoiser, header.options_hash))
     words = ["explain", "--store", str(path), "--out", str(tmp_path / "out")]
     assert "cannot take" in refused([*words, "--around", str(file)], capsys)
-    assert main([*words, "--json"]) == 0
+    assert main([*words, "--json", "--plots", "false"]) == 0
     assert len(json.loads(capsys.readouterr().out)["layers"]) == (num_bytes >= 0).sum()
