@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,7 +20,7 @@ SEQUENTIAL = "cividis_r"
 """Rises evenly in lightness, and is seen alike by the colour-blind."""
 DIVERGING = "PuOr_r"
 FORMATS = ("png", "svg")
-_RC = {
+_RC: Any = {
     "font.size": 7.5,
     "axes.titlesize": 8,
     "axes.linewidth": 0.6,
