@@ -38,6 +38,7 @@ VERBS = {
     "search": _Verb("search", "search configs under a size budget with a trained ranker"),
     "measure": _Verb("measure", "measure configs from files: verify what a search found"),
     "explain": _Verb("explain", "say what each layer costs, and which layers' errors add up or cancel"),
+    "report": _Verb("report", "write one self-contained HTML page of a run"),
     "export": _Verb("export", "write a quantized denoiser that diffusers loads"),
     "finetune": _Verb("finetune", "train what an export stores beside its codes; its size stays"),
     "profile": _Verb("profile", "time and memory of an export beside its full-precision pipeline"),
