@@ -24,7 +24,7 @@ def export(
     bank: str | None = None,
     config_file: str | None = None,
     out: str | None = None,
-    format: Literal["qsd", "recipe"] = "qsd",
+    format: Literal["qsd", "recipe", "sdnq"] = "qsd",
     recipe: str | None = None,
     variant: str | None = None,
     push: str | None = None,

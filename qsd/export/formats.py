@@ -6,6 +6,7 @@ from typing import Any
 
 from qsd.export.native import write_native
 from qsd.export.recipe import write_recipe
+from qsd.export.sdnq import write_sdnq
 from qsd.support.errors import QsdError
 
 
@@ -24,7 +25,11 @@ class Format:
     plugin: str | None
 
 
-FORMATS: dict[str, Format] = {"qsd": Format(write_native, "qsd"), "recipe": Format(write_recipe, None)}
+FORMATS: dict[str, Format] = {
+    "qsd": Format(write_native, "qsd"),
+    "recipe": Format(write_recipe, None),
+    "sdnq": Format(write_sdnq, "sdnq"),
+}
 
 
 def format_of(name: str) -> Format:

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from qsd.export.folder import exports_in, is_export
+from qsd.export.folder import exports_in, is_export, is_recipe
 from qsd.support.errors import QsdError, first_line
 
 READ = ["*.json", "*.safetensors"]
@@ -28,7 +28,7 @@ def push_to_hub(folder: str | Path, repo: str, *, private: bool = False, token: 
         QsdError: the folder holds no export, or the hub refuses.
     """
     folder = Path(folder)
-    if not (is_export(folder) or exports_in(folder)):
+    if not (is_export(folder) or exports_in(folder) or any(map(is_recipe, folder.glob("*")))):
         raise QsdError(f"{folder}: holds no denoiser exported by qsd; write one with `qsd export`")
     api = HfApi(token=token)
     try:

@@ -184,6 +184,18 @@ class Option(ABC):
         """
         return None
 
+    def grid(self, tensors: Tensors, units: int) -> tuple[Tensor, Tensor] | None:
+        """Where the grid of each unit lies, if the weight is ``(code - zero) * scale``.
+
+        Args:
+            tensors: of a weight.
+            units: number of rows or groups that have a scale each.
+
+        Returns:
+            Scales and codes of zero, float32 [units] each, or None: the scheme has no such form.
+        """
+        return None
+
     @abstractmethod
     def dequantize(self, tensors: Tensors, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """The weight that tensors stand for; values beyond the range of ``dtype`` saturate."""

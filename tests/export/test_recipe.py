@@ -100,6 +100,6 @@ def test_renderings_name_each_tensor_once(bank: Bank) -> None:
 
 def test_unknown_formats_are_refused(bank: Bank, tmp_path: Path) -> None:
     options: dict[str, Any] = {"format": "zip"}
-    with pytest.raises(QsdError, match="unknown export format 'zip': use one of qsd, recipe"):
+    with pytest.raises(QsdError, match="unknown export format 'zip': use one of qsd, recipe, sdnq"):
         export(tiny_pixart(), bank, mixed(bank), tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()

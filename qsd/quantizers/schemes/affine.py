@@ -89,7 +89,7 @@ class Affine(Option):
     @property
     def carriers(self) -> frozenset[str]:
         comfy = {"comfy"} if self == Affine(8, symmetric=True) else set()
-        return frozenset({"sdnq"} | comfy)
+        return frozenset(comfy if self.group or self.scales else {"sdnq"} | comfy)
 
     @property
     def _far_zero(self) -> bool:
@@ -168,6 +168,10 @@ class Affine(Option):
             return None
         codes = torch.arange(1 << self.bits, dtype=torch.float32, device=scale.device)
         return saturated((codes - self._zeros(tensors, len(scale))) * scale, dtype)
+
+    def grid(self, tensors: Tensors, units: int) -> tuple[Tensor, Tensor]:
+        scale = read_scale(tensors)
+        return scale, torch.zeros_like(scale) + torch.as_tensor(self._zeros(tensors, units)).view(-1)
 
     def _zeros(self, tensors: Tensors, units: int) -> Tensor | int:
         """Codes of zero, float32 [units, 1] or the one of all."""

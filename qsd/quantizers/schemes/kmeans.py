@@ -68,6 +68,10 @@ class KMeans(Option):
         scope: Scope = "tensor" if self.per_tensor else "group" if self.group else "row"
         return Traits(bits=self.bits, grid="codebook", scope=scope, group=self.group)
 
+    @property
+    def carriers(self) -> frozenset[str]:
+        return frozenset() if self.group else frozenset({"sdnq"})
+
     def accepts(self, shape: Sequence[int]) -> bool:
         return divides(shape, self.group)
 
