@@ -1,14 +1,20 @@
 """An image grid: one row per config, one column per prompt, all from the same noise."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from qsd.support.files import atomic
+
+GRID = "qsd-grid"
+"""Entry of the PNG that says where the rows stand."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,5 +52,22 @@ def draw_grid(rows: Sequence[ImageRow], captions: Sequence[str], path: str | Pat
         axes_of_row[0].set_ylabel(row.title, rotation=0, ha="right", va="center", fontsize=9, labelpad=8)
     for caption, axes in zip(captions, grid[0], strict=True):
         axes.set_title(caption.replace(" ", "\n"), fontsize=7, va="bottom")
+    figure.canvas.draw()  # settles where everything stands
+    height = figure.bbox.height
+    boxes = []
+    for axes_of_row in grid:
+        ends = [axes.get_window_extent().extents for axes in (axes_of_row[0], axes_of_row[-1])]
+        boxes.append([ends[0][0], height - ends[0][3], ends[1][2], height - ends[0][1]])
+    places = {"titles": [row.title for row in rows], "boxes": np.round(boxes).astype(int).tolist()}
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="png")
+        figure.savefig(temporary, format="png", metadata={GRID: json.dumps(places)})
+
+
+def strips(path: str | Path) -> list[tuple[str, Image.Image]]:
+    """Title and images of each row of a drawn grid, all of one size; none if the PNG is no such grid."""
+    with Image.open(path) as image:
+        places = json.loads(image.info.get(GRID, "{}"))
+        cut = [image.convert("RGB").crop(box) for box in places.get("boxes", [])]
+    width, height = (min((one.size[side] for one in cut), default=0) for side in (0, 1))
+    cut = [one.crop((0, 0, width, height)) for one in cut]
+    return list(zip(places.get("titles", []), cut, strict=True))

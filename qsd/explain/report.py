@@ -1,6 +1,7 @@
 """One self-contained HTML page of a run: no network, no other files."""
 
 import base64
+import io
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from qsd.evaluation.grid import strips
 from qsd.explain.explanation import Explanation, explain, rows_of
 from qsd.explain.plots import plot_all
 from qsd.explain.run_folder import RunFolder
@@ -49,6 +51,7 @@ def write_report(run: RunFolder, path: str | Path) -> None:
             fronts=[_front_row(name, one) for name, one in run.fronts.items()],
             measured=_measured(run.measured()),
             grid=_embedded(run.grid, "png") if run.grid else None,
+            strips=_strips(run.grid) if run.grid else [],
             plots=_plots(found, front) if found else [],
             explanation=found,
             **_layers(front, best, found),
@@ -150,6 +153,17 @@ def _plots(found: Explanation, front: Front) -> list[dict[str, str]]:
 
 def _embedded(path: Path, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _strips(grid: Path) -> list[dict[str, str]]:
+    """The grid's rows one by one, to lay one over another."""
+    found = []
+    for title, image in strips(grid):
+        content = io.BytesIO()
+        image.save(content, format="png")
+        source = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+        found.append({"title": title.replace("\n", ", "), "source": source})
+    return found
 
 
 def _layers(front: Front, best: int, found: Explanation | None) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from support.synthetic_store import synthetic_store
 
 from qsd.cli import main
+from qsd.evaluation.grid import ImageRow, draw_grid, strips
 from qsd.search import Front
 from qsd.search.front import FrontMeta
 from qsd.store import Store
@@ -87,6 +89,21 @@ def test_page_is_self_contained_and_escapes_names(run, tmp_path, capsys):
     assert "12,345" in page.cells and "1.5" in page.cells
     assert len(page.circles) == 3 and page.circles[0].startswith("3.000 bits")
     assert page.tags.count("figure") == 6
+
+
+def test_rows_of_a_grid_can_be_laid_over_each_other(run, tmp_path, capsys):
+    colours = torch.tensor([[250, 0, 0], [0, 250, 0]], dtype=torch.uint8)
+    images = colours[:, None, :, None, None].expand(2, 3, 3, 8, 8)
+    rows = [ImageRow(title, image) for title, image in zip(("full <b>\n16", "small"), images, strict=True)]
+    draw_grid(rows, ["a", "b", "c"], run / "grid.png")
+    (first, red), (second, green) = strips(run / "grid.png")
+    assert (first, second) == ("full <b>\n16", "small") and red.size == green.size
+    for image, colour in ((red, colours[0]), (green, colours[1])):
+        pixels = np.array(image)[4:-4, 4:20]
+        assert (pixels == colour.numpy()).all()
+    page, text = page_of(run, tmp_path, capsys)
+    assert page.tags.count("img") == 6 + 1 + 2 and "full &lt;b&gt;, 16" in text
+    assert all(link.startswith("data:image/") for link in page.links)
 
 
 def test_a_search_without_store_has_layers_and_options_alone(run, tmp_path, capsys):
