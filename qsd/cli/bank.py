@@ -2,17 +2,23 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from qsd.api import build_bank
 from qsd.bank import Bank
-from qsd.cli.console import bar, command_line, console, print_json, run_function
+from qsd.cli.console import bar, command_line, console, messages, print_json, run_function
+from qsd.cli.overwriting import check_replaceable, spelled
 from qsd.denoisers import GraphKind, holdings, load_inputs
 from qsd.denoisers.accounting import average_bits_of_all
-from qsd.denoisers.components import denoiser_like
+from qsd.denoisers.components import denoiser_like, denoiser_of
+from qsd.denoisers.identity import identity
 from qsd.denoisers.pipeline import load_pipeline
+from qsd.quantizers import parse_options
+from qsd.quantizers.activations import parse_activations
 
 
 def bank(
@@ -25,6 +31,7 @@ def bank(
     activations: list[str | int] = ["16"],  # noqa: B006
     threads: int | None = None,
     device: str = "cpu",
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """Quantizes every weight layer of a pipeline's denoiser by every option and saves the bank.
@@ -44,22 +51,34 @@ def bank(
             ranges.
         threads: layers quantized at a time on the CPU; by default as many as there are cores.
         device: where the pipeline is loaded.
+        overwrite: replace a bank of another denoiser or option table; a bank of the same is kept.
         json: print the sizes and errors of the uniform configs as JSON.
     """
     pipe = load_pipeline(pipeline, device=device)
-    with bar("Bank") as progress:
-        built = build_bank(
-            pipe,
-            options,
-            denoiser=denoiser,
-            inputs=load_inputs(inputs) if inputs else None,
-            graph=graph,
-            activations=activations,
-            threads=threads or os.cpu_count() or 1,
-            command=command_line(),
-            progress=progress,
-        )
-    built.save(out)
+    wanted = {
+        "denoiser": identity(denoiser_of(pipe, denoiser)),
+        "option table": [str(option) for option in parse_options(_texts(options))],
+        "activations": [str(option) for option in parse_activations(activations)],
+        "graph": graph,
+    }
+    there = check_replaceable(Path(out), wanted, lambda: _facts(Bank.load(out)), overwrite=overwrite)
+    if there and inputs is None:
+        built = Bank.load(out)
+        messages.print(f"{out}: is there already, of the same denoiser and options")
+    else:
+        with bar("Bank") as progress:
+            built = build_bank(
+                pipe,
+                options,
+                denoiser=denoiser,
+                inputs=load_inputs(inputs) if inputs else None,
+                graph=graph,
+                activations=activations,
+                threads=threads or os.cpu_count() or 1,
+                command=command_line(),
+                progress=progress,
+            )
+        built.save(out)
     held = holdings(denoiser_like(pipe, built.denoiser), built.layers)
     rows = uniform_rows(built, held.num_parameters)
     if json:
@@ -67,6 +86,20 @@ def bank(
     else:
         console.print(_table(built, rows, out))
         console.print("\n".join(held.lines()))
+
+
+def _texts(options: list[str] | str) -> list[str]:
+    return [options] if isinstance(options, str) else list(options)
+
+
+def _facts(earlier: Bank) -> dict[str, Any]:
+    chain = all(node.layer >= 0 for node in earlier.graph.nodes)
+    return {
+        "denoiser": earlier.denoiser,
+        "option table": [str(option) for option in earlier.options],
+        "activations": [str(option) for option in earlier.activation_options],
+        "graph": "chain" if chain else "traced",
+    }
 
 
 def uniform_rows(built: Bank, num_parameters: int) -> list[dict[str, float | int | str]]:
@@ -108,4 +141,4 @@ def _table(built: Bank, rows: list[dict[str, float | int | str]], out: str) -> T
 
 def run(words: Sequence[str]) -> None:
     """Runs the verb."""
-    run_function(bank, words)
+    run_function(bank, spelled(words))

@@ -1,6 +1,9 @@
 """``qsd demo``."""
 
+import dataclasses
+import json as json_module
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
@@ -9,10 +12,12 @@ from rich.table import Table
 from qsd.cli import fit
 from qsd.cli.console import bar, command_line, console, print_json, run_function
 from qsd.cli.demonstration import DemoSettings, run_demo
+from qsd.cli.overwriting import check_replaceable, spelled
+from qsd.support.errors import QsdError, first_line
 from qsd.support.paths import find
 
 
-def demo(out: str, settings: DemoSettings, json: bool = False) -> None:
+def demo(out: str, settings: DemoSettings, overwrite: bool = False, json: bool = False) -> None:
     """Runs the whole road: bank, a few labels, ranker, search, verification by measuring, export.
 
     Writes bank, store, ranker, fronts, `pareto.png`, `grid.png`, the exported pipeline and `summary.json`,
@@ -21,8 +26,12 @@ def demo(out: str, settings: DemoSettings, json: bool = False) -> None:
     Args:
         out: folder to write to.
         settings: pipeline, store, evaluation, budgets; without --config the shipped `demo.yaml`.
+        overwrite: replace a demo of other settings; one of the same is run again in its place anyway.
         json: print the summary as JSON instead of the table.
     """
+    file = Path(out) / "summary.json"
+    wanted = {"settings": json_module.loads(json_module.dumps(dataclasses.asdict(settings)))}
+    check_replaceable(file, wanted, lambda: _facts(file), overwrite=overwrite)
     summary = run_demo(settings, out, bar=bar, fit=fit.run, command=command_line())
     if json:
         print_json(summary)
@@ -42,6 +51,13 @@ def demo(out: str, settings: DemoSettings, json: bool = False) -> None:
         f"{exported['max_abs_difference']:g}"
     )
     console.print(f"look at {out}/pareto.png and {out}/grid.png; numbers in {out}/summary.json")
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json_module.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise QsdError(f"{file}: no summary of a demo ({first_line(error)}); name another --out") from error
 
 
 def demo_table(summary: dict[str, Any]) -> Table:
@@ -79,7 +95,7 @@ def demo_table(summary: dict[str, Any]) -> Table:
 
 def run(words: Sequence[str]) -> None:
     """Runs the verb."""
-    words = list(words)
+    words = spelled(words)
     if not any(word.startswith("--config") for word in words):
         words[1:1] = ["--config", str(find("demo.yaml"))]
     run_function(demo, words)

@@ -132,6 +132,7 @@ def run_demo(
         "searched": rows["searched"],
         "export": exported,
         "seconds": seconds,
+        "settings": dataclasses.asdict(settings),
         "provenance": provenance(command),
     }
     write_json(out / "summary.json", summary, hashed=False)
@@ -166,7 +167,7 @@ def _label_some_more(
 
 def _fit(fit: Callable[[list[str]], None], config: str, store: Path, out: Path) -> None:
     places = [f"--data.stores=[{store}]", f"--out={out}", f"--trainer.default_root_dir={out.parent}"]
-    fit(["fit", "--config", str(find(config)), *places, "--trainer.logger=false"])
+    fit(["fit", "--config", str(find(config)), *places, "--trainer.logger=false", "--overwrite=true"])
 
 
 def _search(

@@ -19,7 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from qsd.cli.console import command_line, console, messages
-from qsd.ranker.checkpoint import is_ranker, load_ranker, save_ranker
+from qsd.cli.overwriting import check_replaceable, spelled
+from qsd.ranker.checkpoint import is_ranker, load_ranker, save_ranker, trained_on
 from qsd.ranker.data import StoreDataModule
 from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.evaluation import Report, compare
@@ -48,6 +49,12 @@ class RankerCLI(LightningCLI):
             help="ranker folder; by default `ranker` in the log folder",
         )
         parser.add_argument(
+            "--overwrite",
+            type=bool,
+            default=False,
+            help="replace a ranker of other stores; one of the same stores is replaced anyway",
+        )
+        parser.add_argument(
             "--base", type=str | None, default=None, help="in a YAML file: the file whose settings it adds to"
         )
 
@@ -74,11 +81,27 @@ class RankerCLI(LightningCLI):
                 "checkpoint, such as the last.ckpt in the log folder"
             )
         check_precision(self.trainer.precision)
+        if not getattr(self.trainer, "fast_dev_run", False):
+            self._check_out(datamodule)
         if datamodule.few:
             model.members = Ensemble()
             return
         kwargs["weights_only"] = True
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, **kwargs)
+
+    def _check_out(self, datamodule: StoreDataModule) -> None:
+        """Refuses to replace a ranker of other stores."""
+        folder = self._out()
+        wanted = {
+            "denoisers": [data.header.denoiser for data in datamodule.stores],
+            "stores": [str(Path(data.path).resolve()) for data in datamodule.stores],
+        }
+        check_replaceable(
+            folder / "ranker.json",
+            wanted,
+            lambda: trained_on(folder),
+            overwrite=bool(self._get(self.config[self.subcommand], "overwrite")),
+        )
 
     def after_fit(self) -> None:
         """Restores the best epoch, measures it on the test records and saves the ranker."""
@@ -227,7 +250,7 @@ def run(args: Sequence[str]) -> None:
         RankerCLI(
             RankerModule,
             StoreDataModule,
-            args=list(args),
+            args=spelled(args),
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={

@@ -1,12 +1,14 @@
 """``qsd search`` with budgets of activations: weights and activations are searched together."""
 
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
 from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, console, print_json
-from qsd.configs.document import config_to_json, layers_to_json, save_config
+from qsd.cli.overwriting import check_replaceable
+from qsd.configs.document import config_to_json, layers_to_json, load_document, save_config
 from qsd.ranker.checkpoint import load_ranker
 from qsd.ranker.joint_search import search_with_activations
 from qsd.support.errors import QsdError
@@ -21,12 +23,15 @@ def run_joint(
     max_act_bits: float | None,
     max_bops: float | None,
     seed: int,
+    overwrite: bool,
     json: bool,
 ) -> None:
     """Writes ``best.json``, a config with activations, and says what it costs."""
     if ranker is None:
         raise QsdError("max_act_bits, max_bops: need --ranker, trained on a store with activation options")
     loaded, predictor = Bank.load(bank), load_ranker(ranker)
+    best, wanted = Path(out) / "best.json", {"denoiser": loaded.denoiser, "kind": "activations"}
+    check_replaceable(best, wanted, lambda: _facts(best), overwrite=overwrite)
     with bar("Search") as progress:
         found = search_with_activations(
             predictor,
@@ -49,7 +54,7 @@ def run_joint(
         predicted=predicted,
         command=command_line(),
     )
-    save_config(Path(out) / "best.json", document)
+    save_config(best, document)
     if json:
         print_json({"best": f"{out}/best.json", **predicted})
         return
@@ -64,3 +69,11 @@ def run_joint(
         f"{found.predicted:.4g}",
     )
     console.print(table)
+
+
+def _facts(best: Path) -> dict[str, Any]:
+    document = load_document(best)
+    return {
+        "denoiser": document["denoiser"],
+        "kind": "activations" if document.get("activations") else "weights",
+    }

@@ -12,6 +12,7 @@ from qsd.api import smallest
 from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, console, messages, print_json, run_function
 from qsd.cli.joint_search import run_joint
+from qsd.cli.overwriting import check_replaceable, spelled
 from qsd.configs.document import config_to_json, save_config
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
@@ -55,6 +56,7 @@ def search(
     seed: int = 0,
     workers: int = 1,
     device: str = "cpu",
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """Searches good configs within a size budget that is never exceeded.
@@ -100,14 +102,27 @@ def search(
         seed: equal seeds give equal fronts.
         workers: processes that measure side by side on the CPU, one thread each.
         device: where one process measures when workers is 1.
+        overwrite: replace a front of another denoiser, ranker or method; one of the same is replaced anyway.
         json: print the front's sizes and predictions as JSON.
     """
     if max_act_bits is not None or max_bops is not None:
         budgets = {"max_bits": max_bits, "max_act_bits": max_act_bits, "max_bops": max_bops}
-        run_joint(bank, out, ranker, **budgets, seed=seed, json=json)
+        run_joint(bank, out, ranker, **budgets, seed=seed, overwrite=overwrite, json=json)
         return
     loaded_bank = Bank.load(bank)
     loaded_ranker = load_ranker(ranker, loaded_bank.denoiser) if ranker else None
+    wanted: dict[str, Any] = {
+        "denoiser": loaded_bank.denoiser,
+        "ranker": (
+            {"target": loaded_ranker.target, "provenance": loaded_ranker.provenance} if loaded_ranker else {}
+        ),
+        "method": method,
+    }
+    file = Path(out) / "front.json"
+    if file.exists():
+        check_replaceable(file, wanted, lambda: _facts(file), overwrite=overwrite)
+    else:  # a search of weights and activations writes best.json alone
+        check_replaceable(Path(out) / "best.json", {"method": method}, dict, overwrite=overwrite)
     bounds = _bounds(loaded_ranker, max_fid, min_psnr, within)
     shared: dict[str, Any] = {
         "max_bits": max_bits,
@@ -201,6 +216,15 @@ def search(
 
 
 _FILES = {"front.json", "best.json", "front.png"}
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    meta = Front.load(file).meta
+    return {
+        "denoiser": meta.denoiser,
+        "ranker": meta.ranker,
+        "method": meta.settings.get("method", "evolution"),
+    }
 
 
 def write_front(
@@ -332,4 +356,4 @@ def _say(answer: Answer, bounds: Sequence[Bound], confidence: float) -> None:
 
 def run(words: Sequence[str]) -> None:
     """Runs the verb."""
-    run_function(search, words)
+    run_function(search, spelled(words))

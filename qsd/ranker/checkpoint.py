@@ -275,6 +275,19 @@ def is_ranker(folder: str | Path) -> bool:
     return (Path(folder) / FILE_NAME).is_file()
 
 
+def trained_on(folder: str | Path) -> dict[str, list[Any]]:
+    """Identities of the ``denoisers`` of a ranker, and resolved paths of the ``stores`` it learned from.
+
+    Raises:
+        QsdError: the ranker is damaged or of another version.
+    """
+    document = _read_document(Path(folder))
+    return {
+        "denoisers": [entry["denoiser"] for entry in document["denoisers"]],
+        "stores": [str(Path(path).resolve()) for path in document["provenance"].get("stores", [])],
+    }
+
+
 def _member_file(index: int) -> str:
     return f"member-{index}.safetensors"
 

@@ -92,6 +92,37 @@ def test_bank_verb_writes_what_the_library_builds(tmp_path: Path, capsys: pytest
     assert report["uniform"][0]["bytes"] < out.stat().st_size
 
 
+def test_a_bank_of_another_input_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bank.safetensors"
+    words = ["bank", "--pipeline", PIPELINE, "--out", str(out)]
+    assert main([*words, "--options", "[uaq-4]"]) == 0
+    before = out.read_bytes(), out.stat().st_mtime_ns
+    first = capsys.readouterr().out
+    assert main([*words, "--options", "[uaq-4]"]) == 0
+    again = capsys.readouterr()
+    assert "is there already, of the same denoiser and options" in " ".join(again.err.split())
+    assert again.out == first
+    assert "made of another option table" in _fails(capsys, *words, "--options", "[uaq-3]")
+    assert "made of another graph" in _fails(capsys, *words, "--options", "[uaq-4]", "--graph", "chain")
+    assert (out.read_bytes(), out.stat().st_mtime_ns) == before
+    assert main([*words, "--options", "[uaq-3]", "--overwrite"]) == 0
+    assert out.read_bytes() != before[0]
+    out.write_text("no bank")
+    assert "--overwrite" in _fails(capsys, *words, "--options", "[uaq-3]")
+
+
+def test_a_demo_of_other_settings_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "summary.json"
+    for text, message in (
+        ('{"settings": {"pipeline": "mine"}}', "made of another settings"),
+        ("{", "no summary"),
+    ):
+        file.write_text(text)
+        assert message in _fails(capsys, "demo", "--out", str(tmp_path))
+        assert file.read_text() == text
+        assert list(tmp_path.iterdir()) == [file]
+
+
 def test_mistakes_before_anything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     line = _fails(capsys, "bank", "--pipeline", PIPELINE, "--out", str(out), "--options", "[uaq-9]")

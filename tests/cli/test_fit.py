@@ -271,3 +271,22 @@ def test_what_fit_cannot_do_is_said(place, change, message):
     with pytest.raises(QsdError, match=message):
         run(["fit", "--config", str(place / "config.yaml"), "--out", str(place / "no"), *change])
     assert not (place / "no").exists()
+
+
+def test_a_ranker_of_other_stores_is_kept(place, capsys):
+    """Also if they are of the same denoiser; --overwrite or a fit of the same stores replaces it."""
+    out = place / "kept"
+    words = ["fit", "--config", str(place / "config.yaml"), "--out", str(out), "--trainer.max_epochs", "1"]
+    run(words)
+    before = (out / "ranker.json").read_bytes()
+    other = [*words, "--data.stores", f"[{place / 'b.h5'}]"]
+    with pytest.raises(QsdError, match=r"made of another denoisers and another stores; .*--overwrite"):
+        run(other)
+    (place / "copy.h5").write_bytes((place / "a.h5").read_bytes())
+    with pytest.raises(QsdError, match="made of another stores"):
+        run([*words, "--data.stores", f"[{place / 'copy.h5'}]"])
+    assert (out / "ranker.json").read_bytes() == before
+    run(words)
+    run([*other, "--overwrite"])
+    document = json.loads((out / "ranker.json").read_text())
+    assert document["provenance"]["stores"] == [str(place / "b.h5")]

@@ -52,7 +52,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(place: Path, capsys: pytest.CaptureFixture[str], *words: str, ranker: bool = True) -> dict[str, Any]:
-    given = ["--bank", str(place / "bank.safetensors"), "--out", str(place / "out"), "--json", *QUICK]
+    given = [
+        "--bank",
+        str(place / "bank.safetensors"),
+        "--out",
+        str(place / "out"),
+        "--overwrite",
+        "--json",
+        *QUICK,
+    ]
     given += ["--ranker", str(place / "ranker")] if ranker else []
     assert main(["search", *given, *words]) == 0
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -140,3 +148,28 @@ def test_evolution_needs_a_ranker(place: Path, capsys: pytest.CaptureFixture[str
     given = ["--bank", str(place / "bank.safetensors"), "--out", str(place / "bad")]
     assert main(["search", *given]) == 2
     assert "evolution: needs --ranker; or search without one" in capsys.readouterr().err
+
+
+def test_a_front_of_another_input_is_kept(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = place / "kept"
+    words = ["search", "--bank", str(place / "bank.safetensors"), "--out", str(out), "--max-bits", "5"]
+    assert main([*words, "--method", "uniform"]) == 0
+    before = (out / "front.json").read_bytes()
+    capsys.readouterr()
+    assert main([*words, "--method", "random", *QUICK]) == 2
+    told = capsys.readouterr().err
+    assert f"{out / 'front.json'}: is there already, made of another method" in told
+    assert told.count("\n") == 1
+    assert main([*words, *QUICK, "--ranker", str(place / "ranker")]) == 2
+    assert "made of another ranker and another method" in capsys.readouterr().err
+    assert (out / "front.json").read_bytes() == before
+    assert main([*words, "--method", "uniform"]) == 0  # the same input
+    assert main([*words, "--method", "random", *QUICK, "--overwrite"]) == 0
+    assert (out / "front.json").read_bytes() != before
+    (out / "front.json").write_text("{")
+    capsys.readouterr()
+    assert main([*words, "--method", "random", *QUICK]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    (out / "front.json").unlink()  # as a search of weights and activations leaves it
+    assert main([*words, "--method", "uniform"]) == 2
+    assert "made of another method" in capsys.readouterr().err
