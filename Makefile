@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check docs help wheel lowest clean
+.PHONY: demo test check docs help wheel clean
 
 demo: $(STAMP)
 	$(BIN)/qsd demo --out runs/demo
@@ -29,7 +29,7 @@ wheel: $(STAMP)
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	$(BIN)/python -m pip install --quiet --no-deps --target build/wheel/site build/wheel/*.whl
-	cd build/wheel && OMP_NUM_THREADS=1 PYTHONPATH=site $(abspath $(BIN))/python -c "import qsd; assert 'site' in qsd.__file__" && \
+	cd build/wheel && OMP_NUM_THREADS=1 PYTHONPATH=site $(abspath $(BIN))/python -c "import qsd; assert '/site/qsd/' in qsd.__file__" && \
 	OMP_NUM_THREADS=1 PYTHONPATH=site $(abspath $(BIN))/python -m qsd.cli demo --out demo \
 		--settings.verification_images 50 --settings.noise_seeds '[1]' --settings.extra_labels 1
 
