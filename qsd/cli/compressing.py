@@ -231,7 +231,8 @@ class Compression:
         if path.exists():
             bank = Bank.load(path)
             same = same_denoiser(bank.denoiser, identity(denoiser_like(self.pipe, bank.denoiser)))
-            if same and bank.options == tuple(self.options):
+            usable = [o for o in self.options if any(o.accepts(layer.shape) for layer in bank.layers)]
+            if same and list(bank.options) == usable:
                 return bank
             raise QsdError(
                 f"{self.out}: holds the work of another pipeline or option table; name another --out"
