@@ -28,7 +28,7 @@ def test_tables_show_names_as_text(name: str) -> None:
 
 def test_progress_shows_names_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
-    monkeypatch.setattr(messages, "file", out)
+    monkeypatch.setattr(messages, "_file", out)  # the property would leave what it found as a file of its own
     with bar("[/nothing]") as progress:
         progress(1, 1, "layer[0]\x1b[2J")
     assert "layer[0]\\x1b[2J" in out.getvalue()
