@@ -47,7 +47,7 @@ def test_signals_end_everything_with_one_line(tmp_path: Path, signum: signal.Sig
     worker = _worker(tmp_path)
     process.send_signal(signum)
     begin = time.monotonic()
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == 128 + signum
     assert errors == "qsd: stopped; run the same command again to go on\n"
     assert time.monotonic() - begin < 5
@@ -59,14 +59,14 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     process = _start(tmp_path)
     worker = _worker(tmp_path)
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=180)
     assert _is_gone(worker)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     process = _start(tmp_path, "full")
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == 2
     assert errors == "qsd: no space left on device; make room and run the same command again\n"
     assert not list(tmp_path.iterdir())
@@ -75,7 +75,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
 def test_a_killed_worker_is_one_line(tmp_path: Path) -> None:
     process = _start(tmp_path)
     os.kill(_worker(tmp_path), signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == 2
     assert errors.startswith("qsd: a worker process was killed")
     assert errors.count("\n") == 1
