@@ -1,6 +1,7 @@
 """A verb that works until it is told to stop: holds a half-written file and a worker process."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ def run(words: Sequence[str]) -> None:
 if __name__ == "__main__":
     from qsd.cli import VERBS, main
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if the tests run in the background,
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or under nohup
     sys.modules["qsd.cli.sleep"] = sys.modules["__main__"]
     VERBS["sleep"] = VERBS["graph"]._replace(module="sleep")
     raise SystemExit(main(["sleep", *sys.argv[1:]]))
