@@ -8,12 +8,11 @@ from typing import Any, Literal
 from rich.table import Table
 
 from qsd.cli import fit
-from qsd.cli.compressing import EFFORTS, Compression, Goal
+from qsd.cli.compressing import EFFORTS, TABLES, Compression, Goal
 from qsd.cli.console import bar, command_line, console, messages, print_json, run_function
 from qsd.evaluation import EvaluationSettings
 from qsd.evaluation.evaluator import LABELS
 from qsd.labels.estimate import Cost
-from qsd.quantizers import DEFAULT_OPTIONS
 from qsd.support.errors import QsdError
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -26,7 +25,8 @@ def compress(
     max_size: str | None = None,
     within: str | None = None,
     effort: Literal["quick", "normal", "thorough"] = "quick",
-    options: list[str] = list(map(str, DEFAULT_OPTIONS)),  # noqa: B006, B008
+    format: Literal["qsd", "sdnq"] = "qsd",
+    options: list[str] | None = None,
     evaluation: EvaluationSettings | None = None,
     workers: int = 1,
     device: str = "cpu",
@@ -49,7 +49,9 @@ def compress(
         max_size: budget for the weight layers in bytes, such as 1.2GB or 900MiB.
         within: instead of a budget, the largest FID as a multiple of full precision's, such as 1.1x.
         effort: quick (16 images per option, no labels), normal (32, and 50 labels), thorough (64, and 300).
-        options: the option table; "paper" is the six options of Qua²SeDiMo.
+        format: what opens the result, also written --for: qsd (diffusers after `import qsd`), or sdnq
+            (diffusers with sdnq installed, without qsd).
+        options: the option table, such as [uaq-3, lloyd-4g32:f8]; by default what suits the format.
         evaluation: prompts, real images, metrics, image count, steps, guidance, seed of the noise.
         workers: processes that draw side by side on the CPU, one thread each.
         device: where one process draws when workers is 1.
@@ -62,10 +64,11 @@ def compress(
         out,
         Goal(max_bits, _bytes(max_size), _factor(within)),
         EFFORTS[effort],
-        options,
+        list(map(str, TABLES[format])) if options is None else options,
         evaluation,
         workers=workers,
         device=device,
+        format=format,
         command=command_line(),
         bar=bar,
     )
@@ -85,7 +88,7 @@ def compress(
     console.print(_table(summary))
     console.print(
         f"{summary['chosen']} exported: {summary['bytes']:,} bytes of denoiser, "
-        f"{summary['full_precision_bytes']:,} at 16 bits; open {summary['pipeline']} after `import qsd`",
+        f"{summary['full_precision_bytes']:,} at 16 bits; open {summary['pipeline']} after `import {format}`",
     )
 
 
@@ -165,4 +168,5 @@ def _agreed() -> bool:
 
 def run(words: Sequence[str]) -> None:
     """Runs the verb."""
+    words = [re.sub(r"^--for(?==|$)", "--format", word) for word in words]
     run_function(compress, words, positional=True)

@@ -24,7 +24,7 @@ from qsd.evaluation.grid import ImageRow, draw_grid
 from qsd.export.write import export
 from qsd.labels import Measurer, Pool, Prober, verify
 from qsd.labels.estimate import Cost, estimate, probe_images
-from qsd.quantizers import parse_options
+from qsd.quantizers import DEFAULT_OPTIONS, parse_options
 from qsd.ranker.bounds import full_precision_bound
 from qsd.ranker.checkpoint import Ranker, load_ranker
 from qsd.search import Front, SearchSettings
@@ -37,6 +37,12 @@ from qsd.support.provenance import provenance
 
 Bar = Callable[[str], contextlib.AbstractContextManager[Progress]]
 Row = dict[str, Any]
+NATIVE = "qsd"
+TABLES = {
+    NATIVE: DEFAULT_OPTIONS,
+    "sdnq": parse_options(["uaq-3", "uaq-4", "uaq-5", "kmeans_a-3", "kmeans_a-4", "kmeans_a-5", "int8"]),
+}
+"""What is chosen from for each format, if nobody names options."""
 HELD_OUT = 5
 """Every so manieth default prompt is drawn by the verification alone."""
 _GRID = 8
@@ -95,8 +101,13 @@ class Compression:
             compares with full precision.
         workers: processes on the CPU.
         device: where one process draws.
+        format: of the export (:data:`qsd.export.formats.FORMATS`); every option must fit into it.
         command: for the provenance.
         bar: makes a progress bar from a title.
+
+    Raises:
+        QsdError: the goal needs real images or labels that there are none of, or the format cannot hold an
+            option.
     """
 
     def __init__(
@@ -110,6 +121,7 @@ class Compression:
         *,
         workers: int,
         device: str,
+        format: str,
         command: str,
         bar: Bar,
     ) -> None:
@@ -119,6 +131,12 @@ class Compression:
         self.goal = goal
         self.effort = effort
         self.options = parse_options(list(options))
+        self.format = format
+        foreign = [str(o) for o in self.options if format != NATIVE and format not in o.carriers]
+        if foreign:
+            raise QsdError(
+                f"compress: {format} cannot hold {', '.join(foreign)}; leave --options out, or name others"
+            )
         self.workers = workers
         self.command = command
         self.bar = bar
@@ -165,7 +183,12 @@ class Compression:
         rows = self._verify(bank, front)
         chosen = self._chosen(rows)
         result = export(
-            self.pipe, bank, chosen["config"], self.out / "pipeline", provenance=provenance(self.command)
+            self.pipe,
+            bank,
+            chosen["config"],
+            self.out / "pipeline",
+            format=self.format,
+            provenance=provenance(self.command),
         )
         save_config(
             self.out / "config.json",

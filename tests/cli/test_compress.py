@@ -65,6 +65,7 @@ def test_dry_run_prints_the_cost_and_writes_no_bank(
         (["--within", "close"], "give a multiple of full precision's FID"),
         (["--within", "1.1x-fid"], "needs real images"),
         (["--max-bits", "3.5", "--ask=true"], "needs a terminal"),
+        (["--max-bits", "3.5", "--for", "sdnq", "--options", "[nf4g64]"], "sdnq cannot hold nf4g64"),
     ],
 )
 def test_bad_goals(
@@ -91,3 +92,12 @@ def test_a_folder_of_another_table_is_refused(
     build_bank(load_pipeline("checkpoints/digits-dit"), ["uaq-8"]).save(work / "bank.safetensors")
     assert main([*words, "--max-bits", "3.6", "--out", str(tmp_path / "small")]) == 2
     assert "holds the work of another pipeline or option table" in capsys.readouterr().err
+
+
+def test_a_pipeline_for_another_program(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small"
+    assert main([*words, "--max-bits", "3.6", "--out", str(out), "--for", "sdnq", "--json"]) == 0
+    config = json.loads((out / "pipeline" / "transformer" / "config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == "sdnq"
