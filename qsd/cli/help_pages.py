@@ -8,6 +8,7 @@ import importlib
 import io
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unittest import mock
@@ -31,6 +32,7 @@ def said(words: Sequence[str]) -> str:
     printed = io.StringIO()
     with (
         mock.patch.dict(os.environ, {"COLUMNS": _WIDTH}),
+        mock.patch.object(sys, "argv", ["qsd"]),  # LightningCLI calls its program by that name
         contextlib.redirect_stdout(printed),
         contextlib.suppress(SystemExit),
     ):
