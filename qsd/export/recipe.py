@@ -1,5 +1,6 @@
 """Recipes: which type each layer gets, without the codes, for other checkpoints and other programs."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,13 +75,38 @@ def renderings(bank: Bank, config: np.ndarray) -> dict[str, str]:
 
     ``tensor-type-rules.txt`` follows ``--tensor-type-rules`` of stable-diffusion.cpp, ``tensor-type.txt`` has
     one ``--tensor-type`` of llama-quantize a line. Both speak of tensors by the names that diffusers gives
-    them.
+    them. ``sdnq.json`` has the arguments of sdnq's ``SDNQConfig`` that name modules.
     """
     chosen = _chosen(bank, config)
-    if any(layer.segment for layer, _ in chosen) or not all(
-        "gguf" in option.carriers for _, option in chosen
-    ):
+    if any(layer.segment for layer, _ in chosen):
         return {}
+    held = frozenset.intersection(*(option.carriers for _, option in chosen))
+    return (_gguf(chosen) if "gguf" in held else {}) | (_sdnq(chosen) if "sdnq" in held else {})
+
+
+def sdnq_settings(option: Option) -> dict[str, Any]:
+    """What sdnq calls an option of which :attr:`qsd.quantizers.Option.carriers` names it."""
+    traits = option.traits
+    codebook = traits.grid == "codebook"
+    return {
+        "weights_dtype": f"uint{int(traits.bits)}",
+        "use_codebook": codebook,
+        "group_size": -2 if codebook and traits.scope == "tensor" else -1,
+    }
+
+
+def _sdnq(chosen: list[tuple[WeightLayer, Option]]) -> dict[str, str]:
+    names = [(f"{layer.module}.weight", option) for layer, option in chosen]
+    arguments = {
+        "modules_to_not_convert": [name for name, option in names if option.traits.keep],
+        "modules_quant_config": {
+            name: sdnq_settings(option) for name, option in names if not option.traits.keep
+        },
+    }
+    return {"sdnq.json": json.dumps(arguments, indent=2)}
+
+
+def _gguf(chosen: list[tuple[WeightLayer, Option]]) -> dict[str, str]:
     rules = [f"{_pattern(layer)}={_ggml_name(option)}" for layer, option in chosen]
     return {
         "tensor-type-rules.txt": ",".join(rules),

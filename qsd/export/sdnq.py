@@ -15,7 +15,7 @@ from qsd.bank import FULL_PRECISION, Bank
 from qsd.denoisers.layers import WeightLayer
 from qsd.export.folder import CONFIG_NAME, RECIPE_NAME, without_paths, write_json
 from qsd.export.native import narrowest, num_bytes
-from qsd.export.recipe import recipe_of
+from qsd.export.recipe import recipe_of, sdnq_settings
 from qsd.export.shards import write_shards
 from qsd.quantizers import QuantizedWeight
 from qsd.quantizers.packing import unpack
@@ -95,11 +95,10 @@ def sdnq_weight(weight: QuantizedWeight) -> tuple[dict[str, Tensor], dict[str, A
         return None
     stored = {name: tensor.cpu() for name, tensor in weight.stored.items()}
     codes = unpack(stored["codes"], bits, weight.numel).view(shape)
-    settings: dict[str, Any] = {"weights_dtype": f"uint{bits}"}
+    settings = sdnq_settings(option)
     taps = (1,) * (len(shape) - 2)
     if "codebook" in stored:
         book = stored["codebook"].float()
-        settings |= {"use_codebook": True, "group_size": -2 if option.traits.scope == "tensor" else -1}
         scale = book.view(-1)
         if option.traits.scope == "row":
             scale = book.view(*book.shape, *taps).expand(*book.shape, *shape[2:]).contiguous()

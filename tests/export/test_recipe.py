@@ -27,7 +27,7 @@ def bank() -> Bank:
 def test_a_recipe_gives_its_own_checkpoint_the_same_weights(bank: Bank, tmp_path: Path) -> None:
     config = mixed(bank)
     result = export(tiny_pixart(), bank, config, tmp_path, format="recipe")
-    assert result.num_bytes == (result.path / "recipe.json").stat().st_size
+    assert result.num_bytes == sum(path.stat().st_size for path in result.path.iterdir())
     recipe = read_recipe(result.path / "recipe.json")
     assert recipe["layers"] == {
         layer.name: str(bank.options[option]) for layer, option in zip(bank.layers, config, strict=True)
@@ -95,7 +95,20 @@ def test_renderings_name_each_tensor_once(bank: Bank) -> None:
         assert kind == "f16"
         assert [other for other in names if re.search(pattern, f"model.{other}")] == [name]
     assert len(found["tensor-type.txt"].splitlines()) == len(names)
-    assert renderings(bank, mixed(bank)) == {}, "uaq has no counterpart there"
+    assert len(json.loads(found["sdnq.json"])["modules_to_not_convert"]) == len(names)
+
+
+def test_renderings_are_those_of_programs_that_have_the_types(bank: Bank) -> None:
+    config = mixed(bank)
+    found = renderings(bank, config)
+    assert set(found) == {"sdnq.json"}, "uaq is no GGUF type"
+    settings = json.loads(found["sdnq.json"])["modules_quant_config"]
+    for layer, option in zip(bank.layers, config, strict=True):
+        name = str(bank.options[option])
+        size = -2 if name.startswith("kmeans_a") else -1
+        expected = {"weights_dtype": f"uint{name[-1]}", "use_codebook": "kmeans" in name, "group_size": size}
+        assert settings[f"{layer.module}.weight"] == expected
+    assert renderings(build_bank(tiny_pixart(), parse_options(("uaq-4:f8",))), config * 0) == {}
 
 
 def test_unknown_formats_are_refused(bank: Bank, tmp_path: Path) -> None:
