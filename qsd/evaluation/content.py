@@ -24,6 +24,7 @@ def settings_content(settings: EvaluationSettings) -> dict[str, Any]:
     """
     values = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _NO_CONTENT}
     values["prompts"] = None if settings.prompts is None else json_hash(settings.load_prompts())
+    values["call"] = settings.call or None
     values["images"] = (
         None if settings.images is None else pictures_hash(settings.images, settings.num_images)
     )

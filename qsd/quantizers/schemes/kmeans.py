@@ -108,7 +108,7 @@ class KMeans(Option):
         return {"codes": pack(codes, self.bits), "codebook": stored}
 
     def table(self, tensors: Tensors, count: int, dtype: torch.dtype) -> Tensor | None:
-        return saturated(tensors["codebook"], dtype)
+        return saturated(tensors["codebook"].float(), dtype)
 
     def dequantize(self, tensors: Tensors, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         books = saturated(tensors["codebook"].float(), dtype)
