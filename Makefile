@@ -24,14 +24,16 @@ docs: $(STAMP)
 help: $(STAMP)
 	$(BIN)/python -m qsd.cli.help_pages
 
-# The wheel, installed outside of the clone, runs a short demo on what ships inside of it.
+# The wheel, installed outside of the clone, goes the whole road on a miniature that ships inside of it.
 wheel: $(STAMP)
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	$(BIN)/python -m pip install --quiet --no-deps --target build/wheel/site build/wheel/*.whl
-	cd build/wheel && OMP_NUM_THREADS=1 PYTHONPATH=site $(abspath $(BIN))/python -c "import qsd; assert '/site/qsd/' in qsd.__file__" && \
-	OMP_NUM_THREADS=1 PYTHONPATH=site $(abspath $(BIN))/python -m qsd.cli demo --out demo \
-		--settings.verification_images 50 --settings.noise_seeds '[1]' --settings.extra_labels 1
+	cd build/wheel && export OMP_NUM_THREADS=1 PYTHONPATH=site && \
+	$(abspath $(BIN))/python -c "import qsd; assert '/site/qsd/' in qsd.__file__" && \
+	$(abspath $(BIN))/python -m qsd.cli compress checkpoints/digits-dit --max-bits 3.6 --out small \
+		--options '[uaq-3, uaq-4]' --evaluation.prompts datasets/digits/class_prompts.txt \
+		--evaluation.num_images 8 --evaluation.steps 2 --evaluation.guidance 1.0
 
 # torch goes first and pinned: an unpinned torch may bring gigabytes of CUDA.
 $(STAMP): pyproject.toml constraints.txt
