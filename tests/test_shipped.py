@@ -1,13 +1,16 @@
 """What ships fits together: every store is of its miniature, every YAML is parsed and does what it says."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
 from qsd.cli import main
+from qsd.cli.fit import run as fit
 from qsd.denoisers.components import denoiser_of
 from qsd.denoisers.identity import differing_part, identity
 from qsd.denoisers.pipeline import load_pipeline
@@ -45,6 +48,18 @@ def test_every_fit_config_is_one_that_the_command_line_takes(
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["data"]["stores"] == read_yaml(file)["data"]["stores"]
     assert all(find(store).is_file() for store in printed["data"]["stores"])
+
+
+@pytest.mark.parametrize("call", [main, fit], ids=["main", "fit"])
+def test_bases_are_read_whoever_fits(
+    call: Callable[[list[str]], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        call(["fit", "--config", "pixart_best.yaml", "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["trainer"]["max_epochs"] == read_yaml(find("ranker.yaml"))["trainer"]["max_epochs"]
+    assert printed["data"]["stores"] == read_yaml(find("pixart.yaml"))["data"]["stores"]
+    assert printed["data"]["target"] == read_yaml(find("pixart_best.yaml"))["data"]["target"]
 
 
 def test_a_family_trains_on_its_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

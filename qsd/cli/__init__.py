@@ -7,13 +7,12 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
 from typing import NamedTuple
 
 from qsd import __version__
+from qsd.cli.config_files import with_config_files
 from qsd.cli.help_pages import written
 from qsd.support.errors import QsdError, printable
-from qsd.support.paths import find
 from qsd.support.stops import stoppable
 
 
@@ -95,7 +94,7 @@ def _run(words: list[str]) -> int:
     from qsd.cli.allowed import check_classes
     from qsd.support.hashing import verification
 
-    checked = check_classes(_with_shipped_configs([word for word in words if word != "--no-verify"]))
+    checked = check_classes(with_config_files([word for word in words if word != "--no-verify"]))
     module = importlib.import_module(f"qsd.cli.{verb.module}")
     with verification("--no-verify" not in words):
         module.run(checked)
@@ -139,31 +138,6 @@ def _help() -> str:
             "Start with `qsd demo --out runs/demo`, then `qsd compress YOUR_PIPELINE --max-bits 3.5`.",
         ]
     )
-
-
-def _with_shipped_configs(words: Sequence[str]) -> list[str]:
-    """Replaces the value of every --config by its path, behind those of the files it builds on."""
-    resolved: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if name not in ("--config", "-c"):
-            resolved.append(word)
-        elif (value := value if equals else next(rest, "")) == "":
-            resolved.append(word)  # the verb's parser says what is missing
-        else:
-            for file in _files_of(value):
-                resolved += ["--config", str(file)]
-    return resolved
-
-
-def _files_of(name: str) -> list[Path]:
-    path = find(name)
-    if path.suffix not in (".yaml", ".yml"):
-        return [path]
-    from qsd.support.yaml_files import with_bases
-
-    return with_bases(path)
 
 
 def _other_program(words: list[str]) -> int:

@@ -250,7 +250,7 @@ def run(args: Sequence[str]) -> None:
         RankerCLI(
             RankerModule,
             StoreDataModule,
-            args=spelled(args),
+            args=spelled(with_config_files(args)),  # other verbs and scripts fit too
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={
