@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.table import Table
 from rich.text import Text
 
+from qsd.cli.config_files import with_config_files
 from qsd.cli.console import command_line, console, messages
 from qsd.cli.overwriting import check_replaceable, spelled
 from qsd.ranker.checkpoint import is_ranker, load_ranker, save_ranker, trained_on
