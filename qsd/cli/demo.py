@@ -81,7 +81,7 @@ def demo_table(summary: dict[str, Any]) -> Table:
                 row["name"],
                 f"{row['avg_bits']:.2f}",
                 f"{row['bytes'] / 1000:,.1f}",
-                f"{row['fid']:.2f} ± {row['fid_std']:.2f}",
+                f"{row['fid']:.2f}±{row['fid_std']:.2f}",
                 f"{row['kid']:.3f}",
                 f"{row['clip']:.1f}",
                 f"{row['agreement']:.1%}",

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -264,8 +265,14 @@ def run(args: Sequence[str]) -> None:
 def _table(report: Report, title: str) -> Table:
     """Predictors as rows, metrics as columns, the best of each column in bold."""
     names = list(report["ranker"])
-    table = Table(title=title, caption="95 % bootstrap intervals in brackets")
-    table.add_column("")
+    table = Table(
+        title=title,
+        caption="95 % bootstrap intervals in brackets",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("", min_width=13, overflow="fold")
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
     rivals = [predictor for predictor in report if "records" not in predictor]
