@@ -23,7 +23,7 @@ from qsd.support.documents import Schema, check_schema
 from qsd.support.errors import QsdError, first_line
 from qsd.support.hashing import json_hash
 from qsd.support.progress import Progress
-from qsd.support.tensors import open_tensors, save_tensors, tensor_hash
+from qsd.support.tensors import all_finite, open_tensors, save_tensors, tensor_hash
 
 FORMAT = "qsd-bank"
 VERSION = 2
@@ -182,7 +182,7 @@ class Bank:
         errors = tensors.pop("relative_errors").numpy()
         grouped: dict[str, dict[str, torch.Tensor]] = {}
         for key, tensor in tensors.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
+            if not all_finite(tensor):
                 raise ValueError(f"tensor '{key}' is not finite")
             owner, _, name = key.rpartition("|")
             grouped.setdefault(owner, {})[name] = tensor

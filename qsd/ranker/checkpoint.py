@@ -27,7 +27,7 @@ from qsd.support.errors import QsdError, first_line
 from qsd.support.folders import replacing, restore
 from qsd.support.hashing import verifying
 from qsd.support.paths import find
-from qsd.support.tensors import open_tensors, save_tensors
+from qsd.support.tensors import all_finite, open_tensors, save_tensors
 
 FORMAT = "qsd-ranker"
 VERSION = 7
@@ -248,7 +248,7 @@ def _read_arrays(folder: Path, name: str, document: Mapping[str, Any]) -> dict[s
             raise QsdError(f"{file}: belongs to another ranker than {FILE_NAME}; {_REMEDY}")
         tensors = {key: opened.tensor(key) for key in opened.names}
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
+        if not all_finite(tensor):
             raise QsdError(f"{file}: tensor '{key}' is not finite; {_REMEDY}")
     return tensors
 

@@ -26,6 +26,13 @@ def tensor_hash(tensor: Tensor) -> str:
     return bytes_hash(described.encode(), flat.view(torch.uint8).numpy().data)
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite; floats of 8 bits are asked through float32."""
+    if not tensor.is_floating_point():
+        return True
+    return bool((tensor.float() if tensor.element_size() == 1 else tensor).isfinite().all())
+
+
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
     """Writes tensors and what they mean, whole or not at all.
 

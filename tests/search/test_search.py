@@ -280,9 +280,13 @@ def test_the_law_of_random_configs() -> None:
     assert np.quantile(three_bits, [0.1, 0.5, 0.9]) == pytest.approx([0.1, 0.5, 0.9], abs=0.06)
     assert np.bincount(configs.ravel(), minlength=6) / configs.size == pytest.approx([1 / 6] * 6, abs=0.02)
     wide = parse_options(["uaq-2", "uaq-4", "kmeans_a-4", "uaq-8"])
-    drawn = np.concatenate([sample_config(wide, 100, np.random.default_rng(seed)) for seed in range(2000)])
-    shares = np.bincount(drawn, minlength=4) / len(drawn)
-    assert shares == pytest.approx([1 / 3, 1 / 6, 1 / 6, 1 / 3], abs=0.03)  # Binomial(2, U) is uniform
+    bits = np.array([2, 4, 4, 8])
+    means = [bits[sample_config(wide, 500, np.random.default_rng(seed))].mean() for seed in range(2000)]
+    assert np.quantile(means, [0.1, 0.5, 0.9]) == pytest.approx([2.75, 3.75, 4.75], abs=0.15)
+    high = parse_options(["uaq-6", "uaq-8"])
+    of_six = [np.mean(sample_config(high, 500, np.random.default_rng(seed)) == 0) for seed in range(400)]
+    assert np.quantile(of_six, [0.1, 0.5, 0.9]) == pytest.approx([0.1, 0.5, 0.9], abs=0.08)
+    assert not sample_config(high[:1], 9, np.random.default_rng(0)).any()
 
 
 def test_best_within_a_limit() -> None:
