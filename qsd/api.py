@@ -114,9 +114,9 @@ def label(
     """
     measurer = functools.cache(lambda: Measurer(pipe, bank, evaluator))  # if there is something to measure
     with _opened(measurer, pipe, bank, store, evaluator, config_seed, command) as opened:
-        jobs = labels_module.jobs_of_stream(opened, num_configs, evaluator.noise_seed, split=split)
+        jobs = labels_module.jobs_of_stream(opened, num_configs, evaluator.noise_seed, split=split, bank=bank)
         if jobs:
-            labels_module.label(opened, jobs, run or measurer().run, progress)
+            labels_module.label(opened, jobs, run or measurer().run, progress, bank=bank)
         return opened
 
 
@@ -157,7 +157,7 @@ def probe(
             opened,
             bank,
             few,
-            run or (lambda layers: Prober(pipe, bank, few).run(layers)),
+            run or (lambda cells: Prober(pipe, bank, few).run(cells)),
             provenance=provenance(command),
             restart=restart,
             progress=progress,

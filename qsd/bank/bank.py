@@ -232,6 +232,7 @@ def build_bank(
     threads: int = 1,
     provenance: dict[str, Any] | None = None,
     progress: Progress | None = None,
+    partial: bool = False,
 ) -> Bank:
     """Quantizes every weight layer of a denoiser by every option.
 
@@ -243,6 +244,7 @@ def build_bank(
         threads: layers quantized at a time.
         provenance: recorded in the bank.
         progress: called once per layer.
+        partial: layers may be left without any of the options, which are added to others.
 
     Raises:
         QsdError: a weight holds NaN or infinity, the denoiser cannot be traced, no layer can take an option,
@@ -250,7 +252,7 @@ def build_bank(
     """
     traced = trace(denoiser) if traced is None else traced
     options = tuple(options)
-    check_options(options, traced.layers)
+    check_options(options, traced.layers, partial=partial)
     inputs = ((layer.name, layer_weight(denoiser, layer)) for layer in traced.layers)
     outputs = quantize_all(inputs, options, threads=threads)
     weights: list[list[QuantizedWeight | None]] = []
@@ -273,8 +275,8 @@ def build_bank(
     )
 
 
-def check_options(options: Sequence[Option], layers: Sequence[WeightLayer]) -> None:
-    """Refuses a table that does not fit a denoiser.
+def check_options(options: Sequence[Option], layers: Sequence[WeightLayer], *, partial: bool = False) -> None:
+    """Refuses a table that does not fit a denoiser; a partial one may leave layers without an option.
 
     Raises:
         QsdError: a package is missing, no layer can take an option, or a layer can take none.
@@ -288,7 +290,7 @@ def check_options(options: Sequence[Option], layers: Sequence[WeightLayer]) -> N
                 "into its groups or blocks); leave it out"
             )
     for layer in layers:
-        if not any(option.accepts(layer.shape) for option in options):
+        if not partial and not any(option.accepts(layer.shape) for option in options):
             raise QsdError(
                 f"layer '{layer.name}' of shape {tuple(layer.shape)} can take none of "
                 f"{', '.join(map(str, options))}; add an option without groups, or keep"

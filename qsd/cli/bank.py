@@ -10,6 +10,7 @@ from rich.table import Table
 
 from qsd.api import build_bank
 from qsd.bank import Bank
+from qsd.bank.growing import with_options, without_options
 from qsd.cli.console import bar, command_line, console, messages, print_json, run_function
 from qsd.cli.overwriting import check_replaceable, spelled
 from qsd.denoisers import GraphKind, holdings, load_inputs
@@ -19,6 +20,7 @@ from qsd.denoisers.identity import identity
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.quantizers import parse_options
 from qsd.quantizers.activations import parse_activations
+from qsd.support.progress import Progress
 
 
 def bank(
@@ -31,6 +33,8 @@ def bank(
     activations: list[str | int] = ["16"],  # noqa: B006
     threads: int | None = None,
     device: str = "cpu",
+    add: list[str] | str | None = None,
+    drop: list[str] | str | None = None,
     overwrite: bool = False,
     json: bool = False,
 ) -> None:
@@ -51,10 +55,18 @@ def bank(
             ranges.
         threads: layers quantized at a time on the CPU; by default as many as there are cores.
         device: where the pipeline is loaded.
+        add: options to add to the bank that is there: they alone are quantized, and all else is kept.
+        drop: options to take out of the bank that is there; stores keep their records of them.
         overwrite: replace a bank of another denoiser or option table; a bank of the same is kept.
         json: print the sizes and errors of the uniform configs as JSON.
     """
     pipe = load_pipeline(pipeline, device=device)
+    if add is not None or drop is not None:
+        with bar("Bank") as progress:
+            built = _changed(pipe, out, add, drop, threads or os.cpu_count() or 1, progress)
+        built.save(out)
+        _show(pipe, built, out, json)
+        return
     wanted = {
         "denoiser": identity(denoiser_of(pipe, denoiser)),
         "option table": [str(option) for option in parse_options(_texts(options))],
@@ -79,6 +91,28 @@ def bank(
                 progress=progress,
             )
         built.save(out)
+    _show(pipe, built, out, json)
+
+
+def _changed(
+    pipe: Any,
+    out: str,
+    add: list[str] | str | None,
+    drop: list[str] | str | None,
+    threads: int,
+    progress: Progress,
+) -> Bank:
+    """The bank that is there, with more options or fewer."""
+    there = Bank.load(out)
+    if drop is not None:
+        there = without_options(there, parse_options(_texts(drop)))
+    if add is not None:
+        denoiser = denoiser_like(pipe, there.denoiser)
+        there = with_options(there, denoiser, parse_options(_texts(add)), threads=threads, progress=progress)
+    return there
+
+
+def _show(pipe: Any, built: Bank, out: str, json: bool) -> None:
     held = holdings(denoiser_like(pipe, built.denoiser), built.layers)
     rows = uniform_rows(built, held.num_parameters)
     if json:

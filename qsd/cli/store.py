@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from qsd.cli.console import bar, console, print_json, run_function
-from qsd.store import SCHEMA_VERSION, SPLITS, Store
+from qsd.store import SCHEMA_VERSION, SPLITS, Header, Store
 from qsd.store.merging import merge as merge_stores
 
 
@@ -47,19 +47,47 @@ def merge(out: str, sources: list[str]) -> None:
     )
 
 
-def migrate(files: list[str]) -> None:
-    """Writes stores in the layout of this version, whatever version made them.
+def migrate(files: list[str], bank: str | None = None) -> None:
+    """Writes stores in the layout of this version, whatever version made them, or with a larger option table.
 
-    Stores of older versions are read as they are; only this verb, and whatever appends, rewrites them.
+    Stores of older versions are read as they are; only this verb, and whatever appends, rewrites them. With a
+    bank, options that it has and a store lacks are added to the store's table. Records and what was probed
+    are kept; `qsd probe` then measures the new options alone.
 
     Args:
         files: the stores.
+        bank: of the stores' denoiser, such as one that `qsd bank --add` has grown.
     """
+    header = _header_of(bank) if bank else None
     for file in files:
         with Store.writing(file) as store:
-            before = store.version
+            before, old = store.version, len(store.header.options)
+            _grow(store, header)
             store.rewrite(store.header)
-        console.print(f"{file}: {len(store.records)} records, schema {before} -> {SCHEMA_VERSION}")
+        told = f"{file}: {len(store.records)} records, schema {before} -> {SCHEMA_VERSION}"
+        now = store.header
+        if header is not None:
+            told += f", {old} -> {len(now.options)} options"
+            unprobed = now.responses is not None and len(now.responses.missing())
+            told += "; probe the new ones with `qsd probe`" * bool(unprobed)
+        console.print(told)
+
+
+def _header_of(bank: str) -> Header:
+    from qsd.bank import Bank  # it takes seconds to load torch
+    from qsd.labels.labeling import header_of
+
+    loaded = Bank.load(bank)
+    return header_of(loaded, {"bank": loaded.option_hashes()})
+
+
+def _grow(store: Store, header: Header | None) -> None:
+    if header is not None:
+        from qsd.denoisers.identity import check_same_denoiser
+        from qsd.labels.labeling import grow
+
+        check_same_denoiser(header.denoiser, store.header.denoiser, store.path)
+        grow(store, header)
 
 
 def compact(file: str, drop_damaged: bool = False) -> None:
@@ -99,6 +127,10 @@ def show(store: Store, json: bool) -> None:
     if probed := facts["probed"]:
         done = facts["layers"] - probed["missing"]
         console.print(f"probed: {done} layers, {probed['images']} images an option")
+        if probed["unknown"]:
+            console.print(f"not probed: {', '.join(probed['unknown'])}")
+    if facts["records"] and (unseen := [option for option, count in facts["labeled"].items() if not count]):
+        console.print(f"in no record: {', '.join(unseen)}")
     median, minutes = facts["median_seconds"] or 0, facts["seconds"] / 60
     console.print(f"labeling: {median:.1f} s a record (median), {minutes:.0f} min in all")
     if store.torn:
@@ -118,6 +150,10 @@ def store_facts(store: Store) -> dict[str, Any]:
         "edges": header.graph.num_edges,
         "options": [str(option) for option in header.options],
         "options_hash": header.options_hash,
+        "labeled": {
+            str(option): int((records.config == place).any(axis=1).sum())
+            for place, option in enumerate(header.options)
+        },
         "records": len(records),
         "configs": len(np.unique(records.index)),
         "splits": {name: int((records.split == code).sum()) for code, name in enumerate(SPLITS)},
@@ -129,6 +165,11 @@ def store_facts(store: Store) -> dict[str, Any]:
         and {
             "images": responses.num_images,
             "missing": len(responses.missing()),
+            "unknown": [
+                name
+                for name, known in zip(header.columns, responses.complete(), strict=True)
+                if not known and not responses.sketched
+            ],
             "spaces": {name: values.shape[-1] for name, values in responses.spaces.items()},
         },
         "seconds": float(records.seconds.sum()),
@@ -160,7 +201,8 @@ def run(words: Sequence[str]) -> None:
 def _with_list(words: list[str]) -> list[str]:
     """Puts the names that end a ``merge`` or ``migrate`` into the one list that the parser reads."""
     first = {"merge": 3, "migrate": 2}.get(words[1] if len(words) > 1 else "", len(words))
-    names = words[first:]
-    if not names or any(name.startswith("-") for name in names):
+    last = next((at for at in range(first, len(words)) if words[at].startswith("-")), len(words))
+    names = words[first:last]
+    if not names:
         return words
-    return [*words[:first], json.dumps(names)]
+    return [*words[:first], json.dumps(names), *words[last:]]

@@ -19,9 +19,9 @@ def sample_config(
 ) -> np.ndarray:
     """Draws one random config.
 
-    One mean width m is drawn per config, uniform from 2.5 to 5 bits as far as the table reaches: below, images
-    are lost, and above, all configs draw like full precision. With K distinct widths in the table, each
-    layer's width is the j-th smallest, j ~ Binomial(K - 1, q), q such that the expected width is m: with
+    One mean width m is drawn per config, uniform from 2.5 to 5 bits as far as the table reaches: below,
+    images are lost, and above, all configs draw like full precision. With K distinct widths in the table,
+    each layer's width is the j-th smallest, j ~ Binomial(K - 1, q), q such that the expected width is m: with
     widths 3 and 4 a layer has 4 bits with probability q ~ U(0, 1). The method is uniform among the options of
     that width. Drawing m once per config spreads the average bits of configs, which independent layers would
     not (Qua²SeDiMo, AAAI-25). A layer without an option of that width takes one of the nearest width that it

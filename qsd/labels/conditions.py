@@ -59,15 +59,17 @@ def check_conditions(file: str | Path, recorded: dict[str, Any], ours: dict[str,
         ours: those of today.
 
     Raises:
-        QsdError: the two differ; names the part.
+        QsdError: the two differ; names the part. Of the bank, options that both have are compared.
     """
     if "components" not in recorded:
         raise QsdError(
             f"{file}: labeled by an older qsd, which recorded too little of its conditions; "
             "label into another store"
         )
-    if recorded.get("bank") is None:  # the codes of converted stores were not recorded
-        ours = ours | {"bank": None}
+    before, now = recorded.get("bank") or {}, ours.get("bank") or {}
+    shared = before.keys() & now.keys()  # tables grow; the codes of converted stores were not recorded
+    recorded = recorded | {"bank": {option: before[option] for option in shared}}
+    ours = ours | {"bank": {option: now[option] for option in shared}}
     if difference := first_difference(recorded, ours):
         part, theirs, now = difference
         raise QsdError(

@@ -18,8 +18,7 @@ from qsd.evaluation.settings import EvaluationSettings
 from qsd.labels.conditions import check_conditions
 from qsd.labels.measurer import Job
 from qsd.quantizers.activations import parse_activations
-from qsd.store import SPLITS, Header, Store, split_of_index
-from qsd.support.errors import QsdError
+from qsd.store import SPLITS, Header, Label, Places, Store, grown, split_of_index
 from qsd.support.progress import Progress
 
 Run = Callable[[Sequence[Job]], Iterator[tuple[Job, dict[str, float], float]]]
@@ -37,6 +36,8 @@ def open_or_create(
 ) -> Iterator[Store]:
     """Holds the store to label into: a new one, or the one on disk if it was begun under the same conditions.
 
+    Options of the bank that the store lacks are added to its table; options that the bank lacks stay in it.
+
     Args:
         path: of the store; locked for this writer before it is read.
         bank: the denoiser's bank.
@@ -45,49 +46,51 @@ def open_or_create(
         make_provenance: called for a new store.
 
     Raises:
-        QsdError: another process is writing it, or it has another denoiser, option table, seed or other
-            conditions; the message names what differs.
+        QsdError: another process is writing it, or it has another denoiser, other codes of an option, another
+            seed or other conditions; the message names what differs.
     """
-    header = Header(
+    header = header_of(bank, conditions, tuple(label for label in LABELS if settings.yields(label.name)))
+
+    def make() -> Header:
+        return dataclasses.replace(header, provenance={**make_provenance(), "inputs": settings.paths()})
+
+    with Store.writing(path, make) as store:
+        check_same_denoiser(header.denoiser, store.header.denoiser, store.path)
+        check_conditions(store.path, store.header.conditions, header.conditions)
+        grow(store, header)
+        yield store
+
+
+def header_of(bank: Bank, conditions: dict[str, Any], labels: tuple[Label, ...] = ()) -> Header:
+    """What a bank says of a store, with conditions that have its ``bank`` hashes at least."""
+    return Header(
         denoiser=bank.denoiser,
         layers=bank.layers,
         graph=bank.graph,
         options=bank.options,
         num_bytes=bank.num_bytes,
         relative_error=bank.relative_errors,
-        labels=tuple(label for label in LABELS if settings.yields(label.name)),
+        labels=labels,
         conditions=conditions,
         provenance={},
         activation_options=tuple(map(str, bank.activation_options)),
     )
 
-    def make() -> Header:
-        return dataclasses.replace(header, provenance={**make_provenance(), "inputs": settings.paths()})
 
-    with Store.writing(path, make) as store:
-        _check_same(store, header)
-        yield store
+def grow(store: Store, header: Header) -> None:
+    """Adds to a store that is being written the options of a bank's header that it lacks.
 
-
-def _check_same(store: Store, header: Header) -> None:
-    check_same_denoiser(header.denoiser, store.header.denoiser, store.path)
-    for what, theirs, ours in (
-        ("option table", store.header.options, header.options),
-        ("activation options", store.header.activation_options, header.activation_options),
-    ):
-        if theirs != ours:
-            raise QsdError(
-                f"{store.path}: begun with {what} {_listed(theirs)}, not {_listed(ours)}; "
-                "label into another store or use the store's own settings"
-            )
-    check_conditions(store.path, store.header.conditions, header.conditions)
+    Raises:
+        QsdError: as :func:`qsd.store.grown`.
+    """
+    wide = grown(store.header, header, store.path)
+    if wide is not store.header:
+        store.rewrite(wide)
 
 
-def _listed(values: Sequence[object]) -> str:
-    return ", ".join(map(str, values))
-
-
-def jobs_of_stream(store: Store, num_configs: int, noise_seed: int, *, split: str | None = None) -> list[Job]:
+def jobs_of_stream(
+    store: Store, num_configs: int, noise_seed: int, *, split: str | None = None, bank: Bank | None = None
+) -> list[Job]:
     """The configs still to label.
 
     Args:
@@ -95,14 +98,17 @@ def jobs_of_stream(store: Store, num_configs: int, noise_seed: int, *, split: st
         num_configs: how many of the stream the store shall have in the end.
         noise_seed: of the images.
         split: only configs of this split (``test`` for repeated labels of test records).
+        bank: whose options configs are drawn of; by default those of the store.
 
     Returns:
-        Jobs in stream order. Config i depends on the store's config seed and i alone.
+        Jobs in stream order, of configs in the order of the bank's table. Config i depends on the store's
+        config seed, the table and i alone.
     """
     seed = store.header.conditions["config_seed"]
     done = set(zip(store.records.index.tolist(), store.records.noise_seed.tolist(), strict=True))
-    options, num_layers = store.header.options, len(store.header.layers)
-    activation_options = parse_activations(store.header.activation_options)
+    table: Bank | Header = bank or store.header
+    options, num_layers, available = table.options, len(table.layers), table.available
+    activation_options = parse_activations(map(str, table.activation_options))
     macs = np.array([layer.macs for layer in store.header.layers])
     jobs: list[Job] = []
     index, wanted = 0, 0
@@ -110,14 +116,21 @@ def jobs_of_stream(store: Store, num_configs: int, noise_seed: int, *, split: st
         if split is None or SPLITS[int(split_of_index(index))] == split:
             wanted += 1
             if (index, noise_seed) not in done:
-                config = sample_configs(options, num_layers, 1, seed, index, store.header.available)[0]
+                config = sample_configs(options, num_layers, 1, seed, index, available)[0]
                 activations = sample_activations(activation_options, macs, 1, seed, start=index)[0]
                 jobs.append(Job(index, config, noise_seed, activations))
         index += 1
     return jobs
 
 
-def label(store: Store, jobs: Sequence[Job], run: Run, progress: Progress | None = None) -> Store:
+def label(
+    store: Store,
+    jobs: Sequence[Job],
+    run: Run,
+    progress: Progress | None = None,
+    *,
+    bank: Bank | None = None,
+) -> Store:
     """Measures jobs and appends a record for each as soon as it is measured.
 
     Args:
@@ -125,15 +138,19 @@ def label(store: Store, jobs: Sequence[Job], run: Run, progress: Progress | None
         jobs: from :func:`jobs_of_stream`.
         run: measures jobs.
         progress: called after every record.
+        bank: in whose table the jobs' configs are; by default the store's.
 
     Returns:
         The store.
     """
+    table: Bank | Header = bank or store.header
+    places = Places.of(store.header, table.options, table.activation_options)
     for done, (job, labels, seconds) in enumerate(run(jobs)):
+        rounded = _recorded(job)
         store.append(
             index=job.index,
-            config=job.config,
-            activation=_recorded(job),
+            config=places.options[job.config.astype(np.int64)],
+            activation=None if rounded is None else places.activations[rounded.astype(np.int64)],
             labels=labels,
             noise_seed=job.noise_seed,
             seconds=seconds,

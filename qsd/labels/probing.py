@@ -7,6 +7,7 @@ doing. To first order the change of a config is the sum of the changes of its op
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,31 @@ from qsd.evaluation.calibration import calibrate
 from qsd.evaluation.extractors import load_features
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.settings import EvaluationSettings
-from qsd.store import Response, Responses, Store
+from qsd.store import Basis, Places, Response, Responses, Store
 from qsd.support.errors import QsdError
 from qsd.support.progress import Progress
 
 _SKETCH = 8192  # numbers that are kept of a change while layers are still to be measured
 _COORDINATES = 256  # and in the end
+_MOST_OF_BYTE = 127
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """What to measure of one layer.
+
+    Attributes:
+        layer: position in bank order.
+        columns: positions among the options of the bank, and behind them its activation options but 16.
+    """
+
+    layer: int
+    columns: tuple[int, ...]
+
 
 Changes = dict[str, np.ndarray]
-"""By space, sketches of what each option of a layer changes, and then each activation option but 16, float32
-[O + A - 1, images * e]."""
-RunLayers = Callable[[Sequence[int]], Iterator[tuple[int, Changes]]]
+"""By space, sketches of what each of n options of a layer changes, float32 [n, images * e]."""
+RunLayers = Callable[[Sequence[Cells]], Iterator[tuple[Cells, Changes]]]
 """Measures layers, here (:meth:`Prober.run`) or in several processes (:meth:`qsd.labels.pool.Pool.run`)."""
 
 
@@ -47,7 +62,7 @@ def probe(
 
     Args:
         store: of the bank's denoiser, held by :func:`qsd.labels.open_or_create`; layers that it
-            knows are not measured again.
+            knows are not measured again. Of a table that has grown only the new options are.
         bank: the denoiser's bank.
         settings: how to draw; ``num_images`` is the number of images per option.
         run: measures layers under these settings.
@@ -59,7 +74,7 @@ def probe(
         The store.
 
     Raises:
-        QsdError: the store's responses were begun with other images or by another version, an option draws
+        QsdError: the store's responses were begun with other images or by an older version, an option draws
             no finite images.
     """
     if restart and store.header.responses is not None:
@@ -71,14 +86,26 @@ def probe(
             f"{store.path}: probed with {known[0]} images of noise seed {known[1]}, "
             f"not {settings.num_images} of {settings.noise_seed}; go on with the former or restart"
         )
-    missing = (responses.missing() if responses else np.arange(len(bank.layers))).tolist()
-    for done, (layer, changes) in enumerate(run(missing) if missing else ()):
-        store.append_response(Response(layer, changes, settings.num_images, settings.noise_seed, provenance))
+    columns = Places.of(store.header, bank.options, bank.activation_options).columns
+    unknown = np.ones((len(bank.layers), len(columns)), dtype=bool)
+    if responses is not None:
+        unknown = responses.unknown()[:, columns]
+        if unknown.any() and not responses.sketched:
+            sketches = resketched(responses, store.path)
+            store.rewrite(dataclasses.replace(store.header, responses=sketches))
+    jobs = [
+        Cells(int(at), tuple(np.flatnonzero(unknown[at]).tolist())) for at in np.flatnonzero(unknown.any(1))
+    ]
+    for done, (cells, changes) in enumerate(run(jobs) if jobs else ()):
+        places = tuple(columns[list(cells.columns)].tolist())
+        store.append_response(
+            Response(cells.layer, changes, settings.num_images, settings.noise_seed, provenance, places)
+        )
         if progress:
-            progress(done + 1, len(missing), bank.layers[layer].name)
-    sketches = store.header.responses
-    if sketches is not None and sketches.sketched:
-        store.rewrite(dataclasses.replace(store.header, responses=summarized(sketches)))
+            progress(done + 1, len(jobs), bank.layers[cells.layer].name)
+    known = store.header.responses
+    if known is not None and known.sketched:
+        store.rewrite(dataclasses.replace(store.header, responses=summarized(known)))
     return store
 
 
@@ -101,18 +128,19 @@ class Prober:
         self._features = load_features(settings.features).to(pipe.device) if settings.reference else None
         self._full = self._draw()
 
-    def run(self, layers: Sequence[int]) -> Iterator[tuple[int, Changes]]:
+    def run(self, cells: Sequence[Cells]) -> Iterator[tuple[Cells, Changes]]:
         """Measures layers one after another.
 
         Raises:
             QsdError: an option draws no finite images.
         """
-        for layer in layers:
-            yield layer, self._changes(layer)
+        for some in cells:
+            yield some, self._changes(some)
 
-    def _changes(self, layer: int) -> Changes:
+    def _changes(self, cells: Cells) -> Changes:
         rows: dict[str, list[np.ndarray]] = {name: [] for name in self._full}
-        for spelled, config, activations in self._alone(layer):
+        layer, alone = cells.layer, list(self._alone(cells.layer))
+        for spelled, config, activations in (alone[column] for column in cells.columns):
             drawn = self._full  # where a layer cannot take an option nothing changes
             if (config != FULL_PRECISION).any() or activations.any():
                 with self._applier as applier:
@@ -179,33 +207,76 @@ def _sketched(values: torch.Tensor) -> np.ndarray:
 
 
 def summarized(responses: Responses) -> Responses:
-    """What is kept of sketches: principal coordinates of each space and of the mean of features."""
-    shape = next(iter(responses.spaces.values())).shape[:2]
-    images = {
-        name: _balanced(values.reshape(*shape, responses.num_images, -1).astype(np.float64))
-        for name, values in responses.spaces.items()
-    }
-    spaces = {name: values.reshape(*shape, -1) / responses.num_images**0.5 for name, values in images.items()}
-    if "features" in images:  # FID begins with the shift of their mean
-        spaces["mean_features"] = images["features"].mean(axis=2)
-    kept = {name: _principal(values) for name, values in spaces.items()}
-    return dataclasses.replace(responses, spaces=kept, sketched=False)
+    """What is kept of sketches: principal coordinates of each space and of the mean of features.
+
+    Options that are not measured in all layers stay NaN.
+    """
+    complete, images = responses.complete(), responses.num_images
+    if not complete.any():
+        return responses
+    spaces: dict[str, np.ndarray] = {}
+    bases: dict[str, Basis] = {}
+    for name, sketches in responses.spaces.items():
+        rows = sketches[:, complete].astype(np.float64)
+        changes = rows.reshape(*rows.shape[:2], images, -1)
+        unit = _units(changes)
+        balanced = np.divide(changes, unit[:, None], out=np.zeros_like(changes), where=unit[:, None] > 0)
+        spaces[name], directions = _principal(balanced.reshape(*rows.shape[:2], -1) / images**0.5)
+        scale = np.abs(directions).max(axis=1) / _MOST_OF_BYTE
+        codes = np.rint(directions / np.where(scale > 0, scale, 1)[:, None]).astype(np.int8)
+        bases[name] = Basis(codes, scale.astype(np.float32), unit.astype(np.float32))
+        if name == "features":  # FID begins with the shift of their mean
+            spaces["mean_features"], _ = _principal(balanced.mean(axis=2))
+    kept: dict[str, np.ndarray] = {}
+    for name, values in spaces.items():
+        kept[name] = np.full((len(values), len(complete), values.shape[2]), np.nan, np.float32)
+        kept[name][:, complete] = values
+    return dataclasses.replace(responses, spaces=kept, sketched=False, bases=bases)
 
 
-def _balanced(changes: np.ndarray) -> np.ndarray:
-    """Changes [L, O, images, e] in units in which all images change equally, over all options.
+def resketched(responses: Responses, path: str | Path) -> Responses:
+    """The sketches that coordinates stand for, but for what 256 coordinates leave out.
+
+    Args:
+        responses: coordinates, with their bases.
+        path: of the store, for the message.
+
+    Raises:
+        QsdError: there are no bases.
+    """
+    if not responses.bases:
+        raise QsdError(
+            f"{path}: probed by an older qsd, which did not keep what new options are compared by; "
+            "probe again with --restart true"
+        )
+    spaces = {}
+    for name, basis in responses.bases.items():
+        directions = basis.directions.astype(np.float64) * basis.scale[:, None]
+        rows = responses.spaces[name] @ directions * responses.num_images**0.5
+        changes = rows.reshape(*rows.shape[:2], responses.num_images, -1) * basis.unit[:, None]
+        spaces[name] = changes.reshape(rows.shape).astype(np.float32)
+    return dataclasses.replace(responses, spaces=spaces, sketched=True, bases={})
+
+
+def _units(changes: np.ndarray) -> np.ndarray:
+    """Of changes [L, O, images, e], units in which all images change equally, over all options, [images].
 
     A few touchy images turn into others under many options. They would fill the sums, and they are not those
     that turn when a label's hundreds are drawn.
     """
     mean_square = np.square(changes).sum(axis=3).mean(axis=(0, 1))
-    unit = np.sqrt(mean_square / max(mean_square.mean(), 1e-300))
-    return np.divide(changes, unit[:, None], out=np.zeros_like(changes), where=unit[:, None] > 0)
+    return np.asarray(np.sqrt(mean_square / max(mean_square.mean(), 1e-300)))
 
 
-def _principal(values: np.ndarray) -> np.ndarray:
-    """The 256 directions in which the changes [L, O, d] differ most, float32 [L, O, at most 256]."""
+def _principal(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Along the at most 256 directions in which the changes [L, O, d] differ most.
+
+    Returns:
+        Coordinates float32 [L, O, c], and the directions float64 [c, d].
+    """
     flat = values.reshape(-1, values.shape[-1])
-    left, lengths, _ = np.linalg.svd(flat, full_matrices=False)
+    left, lengths, directions = np.linalg.svd(flat, full_matrices=False)
     count = max(1, int((lengths > 1e-7 * lengths[0]).sum()))  # the rest is what float32 rounds away
-    return (left * lengths)[:, : min(count, _COORDINATES)].reshape(*values.shape[:2], -1).astype(np.float32)
+    count = min(count, _COORDINATES)
+    coordinates = (left * lengths)[:, :count].reshape(*values.shape[:2], -1)
+    return coordinates.astype(np.float32), directions[:count]

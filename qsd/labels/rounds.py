@@ -91,6 +91,8 @@ def verify_rounds(
     next_seed = max([FIRST_SEED, *(store.records.noise_seed + 1).tolist()])
     for number in range(rounds):
         front = search(ranker, number)
+        names = list(map(str, store.header.options))
+        places = np.array([names.index(name) for name in front.meta.option_names])
         members = np.argsort(-front.score, kind="stable")[:verify].tolist()
         noise = [next_seed + place for place in range(seeds)]
         next_seed += seeds
@@ -102,9 +104,8 @@ def verify_rounds(
         for done, (job, values, seconds) in enumerate(run(jobs)):
             index = min(int(store.records.index.min(initial=0)), 0) - 1
             known = {name: value for name, value in values.items() if name in store.header.label_names}
-            store.append(
-                index=index, config=job.config, labels=known, noise_seed=job.noise_seed, seconds=seconds
-            )
+            config = places[job.config.astype(np.int64)]
+            store.append(index=index, config=config, labels=known, noise_seed=job.noise_seed, seconds=seconds)
             labels[job.index].append(values)
             measured[job.index, noise.index(job.noise_seed)] = _value(
                 target, front, members[job.index], values

@@ -8,7 +8,7 @@ import numpy as np
 
 from qsd.denoisers.checks import check_layers
 from qsd.store.records import Records, split_of_index
-from qsd.store.schema import Header
+from qsd.store.schema import Basis, Header, Responses
 from qsd.support.hashing import array_hash, verifying
 
 _ALWAYS_ALLOWED = 64 * 2**20
@@ -22,7 +22,7 @@ def checked_file(file: h5py.File, path: Path) -> None:
         ValueError: it does.
     """
     claimed = 0
-    for group in ("/", "/graph", "/options", "/options/responses", "/records"):
+    for group in ("/", "/graph", "/options", "/options/responses", "/options/bases", "/records"):
         if _is_own(file, group) and isinstance(file[group], h5py.Group):
             names = [f"{group}/{name}" for name in file[group]]
             items = [file[name] for name in names if _is_own(file, name)]
@@ -91,11 +91,28 @@ def check_content(header: Header, records: Records) -> None:
             _expect(f"/options/responses/{name}", values.shape[:2], (layers, columns))
             if np.isinf(values).any():
                 raise ValueError(f"/options/responses/{name} is not finite")
+        for name, basis in header.responses.bases.items():
+            _check_basis(name, basis, header.responses)
     rows = len(records.index)
     widths = {"config": (layers,), "activation": (layers,), "labels": (labels,)}
     for name, column in vars(records).items():
         _expect(f"/records/{name}", column.shape, (rows, *widths.get(name, ())))
     check_rows(header, records)
+
+
+def _check_basis(name: str, basis: Basis, responses: Responses) -> None:
+    where, images = f"/options/bases/{name}", responses.num_images
+    if name not in responses.spaces:
+        raise ValueError(f"{where} is of no space")
+    coordinates = responses.spaces[name].shape[2]
+    _expect(f"{where}.scale", basis.scale.shape, (coordinates,))
+    _expect(f"{where}.unit", basis.unit.shape, (images,))
+    _expect(f"{where}.directions", basis.directions.shape[:1], (coordinates,))
+    if basis.directions.shape[1] % images:
+        raise ValueError(f"{where}.directions is not of {images} images")
+    for part in (basis.scale, basis.unit):
+        if not (np.isfinite(part) & (part >= 0)).all():
+            raise ValueError(f"{where} is negative or not finite")
 
 
 def check_rows(header: Header, records: Records) -> None:

@@ -12,6 +12,7 @@ Layout (schema version 2)::
     /options/relative_error  float64 [L, O]   ||W - W_q|| / ||W||
     /options/num_weights     int64   [L]
     /options/responses/*     float32 [L, O, d]  where `qsd probe` measured them (see :class:`Responses`)
+    /options/bases/SPACE.*   int8 [d, n * e], float32 [d], float32 [n]  (see :class:`Basis`)
     /records/*               the columns of :class:`qsd.store.records.Records`
 
 What else a user keeps in the file, groups, datasets and attributes, is carried over whenever it is written.
@@ -32,7 +33,7 @@ from qsd.denoisers.graph import Graph
 from qsd.quantizers.options import Option, paper_form
 from qsd.store.checks import check_content, checked_dataset, checked_file
 from qsd.store.records import Records
-from qsd.store.schema import Header, Meta, Responses
+from qsd.store.schema import Basis, Header, Meta, Responses
 from qsd.support.documents import check_schema, parse_json
 from qsd.support.errors import QsdError
 from qsd.support.files import atomic, sync
@@ -41,6 +42,8 @@ from qsd.support.hashing import array_hash, bytes_hash, verifying
 FORMAT = "qsd-store"
 SCHEMA_VERSION = 2
 _RESPONSES = "options/responses"
+_BASES = "options/bases"
+_BASIS_PARTS = {"directions": np.int8, "scale": np.float32, "unit": np.float32}
 _USER_BLOCK = 512
 _PREFIX = b"qsd store\n"
 _CLOSED, _JOURNALED = b"complete\n", b"+journal\n"
@@ -123,6 +126,9 @@ def write(path: Path, header: Header, records: Records, replaced: bytes = b"") -
     if header.responses is not None:
         for name, values in header.responses.spaces.items():
             datasets[f"{_RESPONSES}/{name}"] = values.astype(np.float32)
+        for name, basis in header.responses.bases.items():
+            for part, dtype in _BASIS_PARTS.items():
+                datasets[f"{_BASES}/{name}.{part}"] = getattr(basis, part).astype(dtype)
     meta = _meta(header) | {
         "hashes": {name: array_hash(values) for name, values in datasets.items()},
         "replaced": replaced.hex(),
@@ -211,13 +217,33 @@ def _responses(file: h5py.File, meta: Meta) -> Responses | None:
     names = [key.removeprefix(prefix) for key in meta.hashes if key.startswith(prefix)]
     if facts is not None:
         spaces = {name: checked_dataset(file, prefix + name, np.float32, 3, meta.hashes) for name in names}
-        return Responses(spaces, facts.num_images, facts.noise_seed, facts.sketched)
+        return Responses(spaces, facts.num_images, facts.noise_seed, facts.sketched, _bases(file, meta))
     if meta.hashes or _RESPONSES not in file:
         return None
     group = file[_RESPONSES]  # of version 1
     spaces = {name: checked_dataset(file, prefix + name, np.float32, 3) for name in group}
     old = Responses(spaces, int(group.attrs["num_images"]), int(group.attrs["noise_seed"]))
     return dataclasses.replace(old, sketched=bool(len(old.missing())))
+
+
+def _bases(file: h5py.File, meta: Meta) -> dict[str, Basis]:
+    suffix = ".directions"
+    names = [
+        key.removeprefix(f"{_BASES}/").removesuffix(suffix)
+        for key in meta.hashes
+        if key.startswith(f"{_BASES}/") and key.endswith(suffix)
+    ]
+    return {
+        name: Basis(
+            **{
+                part: checked_dataset(
+                    file, f"{_BASES}/{name}.{part}", dtype, 2 if part == "directions" else 1, meta.hashes
+                )
+                for part, dtype in _BASIS_PARTS.items()
+            }
+        )
+        for name in names
+    }
 
 
 def _records(file: h5py.File, header: Header, hashes: dict[str, str], version: int) -> Records:
@@ -243,6 +269,8 @@ def _carry_over(old: h5py.Group, new: h5py.Group) -> None:
     if not isinstance(old, h5py.Group):
         return
     for name in old:
+        if f"{old.name}/{name}" == f"/{_BASES}":
+            continue  # of responses that may be forgotten by now
         link = old.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
             if name not in new:

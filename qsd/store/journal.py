@@ -14,8 +14,9 @@ Payloads::
 
     1 record     int64 index, int64 noise_seed, float32 seconds, int32 num_images, float64 labels [M],
                  int8 config [L], int8 activation [L]
-    2 response   4 bytes length of a JSON text; it gives layer, num_images, noise_seed, provenance and the
-                 spaces' names and shapes [O, d]; then their values in that order, float32
+    2 response   4 bytes length of a JSON text; it gives layer, columns (positions of the options measured,
+                 null for all), num_images, noise_seed, provenance and the spaces' names and shapes [O, d];
+                 then their values in that order, float32
     3 forget     empty: the responses known so far are to be measured anew
 """
 
@@ -61,6 +62,7 @@ class Response:
         num_images: images drawn for each option.
         noise_seed: of these images.
         provenance: of the probing.
+        columns: positions of these options among the columns of the store's responses; None for all.
     """
 
     layer: int
@@ -68,6 +70,7 @@ class Response:
     num_images: int
     noise_seed: int
     provenance: dict[str, Any]
+    columns: tuple[int, ...] | None = None
 
 
 class Appender:
@@ -262,7 +265,8 @@ def unpack_response(payload: bytes) -> Response:
     start = _LENGTH.size + _LENGTH.unpack_from(payload)[0]
     facts = json.loads(payload[_LENGTH.size : start])
     changes = dict(_arrays(facts.pop("spaces"), payload, start))
-    return Response(changes=changes, **facts)
+    columns = facts.pop("columns", None)
+    return Response(changes=changes, columns=None if columns is None else tuple(columns), **facts)
 
 
 def with_response(header: Header, response: Response) -> Header:
@@ -272,19 +276,23 @@ def with_response(header: Header, response: Response) -> Header:
         ValueError: they are of other images or shapes than those of the layers before.
     """
     known = header.responses
+    width = len(header.columns)
+    columns = np.arange(width) if response.columns is None else np.array(response.columns, np.int64)
+    if columns.size and not (columns.min() >= 0 and columns.max() < width):
+        raise ValueError("responses of other options")
     if known is None:
         spaces = {
-            name: np.full((len(header.layers), *values.shape), np.nan, np.float32)
+            name: np.full((len(header.layers), width, values.shape[1]), np.nan, np.float32)
             for name, values in response.changes.items()
         }
         known = Responses(spaces, response.num_images, response.noise_seed, sketched=True)
-    shapes = {name: values.shape[1:] for name, values in known.spaces.items()}
+    shapes = {name: (len(columns), values.shape[2]) for name, values in known.spaces.items()}
     if not known.sketched or shapes != {name: values.shape for name, values in response.changes.items()}:
         raise ValueError("responses of other shapes")
     if (known.num_images, known.noise_seed) != (response.num_images, response.noise_seed):
         raise ValueError("responses of other images")
     for name, values in response.changes.items():
-        known.spaces[name][response.layer] = values
+        known.spaces[name][response.layer, columns] = values
     provenance = header.provenance | {"probe": response.provenance}
     return dataclasses.replace(header, responses=known, provenance=provenance)
 

@@ -112,17 +112,25 @@ def _responses(parts: Sequence[Responses | None], out: str | Path) -> Responses 
     known = [part for part in parts if part is not None]
     if len({(part.num_images, part.noise_seed) for part in known}) > 1:
         raise QsdError(f"{out}: the stores were probed with other images; probe again with --restart")
-    complete = [part for part in known if not part.sketched and not len(part.missing())]
-    if complete:
-        return min(complete, key=lambda part: sorted(map(array_hash, part.spaces.values())))
     if not known:
         return None
+    sketched = [part for part in known if part.sketched]
+    whole = [part for part in known if not part.sketched]
+    if whole:
+        best = min(whole, key=lambda part: (-int(part.complete().sum()), _order(part)))
+        if not sketched or not len(best.missing()):
+            return best
+        known = sketched  # of more options than were measured to the end
     shapes = {tuple((name, values.shape) for name, values in sorted(part.spaces.items())) for part in known}
     if len(shapes) > 1:
         raise QsdError(f"{out}: the stores were half probed by other versions of qsd; probe again")
     spaces = {name: values.copy() for name, values in known[0].spaces.items()}
-    for part in sorted(known, key=lambda part: sorted(map(array_hash, part.spaces.values()))):
+    for part in sorted(known, key=_order):
+        unknown = Responses(spaces, 0, 0).unknown()
         for name, values in spaces.items():
-            unknown = np.isnan(values).any(axis=(1, 2))
             values[unknown] = part.spaces[name][unknown]
     return Responses(spaces, known[0].num_images, known[0].noise_seed, sketched=True)
+
+
+def _order(part: Responses) -> list[str]:
+    return sorted(map(array_hash, part.spaces.values()))

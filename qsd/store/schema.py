@@ -1,6 +1,7 @@
 """What the records of a store share: denoiser, graph, option table, labels, conditions, responses."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import numpy as np
@@ -25,6 +26,22 @@ class Label:
 
 
 @dataclasses.dataclass(frozen=True)
+class Basis:
+    """The directions that coordinates count along, so that other changes can be measured by them later.
+
+    Attributes:
+        directions: int8 [d, n * e], orthonormal rows over sketches of n images, each in units of its scale.
+        scale: float32 [d].
+        unit: float32 [n], by image, how long changes of it are compared with those of others; coordinates
+            are those of sketches divided by it.
+    """
+
+    directions: np.ndarray
+    scale: np.ndarray
+    unit: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Responses:
     """What each option does to the drawn images while all other layers are at full precision.
 
@@ -33,22 +50,31 @@ class Responses:
             [L, O + A - 1, d]: coordinates of the change by each option, then by each of A activation options
             but 16. Squared lengths are its mean square (per latent element; per image,
             summed over features), where every image counts as much as any other over all options; angles are
-            those between changes. NaN for layers that are still to be measured.
+            those between changes. NaN where a layer's option is still to be measured.
         num_images: images drawn for each.
         noise_seed: of these images.
         sketched: whether the spaces still hold sketches of each image in place of coordinates, as they do
             until all layers are measured; ``mean_features`` is not there yet.
+        bases: of ``latents`` and ``features``; empty while sketched, and in stores of older versions.
     """
 
     spaces: dict[str, np.ndarray]
     num_images: int
     noise_seed: int
     sketched: bool = False
+    bases: dict[str, Basis] = dataclasses.field(default_factory=dict)
+
+    def unknown(self) -> np.ndarray:
+        """What is still to be measured, bool [L, O + A - 1]."""
+        return np.any([np.isnan(values).any(axis=2) for values in self.spaces.values()], axis=0)
 
     def missing(self) -> np.ndarray:
-        """Positions of the layers that are still to be measured."""
-        unknown = [np.isnan(values).any(axis=(1, 2)) for values in self.spaces.values()]
-        return np.flatnonzero(np.any(unknown, axis=0))
+        """Positions of the layers of which something is still to be measured."""
+        return np.flatnonzero(self.unknown().any(axis=1))
+
+    def complete(self) -> np.ndarray:
+        """Which options, and then activation options but 16, are measured in all layers, bool [O + A - 1]."""
+        return ~self.unknown().any(axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +123,20 @@ class Header:
         return options_hash(self.options)
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """What the responses are of: options, then activation options but 16 bits, [O + A - 1]."""
+        return response_columns(self.options, self.activation_options)
+
+    @property
     def label_names(self) -> list[str]:
         """Column names of the label matrix."""
         return [label.name for label in self.labels]
+
+
+def response_columns(options: Iterable[object], activation_options: Iterable[object]) -> tuple[str, ...]:
+    """Names of what responses are measured of, in the order of a table."""
+    rounded = list(activation_options)[1:]
+    return (*map(str, options), *(f"activations {option}" for option in rounded))
 
 
 class _ResponseFacts(Schema):

@@ -16,8 +16,8 @@ from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.evaluation.extractors import load_features
 from qsd.evaluation.generate import Generator
-from qsd.labels.probing import _balanced, _principal, _sketched
-from qsd.store import Store
+from qsd.labels.probing import _principal, _sketched, _units, resketched, summarized
+from qsd.store import Responses, Store
 from qsd.support.errors import QsdError
 
 PIPELINE = "checkpoints/digits-dit"
@@ -118,14 +118,42 @@ def test_probing_goes_on_where_it_was(probed: Store, bank: Bank, tmp_path: Path)
     probe(load_pipeline(PIPELINE), bank, path, evaluator=SETTINGS, num_images=IMAGES, progress=stop)
 
 
-def test_sketches_of_another_version_are_refused(probed: Store, bank: Bank, tmp_path: Path) -> None:
+def test_a_table_grows_and_only_new_options_are_probed(
+    probed: Store, bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Probing old and new options in two goes gives what one go gives."""
+    path, file = tmp_path / "s.h5", tmp_path / "bank.safetensors"
+    path.write_bytes(probed.path.read_bytes())
+    bank.save(file)
+    assert main(["bank", "--pipeline", PIPELINE, "--out", str(file), "--add", "[int8]"]) == 0
+    wide = Bank.load(file)
+    assert [*map(str, wide.options)] == ["kmeans_a-3", "int8"]
+    for old, new in zip(bank.weights, wide.weights, strict=True):
+        for name, tensor in old[0].tensors().items():
+            assert torch.equal(tensor, new[0].tensors()[name])
+    assert main(["store", "migrate", str(path), "--bank", str(file)]) == 0
+    assert "1 -> 2 options; probe the new ones" in " ".join(capsys.readouterr().out.split())
+    pipe = load_pipeline(PIPELINE)
+    drawn: list[str] = []
+    in_two = probe(
+        *(pipe, wide, path), evaluator=SETTINGS, num_images=IMAGES, progress=lambda *at: drawn.append(at[2])
+    ).header.responses
+    in_one = probe(pipe, wide, tmp_path / "one.h5", evaluator=SETTINGS, num_images=IMAGES).header.responses
+    assert len(drawn) == len(bank.layers)
+    for name, values in in_one.spaces.items():
+        one, two = (rows.reshape(len(bank.layers) * 2, -1) for rows in (values, in_two.spaces[name]))
+        gram = one @ one.T
+        np.testing.assert_allclose(two @ two.T, gram, atol=2e-3 * gram.max())
+
+
+def test_coordinates_of_another_version_do_not_grow(probed: Store, bank: Bank, tmp_path: Path) -> None:
     path = tmp_path / "s.h5"
     path.write_bytes(probed.path.read_bytes())
     with Store.writing(path) as store:
-        for values in store.header.responses.spaces.values():
-            values[0] = np.nan  # half probed, in other shapes than sketches have
-        store.rewrite(store.header)
-    with pytest.raises(QsdError, match="half probed by another version"):
+        responses = dataclasses.replace(store.header.responses, bases={})
+        responses.spaces["latents"][0] = np.nan
+        store.rewrite(dataclasses.replace(store.header, responses=responses))
+    with pytest.raises(QsdError, match="did not keep what new options are compared by; probe again"):
         probe(load_pipeline(PIPELINE), bank, path, evaluator=SETTINGS, num_images=IMAGES)
 
 
@@ -195,11 +223,34 @@ def test_few_numbers_are_kept_as_they_are() -> None:
     np.testing.assert_array_equal(_sketched(values), values.numpy())
 
 
+def test_sketches_come_back_from_coordinates_and_join_new_ones() -> None:
+    """Two goes give the lengths and angles of one go, but for what lies outside of 256 directions."""
+    rng = np.random.default_rng(0)
+    spread = np.tile(0.95 ** np.arange(60), 5) * np.repeat([1, 4, 1, 0.2, 0], 60)
+    rows = (rng.normal(size=(100, 6, 300)) * spread).astype(np.float32)
+    later = rows.copy()
+    later[:, 4:] = np.nan
+    first = summarized(Responses({"features": later}, 5, 0, sketched=True))
+    assert first.complete().tolist() == [True] * 4 + [False] * 2
+    assert first.bases["features"].directions.dtype == np.int8
+    back = resketched(first, "s.h5").spaces["features"]
+    np.testing.assert_allclose(back[:, :4], rows[:, :4], atol=5e-3 * np.abs(rows).max())
+    back[:, 4:] = rows[:, 4:]
+    two = summarized(Responses({"features": back}, 5, 0, sketched=True))
+    one = summarized(Responses({"features": rows}, 5, 0, sketched=True))
+    for name in ("features", "mean_features"):
+        ours, theirs = (some.spaces[name].reshape(600, -1) for some in (two, one))
+        gram = theirs @ theirs.T
+        np.testing.assert_allclose(ours @ ours.T, gram, atol=5e-4 * gram.max())
+
+
 def test_touchy_images_count_no_more_than_others() -> None:
     rng = np.random.default_rng(0)
     changes = rng.normal(size=(20, 3, 5, 8))
     touchy = changes * np.array([1, 30, 1, 0.1, 0])[:, None]
-    lengths = np.square(_balanced(touchy)).sum(axis=3).mean(axis=(0, 1))
+    unit = _units(touchy)[:, None]
+    balanced = np.divide(touchy, unit, out=np.zeros_like(touchy), where=unit > 0)
+    lengths = np.square(balanced).sum(axis=3).mean(axis=(0, 1))
     np.testing.assert_allclose(lengths[:4], lengths[0])
     assert lengths[4] == 0
     assert lengths[0] == pytest.approx(np.square(touchy).sum(axis=3).mean(axis=(0, 1)).mean())
@@ -209,8 +260,9 @@ def test_principal_coordinates_are_the_best_of_their_number() -> None:
     rng = np.random.default_rng(0)
     spread = 0.98 ** np.arange(400)
     values = (rng.normal(size=(500, 400)) * spread).reshape(100, 5, 400)
-    kept = _principal(values).reshape(500, -1)
-    flat = values.reshape(500, 400)
+    kept, directions = _principal(values)
+    kept, flat = kept.reshape(500, -1), values.reshape(500, 400)
+    np.testing.assert_allclose(flat @ directions.T, kept, atol=1e-4)
     assert kept.shape == (500, 256)
     left, lengths, _ = np.linalg.svd(flat, full_matrices=False)
     best = (left[:, :256] * lengths[:256] ** 2) @ left[:, :256].T
@@ -220,5 +272,5 @@ def test_principal_coordinates_are_the_best_of_their_number() -> None:
 def test_no_more_coordinates_than_there_are_directions() -> None:
     values = np.zeros((10, 3, 400))
     values[..., :7] = np.random.default_rng(0).normal(size=(10, 3, 7))
-    assert _principal(values).shape == (10, 3, 7)
-    assert _principal(np.zeros_like(values)).shape == (10, 3, 1)
+    assert _principal(values)[0].shape == (10, 3, 7)
+    assert _principal(np.zeros_like(values))[0].shape == (10, 3, 1)
