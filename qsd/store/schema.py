@@ -74,7 +74,7 @@ class Responses:
 
     def complete(self) -> np.ndarray:
         """Which options, and then activation options but 16, are measured in all layers, bool [O + A - 1]."""
-        return ~self.unknown().any(axis=0)
+        return np.logical_not(self.unknown().any(axis=0))
 
 
 @dataclasses.dataclass(frozen=True)

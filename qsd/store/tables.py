@@ -129,7 +129,7 @@ def seen_by(header: Header, records: Records, options: Sequence[Option]) -> tupl
         responses=_columns(header.responses, columns),
     )
     configs = back[records.config.astype(np.int64)]
-    rows = (configs >= 0).all(axis=1)
+    rows = np.flatnonzero((configs >= 0).all(axis=1))
     return seen, dataclasses.replace(records.select(rows), config=configs[rows])
 
 
