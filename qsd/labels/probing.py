@@ -222,8 +222,9 @@ def summarized(responses: Responses) -> Responses:
         unit = _units(changes)
         balanced = np.divide(changes, unit[:, None], out=np.zeros_like(changes), where=unit[:, None] > 0)
         spaces[name], directions = _principal(balanced.reshape(*rows.shape[:2], -1) / images**0.5)
-        scale = np.abs(directions).max(axis=1) / _MOST_OF_BYTE
-        codes = np.rint(directions / np.where(scale > 0, scale, 1)[:, None]).astype(np.int8)
+        blocks = directions.reshape(len(directions), images, -1)
+        scale = np.abs(blocks).max(axis=2) / _MOST_OF_BYTE
+        codes = np.rint(blocks / np.where(scale > 0, scale, 1)[:, :, None]).astype(np.int8)
         bases[name] = Basis(codes, scale.astype(np.float32), unit.astype(np.float32))
         if name == "features":  # FID begins with the shift of their mean
             spaces["mean_features"], _ = _principal(balanced.mean(axis=2))
@@ -251,10 +252,9 @@ def resketched(responses: Responses, path: str | Path) -> Responses:
         )
     spaces = {}
     for name, basis in responses.bases.items():
-        directions = basis.directions.astype(np.float64) * basis.scale[:, None]
-        rows = responses.spaces[name] @ directions * responses.num_images**0.5
-        changes = rows.reshape(*rows.shape[:2], responses.num_images, -1) * basis.unit[:, None]
-        spaces[name] = changes.reshape(rows.shape).astype(np.float32)
+        directions = basis.directions * (basis.scale * basis.unit)[:, :, None].astype(np.float64)
+        rows = responses.spaces[name] @ directions.reshape(len(directions), -1)
+        spaces[name] = (rows * responses.num_images**0.5).astype(np.float32)
     return dataclasses.replace(responses, spaces=spaces, sketched=True, bases={})
 
 

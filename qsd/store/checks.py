@@ -105,11 +105,9 @@ def _check_basis(name: str, basis: Basis, responses: Responses) -> None:
     if name not in responses.spaces:
         raise ValueError(f"{where} is of no space")
     coordinates = responses.spaces[name].shape[2]
-    _expect(f"{where}.scale", basis.scale.shape, (coordinates,))
+    _expect(f"{where}.scale", basis.scale.shape, (coordinates, images))
     _expect(f"{where}.unit", basis.unit.shape, (images,))
-    _expect(f"{where}.directions", basis.directions.shape[:1], (coordinates,))
-    if basis.directions.shape[1] % images:
-        raise ValueError(f"{where}.directions is not of {images} images")
+    _expect(f"{where}.directions", basis.directions.shape[:2], (coordinates, images))
     for part in (basis.scale, basis.unit):
         if not (np.isfinite(part) & (part >= 0)).all():
             raise ValueError(f"{where} is negative or not finite")

@@ -12,7 +12,7 @@ Layout (schema version 2)::
     /options/relative_error  float64 [L, O]   ||W - W_q|| / ||W||
     /options/num_weights     int64   [L]
     /options/responses/*     float32 [L, O, d]  where `qsd probe` measured them (see :class:`Responses`)
-    /options/bases/SPACE.*   int8 [d, n * e], float32 [d], float32 [n]  (see :class:`Basis`)
+    /options/bases/SPACE.*   int8 [d, n, e], float32 [d, n], float32 [n]  (see :class:`Basis`)
     /records/*               the columns of :class:`qsd.store.records.Records`
 
 What else a user keeps in the file, groups, datasets and attributes, is carried over whenever it is written.
@@ -43,7 +43,7 @@ FORMAT = "qsd-store"
 SCHEMA_VERSION = 2
 _RESPONSES = "options/responses"
 _BASES = "options/bases"
-_BASIS_PARTS = {"directions": np.int8, "scale": np.float32, "unit": np.float32}
+_BASIS_PARTS = {"directions": (np.int8, 3), "scale": (np.float32, 2), "unit": (np.float32, 1)}
 _USER_BLOCK = 512
 _PREFIX = b"qsd store\n"
 _CLOSED, _JOURNALED = b"complete\n", b"+journal\n"
@@ -127,7 +127,7 @@ def write(path: Path, header: Header, records: Records, replaced: bytes = b"") -
         for name, values in header.responses.spaces.items():
             datasets[f"{_RESPONSES}/{name}"] = values.astype(np.float32)
         for name, basis in header.responses.bases.items():
-            for part, dtype in _BASIS_PARTS.items():
+            for part, (dtype, _) in _BASIS_PARTS.items():
                 datasets[f"{_BASES}/{name}.{part}"] = getattr(basis, part).astype(dtype)
     meta = _meta(header) | {
         "hashes": {name: array_hash(values) for name, values in datasets.items()},
@@ -236,10 +236,8 @@ def _bases(file: h5py.File, meta: Meta) -> dict[str, Basis]:
     return {
         name: Basis(
             **{
-                part: checked_dataset(
-                    file, f"{_BASES}/{name}.{part}", dtype, 2 if part == "directions" else 1, meta.hashes
-                )
-                for part, dtype in _BASIS_PARTS.items()
+                part: checked_dataset(file, f"{_BASES}/{name}.{part}", *kind, meta.hashes)
+                for part, kind in _BASIS_PARTS.items()
             }
         )
         for name in names

@@ -30,8 +30,8 @@ class Basis:
     """The directions that coordinates count along, so that other changes can be measured by them later.
 
     Attributes:
-        directions: int8 [d, n * e], orthonormal rows over sketches of n images, each in units of its scale.
-        scale: float32 [d].
+        directions: int8 [d, n, e], orthonormal over sketches of n images, each in units of its scale.
+        scale: float32 [d, n].
         unit: float32 [n], by image, how long changes of it are compared with those of others; coordinates
             are those of sketches divided by it.
     """

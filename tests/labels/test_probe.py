@@ -226,22 +226,23 @@ def test_few_numbers_are_kept_as_they_are() -> None:
 def test_sketches_come_back_from_coordinates_and_join_new_ones() -> None:
     """Two goes give the lengths and angles of one go, but for what lies outside of 256 directions."""
     rng = np.random.default_rng(0)
-    spread = np.tile(0.95 ** np.arange(60), 5) * np.repeat([1, 4, 1, 0.2, 0], 60)
-    rows = (rng.normal(size=(100, 6, 300)) * spread).astype(np.float32)
+    strength = rng.normal(size=(600, 400)) * 0.98 ** np.arange(400)
+    directions = rng.normal(size=(400, 5, 100)) * np.array([1, 4, 1, 0.2, 0])[:, None]
+    rows = (strength @ directions.reshape(400, -1)).reshape(100, 6, -1).astype(np.float32)
     later = rows.copy()
     later[:, 4:] = np.nan
     first = summarized(Responses({"features": later}, 5, 0, sketched=True))
     assert first.complete().tolist() == [True] * 4 + [False] * 2
     assert first.bases["features"].directions.dtype == np.int8
     back = resketched(first, "s.h5").spaces["features"]
-    np.testing.assert_allclose(back[:, :4], rows[:, :4], atol=5e-3 * np.abs(rows).max())
+    np.testing.assert_allclose(back[:, :4], rows[:, :4], atol=2e-2 * np.abs(rows).max())
     back[:, 4:] = rows[:, 4:]
     two = summarized(Responses({"features": back}, 5, 0, sketched=True))
     one = summarized(Responses({"features": rows}, 5, 0, sketched=True))
     for name in ("features", "mean_features"):
         ours, theirs = (some.spaces[name].reshape(600, -1) for some in (two, one))
         gram = theirs @ theirs.T
-        np.testing.assert_allclose(ours @ ours.T, gram, atol=5e-4 * gram.max())
+        np.testing.assert_allclose(ours @ ours.T, gram, atol=5e-3 * gram.max())
 
 
 def test_touchy_images_count_no_more_than_others() -> None:

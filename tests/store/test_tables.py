@@ -109,12 +109,17 @@ def test_other_codes_are_refused() -> None:
         grown(synthetic_header(2), _other(header, header.options), "s.h5")
 
 
+def _basis(width: int) -> Basis:
+    directions = np.eye(width, 8, dtype=np.int8).reshape(width, 4, 2)
+    return Basis(directions, np.ones((width, 4), np.float32), np.ones(4, np.float32))
+
+
 def test_responses_of_some_options_join_those_of_others(tmp_path: Path) -> None:
     """And bases survive writing, until the responses are measured anew."""
     header = synthetic_header(1)
     truth = synthetic_responses(header).spaces["latents"].astype(np.float32)
     width = truth.shape[2]
-    basis = Basis(np.eye(width, 8, dtype=np.int8), np.ones(width, np.float32), np.ones(4, np.float32))
+    basis = _basis(width)
     early = Responses({"latents": truth}, 4, 0, bases={"latents": basis})
     path = Store.create(tmp_path / "s.h5", dataclasses.replace(header, responses=early)).path
     np.testing.assert_array_equal(
@@ -137,9 +142,13 @@ def test_responses_of_some_options_join_those_of_others(tmp_path: Path) -> None:
 def test_a_damaged_basis_is_refused(tmp_path: Path) -> None:
     header = synthetic_header(1)
     truth = synthetic_responses(header).spaces["latents"]
-    for part, values in (("scale", np.ones(3)), ("unit", -np.ones(4)), ("directions", np.zeros((2, 8)))):
+    for part, values in (
+        ("scale", np.ones((3, 4))),
+        ("unit", -np.ones(4)),
+        ("directions", np.zeros((2, 4, 2))),
+    ):
         width = truth.shape[2]
-        basis = Basis(np.eye(width, 8, dtype=np.int8), np.ones(width, np.float32), np.ones(4, np.float32))
+        basis = _basis(width)
         basis = dataclasses.replace(basis, **{part: values})
         responses = Responses({"latents": truth}, 4, 0, bases={"latents": basis})
         with pytest.raises(QsdError, match=r"cannot be written .*options/bases/latents"):
