@@ -1,12 +1,14 @@
 """What a user calls: the stages of the road, wired to each other. Everything here is exported by ``qsd``."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from diffusers import DiffusionPipeline
 from torch import nn
 
@@ -16,6 +18,9 @@ from qsd.bank import Bank
 from qsd.denoisers import GraphKind, trace_whole
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Measurer, Prober, Run, RunLayers
+from qsd.labels.active import ActiveSettings, label_actively
+from qsd.labels.shards import Shard, Shards
+from qsd.labels.watching import Watch
 from qsd.quantizers import DEFAULT_OPTIONS, Option, parse_options
 from qsd.quantizers.activations import parse_activations
 from qsd.quantizers.options import TABLES
@@ -32,6 +37,7 @@ from qsd.ranker.tasks import (
 )
 from qsd.search import METHODS, Front, MethodName, SearchSettings
 from qsd.store import Store
+from qsd.support.errors import QsdError
 from qsd.support.progress import Progress
 from qsd.support.provenance import provenance
 
@@ -91,8 +97,12 @@ def label(
     evaluator: EvaluationSettings,
     config_seed: int = 0,
     split: str | None = None,
+    num_images: int | None = None,
+    active: ActiveSettings | None = None,
+    shard: Shard | None = None,
     run: Run | None = None,
     command: str | None = None,
+    watch: Watch | None = None,
     progress: Progress | None = None,
 ) -> Store:
     """Measures random configs and appends a durable record for each; goes on where an earlier call stopped.
@@ -105,18 +115,49 @@ def label(
         evaluator: prompts, reference images, metrics, image count, steps, guidance, seed of the noise.
         config_seed: names the stream of random configs.
         split: label only configs of this split.
+        num_images: labels on only the first so many images of the evaluation. They are noisier, and the
+            ranker weighs them so; a store may hold records of several numbers.
+        active: choose the configs, ``num_configs`` of them, by what a probed store knows
+            (:mod:`qsd.labels.active`) instead of going along the random stream.
+        shard: this process is one of several that share the work; it labels into a store of its own in
+            ``STORE.shards`` (:mod:`qsd.labels.shards`).
         run: measures jobs elsewhere, such as :meth:`qsd.labels.Pool.run`; by default here.
         command: for the provenance.
+        watch: told of every record.
         progress: called after every record.
 
     Raises:
         QsdError: the store was begun under other conditions, or another process is labeling into it.
     """
+    if num_images is not None and not 2 <= num_images <= evaluator.num_images:
+        raise QsdError(f"images {num_images}: give 2 to the evaluation's {evaluator.num_images}")
+    if active is not None and (shard is not None or split is not None):
+        raise QsdError("--strategy active: one process chooses; leave out --shard and --split")
+    fewer = evaluator.num_images if num_images is None else num_images
+    few = dataclasses.replace(evaluator, num_images=fewer)
     measurer = functools.cache(lambda: Measurer(pipe, bank, evaluator))  # if there is something to measure
-    with _opened(measurer, pipe, bank, store, evaluator, config_seed, command) as opened:
-        jobs = labels_module.jobs_of_stream(opened, num_configs, evaluator.noise_seed, split=split, bank=bank)
-        if jobs:
-            labels_module.label(opened, jobs, run or measurer().run, progress, bank=bank)
+    measuring = measurer if few == evaluator else functools.cache(lambda: Measurer(pipe, bank, few))
+    begin = _opener(measurer, pipe, bank, evaluator, config_seed, command)
+    with _held(begin, store, shard) as (opened, shards):
+        seed = evaluator.noise_seed
+        if active is not None:
+            return label_actively(
+                *(opened, bank, num_configs, seed, run or measuring().run, active),
+                num_images=num_images,
+                progress=progress,
+                watch=watch,
+            )
+        jobs = labels_module.jobs_of_stream(
+            opened, num_configs, seed, split=split, bank=bank, num_images=num_images
+        )
+        mine = shards.jobs(jobs, num_images) if shards else jobs
+        if mine:
+            labels_module.label(
+                *(opened, mine, run or measuring().run, progress),
+                bank=bank,
+                num_images=num_images,
+                watch=watch,
+            )
         return opened
 
 
@@ -129,6 +170,8 @@ def probe(
     num_images: int = 64,
     config_seed: int = 0,
     restart: bool = False,
+    around: np.ndarray | None = None,
+    shard: Shard | None = None,
     run: RunLayers | None = None,
     command: str | None = None,
     progress: Progress | None = None,
@@ -143,6 +186,8 @@ def probe(
         num_images: images per option, at most those of a label.
         config_seed: of the store's stream of random configs.
         restart: measures all layers anew, with other images for example; what the store knew is lost.
+        around: int8 [L], a config to measure each option in, in place of full precision.
+        shard: as for :func:`label`.
         run: measures layers elsewhere, such as :meth:`qsd.labels.Pool.run`; by default here.
         command: for the provenance.
         progress: called after every layer.
@@ -152,14 +197,16 @@ def probe(
     """
     few = dataclasses.replace(evaluator, num_images=num_images)
     measurer = functools.cache(lambda: Measurer(pipe, bank, evaluator))
-    with _opened(measurer, pipe, bank, store, evaluator, config_seed, command) as opened:
+    begin = _opener(measurer, pipe, bank, evaluator, config_seed, command)
+    with _held(begin, store, shard) as (opened, shards):
         return labels_module.probe(
             opened,
             bank,
             few,
-            run or (lambda cells: Prober(pipe, bank, few).run(cells)),
-            provenance=provenance(command),
+            run or (lambda cells: Prober(pipe, bank, few, around).run(cells)),
+            provenance=provenance(command, around=None if around is None else around.tolist()),
             restart=restart,
+            claim=shards.layers if shards else None,
             progress=progress,
         )
 
@@ -278,20 +325,32 @@ def smallest(
     return smallest_within(task, ranker, bounds, confidence)
 
 
-def _opened(
+def _opener(
     measurer: Callable[[], Measurer],
     pipe: DiffusionPipeline,
     bank: Bank,
-    store: str | Path,
     evaluator: EvaluationSettings,
     config_seed: int,
     command: str | None,
-) -> AbstractContextManager[Store]:
-    """The store, which knows full precision from its beginning."""
+) -> Callable[[Path], AbstractContextManager[Store]]:
+    """What holds a store by its path; a new one knows full precision from its beginning."""
 
     def facts() -> dict[str, Any]:
         full = measurer().full_precision(evaluator.noise_seed).labels
         return provenance(command) | {"full_precision": full}
 
     conditions = labels_module.store_conditions(pipe, bank, evaluator, config_seed=config_seed)
-    return labels_module.open_or_create(store, bank, evaluator, conditions, make_provenance=facts)
+    return lambda path: labels_module.open_or_create(path, bank, evaluator, conditions, make_provenance=facts)
+
+
+@contextlib.contextmanager
+def _held(
+    begin: Callable[[Path], AbstractContextManager[Store]], store: str | Path, shard: Shard | None
+) -> Iterator[tuple[Store, Shards | None]]:
+    """The store, or that of this process among the shards of the store."""
+    if shard is None:
+        with begin(Path(store)) as opened:
+            yield opened, None
+    else:
+        with Shards(store, shard) as shards, shards.opened(begin) as opened:
+            yield opened, shards

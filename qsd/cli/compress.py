@@ -10,9 +10,9 @@ from rich.table import Table
 from qsd.cli import fit
 from qsd.cli.compressing import EFFORTS, TABLES, Compression, Goal
 from qsd.cli.console import bar, command_line, console, messages, print_json, run_function
+from qsd.cli.costs import cost_facts, show_cost
 from qsd.evaluation import EvaluationSettings
 from qsd.evaluation.evaluator import LABELS
-from qsd.labels.estimate import Cost
 from qsd.support.errors import QsdError
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -74,9 +74,7 @@ def compress(
     )
     with messages.status("drawing two batches"):
         cost = run.cost()
-    messages.print(cost_table(cost))
-    for remark in cost.remarks:
-        messages.print(f"note: {remark}")
+    show_cost(cost, messages)
     if dry_run or (ask and not _agreed()):
         if json:
             print_json({"cost": cost_facts(cost)})
@@ -90,42 +88,6 @@ def compress(
         f"{summary['chosen']} exported: {summary['bytes']:,} bytes of denoiser, "
         f"{summary['full_precision_bytes']:,} at 16 bits; open {summary['pipeline']} after `import {format}`",
     )
-
-
-def cost_facts(cost: Cost) -> dict[str, Any]:
-    """A cost as JSON."""
-    return {
-        "images": dict(cost.images),
-        "hours": cost.hours,
-        "seconds_per_image": cost.seconds_per_image,
-        "bank_seconds": cost.bank_seconds,
-        "disk_bytes": cost.bank_bytes,
-        "peak_memory_bytes": cost.peak_memory,
-        "remarks": list(cost.remarks),
-    }
-
-
-def cost_table(cost: Cost) -> Table:
-    """A cost for people."""
-    table = Table(title="what it will cost", caption="measured on two batches and one layer")
-    table.add_column("")
-    table.add_column("images", justify="right")
-    table.add_column("time", justify="right")
-    table.add_row("quantize every layer every way", "", _time(cost.bank_seconds))
-    for stage, images in cost.images.items():
-        table.add_row(stage, f"{images:,}", _time(images * cost.seconds_per_image / cost.workers))
-    table.add_row("in all", f"{cost.num_images:,}", _time(3600 * cost.hours), style="bold")
-    table.add_section()
-    table.add_row("disk", "", f"{cost.bank_bytes / 1e6:,.0f} MB")
-    table.add_row("memory until now", "", f"{cost.peak_memory / 2**30:.1f} GiB")
-    return table
-
-
-def _time(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _table(summary: dict[str, Any]) -> Table:

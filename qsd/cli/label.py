@@ -1,15 +1,22 @@
 """``qsd label``."""
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 from qsd.api import label as label_configs
 from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, run_function
+from qsd.cli.costs import show_costs
+from qsd.cli.processes import check_complete, own_device, own_shard, pool_of, say_how_to_merge
 from qsd.cli.store import show
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
-from qsd.labels import Measurer, Pool
+from qsd.labels import Measurer
+from qsd.labels.active import ActiveSettings
+from qsd.labels.estimate import label_cost
+from qsd.labels.watching import Watch, open_logger
 
 
 def label(
@@ -20,8 +27,16 @@ def label(
     num_configs: int = 500,
     config_seed: int = 0,
     split: str | None = None,
+    images: int | None = None,
+    strategy: Literal["random", "active"] = "random",
+    active: ActiveSettings = ActiveSettings(),  # noqa: B008 (frozen)
+    shard: str | None = None,
     workers: int = 1,
     device: str = "cpu",
+    scheduler: str | None = None,
+    cluster: str | None = None,
+    dry_run: bool = False,
+    logger: Literal["csv", "tensorboard", "wandb"] | None = None,
     json: bool = False,
 ) -> None:
     """Measures random configs of a denoiser and appends one durable record each to a store.
@@ -37,18 +52,43 @@ def label(
         num_configs: how many configs of the random stream the store shall have in the end.
         config_seed: seed of the stream of random configs.
         split: label only configs of this split: train, validation or test.
+        images: label on only the first so many images of the evaluation: cheaper, noisier, and weighed so by
+            the ranker. A store may hold records of several numbers.
+        strategy: random goes along the random stream; active chooses num_configs configs, a few at a time, by
+            what a probed store knows: those that may be the best, and those that it is least sure of. They
+            are trained on and never tested on.
+        active: target, budget and batch of --strategy active.
+        shard: this process is one of several, on one or many machines, that share the work through the folder
+            STORE.shards; `qsd store merge STORE STORE.shards` puts it together. `auto` takes whatever config
+            nobody holds, under a name from SLURM, an indexed Job or torchrun; any other name does the same
+            under that name; I/N labels every N-th config and needs no shared folder.
         workers: processes that label side by side on the CPU, one thread each.
-        device: where one process labels when workers is 1.
+        device: where one process labels when workers is 1, and each worker of a cluster.
+        scheduler: label on the workers of a running Dask scheduler, such as tcp://host:8786.
+        cluster: start a Dask cluster for it, described by a YAML file: SLURM, PBS, LSF, SGE, HTCondor,
+            Kubernetes or local (docs/cluster.md).
+        dry_run: draw two batches, print images, hours, disk and memory of what is missing, and stop.
+        logger: write every record to STORE.log as well, by Lightning's CSV, TensorBoard or wandb logger.
         json: print what the store holds as JSON.
     """
-    pipe, loaded = load_pipeline(pipeline, device=device), Bank.load(bank)
+    mine = own_shard(shard, workers)
+    pipe, loaded = load_pipeline(pipeline, device=own_device(device)), Bank.load(bank)
+    few = dataclasses.replace(evaluation, num_images=images or evaluation.num_images)
+    if dry_run:
+        show_costs(label_cost(pipe, loaded, store, few, num_configs, split, workers), json)
+        return
     with contextlib.ExitStack() as stack:
-        pool = (
-            stack.enter_context(Pool(Measurer, pipeline, bank, evaluation, workers, device))
-            if workers > 1
-            else None
+        pool = stack.enter_context(
+            pool_of(
+                *(Measurer, pipeline, bank, few, workers, device),
+                scheduler=scheduler,
+                cluster=cluster,
+                shard=mine,
+            )
         )
         progress = stack.enter_context(bar("Label"))
+        watch = Watch(None if logger is None else open_logger(logger, store), workers)
+        stack.callback(watch.close)
         labeled = label_configs(
             pipe,
             loaded,
@@ -57,11 +97,18 @@ def label(
             evaluator=evaluation,
             config_seed=config_seed,
             split=split,
+            num_images=images,
+            active=active if strategy == "active" else None,
+            shard=mine,
             run=pool.run if pool else None,
             command=command_line(),
+            watch=watch,
             progress=progress,
         )
     show(labeled, json)
+    if mine and not json:
+        say_how_to_merge(store)
+    check_complete(pool)
 
 
 def run(words: Sequence[str]) -> None:

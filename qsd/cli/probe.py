@@ -2,19 +2,25 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 from rich.table import Table
 
 from qsd.api import probe as probe_options
 from qsd.bank import Bank
+from qsd.cli.config_names import read_configs
 from qsd.cli.console import bar, command_line, console, print_json, run_function
+from qsd.cli.costs import show_costs
+from qsd.cli.processes import check_complete, own_device, own_shard, pool_of, say_how_to_merge
 from qsd.cli.store import show
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
-from qsd.labels import Pool, Prober
+from qsd.labels import Prober
+from qsd.labels.estimate import probe_cost
 from qsd.labels.steps import StepProbe, plot_steps, probe_steps
 from qsd.support.documents import write_json
+from qsd.support.errors import QsdError
 
 
 def probe(
@@ -25,9 +31,14 @@ def probe(
     num_images: int = 64,
     config_seed: int = 0,
     restart: bool = False,
+    around: str | None = None,
     steps_groups: int = 0,
+    shard: str | None = None,
     workers: int = 1,
     device: str = "cpu",
+    scheduler: str | None = None,
+    cluster: str | None = None,
+    dry_run: bool = False,
     json: bool = False,
 ) -> None:
     """Measures on a few images what each option of each layer does alone, and adds it to a store.
@@ -43,15 +54,27 @@ def probe(
         num_images: images per option; there are as many options as layers times options per layer.
         config_seed: seed of the store's stream of random configs.
         restart: measure all layers anew, with other images for example; what the store knew is lost.
+        around: a config file, or an option such as lloyd-4:f8 for all layers: measure each option in that
+            config in place of full precision, where errors do not add up from full precision on.
         steps_groups: instead of layers, divide the sampling steps into so many groups and round the inputs of
             all layers in one group at a time, by each activation option of the bank; writes
             STORE.steps.json and STORE.steps.png, and no store.
+        shard: as for `qsd label`; processes share the layers.
         workers: processes that draw side by side on the CPU, one thread each.
-        device: where one process draws when workers is 1.
+        device: where one process draws when workers is 1, and each worker of a cluster.
+        scheduler: as for `qsd label`.
+        cluster: likewise.
+        dry_run: draw two batches, print images, hours, disk and memory of what is missing, and stop.
         json: print what the store holds as JSON.
     """
-    pipe, loaded = load_pipeline(pipeline, device=device), Bank.load(bank)
+    mine = own_shard(shard, workers)
+    if mine and restart:
+        raise QsdError("--shard and --restart: remove the folder of the shards, or leave out --restart")
+    pipe, loaded = load_pipeline(pipeline, device=own_device(device)), Bank.load(bank)
     few = dataclasses.replace(evaluation, num_images=num_images)
+    if dry_run:
+        show_costs(probe_cost(pipe, loaded, store, few, workers), json)
+        return
     if steps_groups:
         with bar("Steps") as progress:
             found = probe_steps(pipe, loaded, few, steps_groups, progress)
@@ -59,10 +82,17 @@ def probe(
         plot_steps(found, f"{store}.steps.png", pipeline)
         show_steps(found, json)
         return
+    base = None if around is None else read_configs(loaded, [around])[0][0]
+    tool = functools.partial(Prober, around=base)
     with contextlib.ExitStack() as stack:
-        pool = Pool(Prober, pipeline, bank, few, workers, device) if workers > 1 else None
-        if pool:
-            stack.enter_context(pool)
+        pool = stack.enter_context(
+            pool_of(
+                *(tool, pipeline, bank, few, workers, device),
+                scheduler=scheduler,
+                cluster=cluster,
+                shard=mine,
+            )
+        )
         progress = stack.enter_context(bar("Probe"))
         probed = probe_options(
             pipe,
@@ -72,11 +102,16 @@ def probe(
             num_images=num_images,
             config_seed=config_seed,
             restart=restart,
+            around=base,
+            shard=mine,
             run=pool.run if pool else None,
             command=command_line(),
             progress=progress,
         )
     show(probed, json)
+    if mine and not json:
+        say_how_to_merge(store)
+    check_complete(pool)
 
 
 def show_steps(found: StepProbe, json: bool) -> None:

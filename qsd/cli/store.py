@@ -30,12 +30,14 @@ def merge(out: str, sources: list[str]) -> None:
 
     Args:
         out: the store to create or add to.
-        sources: the stores, such as `shard-*.h5`.
+        sources: the stores, such as `shard-*.h5`, or folders of them, such as `digits.h5.shards`.
     """
     from qsd.labels.probing import summarized  # it takes seconds to load torch
+    from qsd.labels.shards import shard_files
 
     with bar("Merge") as progress:
-        done = merge_stores(out, sources, summarized)
+        files = [file for source in sources for file in shard_files(source)]
+        done = merge_stores(out, files, summarized)
         progress(1, 1, "")
     console.print(
         f"{done.store.path}: {len(done.store.records)} records, {done.added} of them new; "

@@ -130,7 +130,11 @@ def _with_full_precision(predictor: LabelPredictor) -> tuple[LabelPredictor, int
         case ProcessPredictor():
             old = predictor.process
             process = ResponseProcess(
-                F.pad(old.alone, (0, 0, 0, 1)), predictor.configs, predictor.warped, old.kernel
+                F.pad(old.alone, (0, 0, 0, 1)),
+                predictor.configs,
+                predictor.warped,
+                old.kernel,
+                predictor.num_images,
             )
             return dataclasses.replace(predictor, process=process), old.alone.shape[2]
         case LengthPredictor():

@@ -5,16 +5,21 @@ import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
-from qsd.bank import layer_weight
+from qsd.bank import Bank, layer_weight
 from qsd.denoisers.layers import WeightLayer
+from qsd.evaluation.evaluator import LABELS
 from qsd.evaluation.extractors import feature_width
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.settings import EvaluationSettings
+from qsd.labels.probing import SKETCH
 from qsd.quantizers import Option, quantize
+from qsd.store import Records, Store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +29,8 @@ class Cost:
     Attributes:
         images: by stage, images to draw.
         seconds_per_image: measured at full precision, metrics left out.
-        bank_seconds: to quantize every layer by every option, from one layer.
-        bank_bytes: of the bank on disk.
+        bank_seconds: to quantize every layer by every option, from one layer; 0 where that is done.
+        disk_bytes: of what will be written.
         peak_memory: bytes of main memory that this process has needed until now, drawing included.
         workers: processes that draw side by side.
         remarks: what the numbers should make one think of.
@@ -34,7 +39,7 @@ class Cost:
     images: Mapping[str, int]
     seconds_per_image: float
     bank_seconds: float
-    bank_bytes: int
+    disk_bytes: int
     peak_memory: int
     workers: int = 1
     remarks: tuple[str, ...] = ()
@@ -83,7 +88,7 @@ def estimate(
         images=images,
         seconds_per_image=_seconds_per_image(pipe, settings),
         bank_seconds=bank_seconds,
-        bank_bytes=sum(
+        disk_bytes=sum(
             option.num_bytes(layer.shape)
             for layer in layers
             for option in options
@@ -93,6 +98,68 @@ def estimate(
         workers=workers,
         remarks=tuple(_remarks(settings)),
     )
+
+
+def label_cost(
+    pipe: Any,
+    bank: Bank,
+    store: str | Path,
+    settings: EvaluationSettings,
+    num_configs: int,
+    split: str | None = None,
+    workers: int = 1,
+) -> Cost:
+    """What labeling will take from where the store is; draws two batches and writes nothing."""
+    records = Store.open(store).records if Path(store).exists() else Records.empty(0, 0)
+    if split is not None:
+        records = records.of_split(split)
+    known = ((records.index >= 0) & (records.noise_seed == settings.noise_seed)).sum()
+    missing = max(num_configs - int(known), 0)
+    num_labels = sum(settings.yields(label.name) for label in LABELS)
+    images = {"full precision": settings.num_images, "label": missing * settings.num_images}
+    disk = missing * record_bytes(len(bank.layers), num_labels)
+    return _drawing(pipe, settings, images, disk, workers=workers)
+
+
+def probe_cost(
+    pipe: Any, bank: Bank, store: str | Path, settings: EvaluationSettings, workers: int = 1
+) -> Cost:
+    """The same of probing; ``settings.num_images`` is the number of images per option."""
+    responses = Store.open(store).header.responses if Path(store).exists() else None
+    missing = responses.missing() if responses else np.arange(len(bank.layers))
+    pairs = int(bank.available[missing].sum())
+    images = {"full precision": settings.num_images, "probe": pairs * settings.num_images}
+    spaces = 1 if settings.reference is None else 2
+    disk = len(missing) * len(bank.options) * SKETCH * 4 * spaces
+    return _drawing(pipe, settings, images, disk, workers=workers)
+
+
+def _drawing(
+    pipe: Any, settings: EvaluationSettings, images: Mapping[str, int], disk_bytes: int, *, workers: int = 1
+) -> Cost:
+    """Draws two batches for the cost of what needs no more than drawing; nothing is written.
+
+    Args:
+        pipe: at full precision.
+        settings: how images will be drawn.
+        images: by stage, how many.
+        disk_bytes: that will be written.
+        workers: processes that will draw side by side.
+    """
+    return Cost(
+        images=images,
+        seconds_per_image=_seconds_per_image(pipe, settings),
+        bank_seconds=0.0,
+        disk_bytes=disk_bytes,
+        peak_memory=_peak_memory(),
+        workers=workers,
+        remarks=tuple(_remarks(settings)),
+    )
+
+
+def record_bytes(num_layers: int, num_labels: int) -> int:
+    """What one record takes on disk at most, its journal entry included."""
+    return 2 * (2 * num_layers + 8 * num_labels + 64)
 
 
 def probe_images(layers: Sequence[WeightLayer], options: Sequence[Option], per_option: int) -> int:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,17 @@ from qsd.configs.activations import sample_activations
 from qsd.configs.sampling import sample_configs
 from qsd.configs.schedule import Schedule
 from qsd.denoisers.identity import check_same_denoiser
-from qsd.evaluation.evaluator import LABELS, headline
+from qsd.evaluation.evaluator import LABELS
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.labels.conditions import check_conditions
+from qsd.labels.leases import Claims
 from qsd.labels.measurer import Job
+from qsd.labels.watching import Watch
 from qsd.quantizers.activations import parse_activations
 from qsd.store import SPLITS, Header, Label, Places, Store, grown, split_of_index
 from qsd.support.progress import Progress
 
-Run = Callable[[Sequence[Job]], Iterator[tuple[Job, dict[str, float], float]]]
+Run = Callable[[Iterable[Job]], Iterator[tuple[Job, dict[str, float], float]]]
 """Measures jobs, here (:meth:`Measurer.run`) or in several processes (:meth:`qsd.labels.pool.Pool.run`)."""
 
 
@@ -89,7 +91,13 @@ def grow(store: Store, header: Header) -> None:
 
 
 def jobs_of_stream(
-    store: Store, num_configs: int, noise_seed: int, *, split: str | None = None, bank: Bank | None = None
+    store: Store,
+    num_configs: int,
+    noise_seed: int,
+    *,
+    split: str | None = None,
+    bank: Bank | None = None,
+    num_images: int | None = None,
 ) -> list[Job]:
     """The configs still to label.
 
@@ -99,13 +107,15 @@ def jobs_of_stream(
         noise_seed: of the images.
         split: only configs of this split (``test`` for repeated labels of test records).
         bank: whose options configs are drawn of; by default those of the store.
+        num_images: that labels are wanted on; by default those of the store's conditions. Labels on more
+            images are as good.
 
     Returns:
         Jobs in stream order, of configs in the order of the bank's table. Config i depends on the store's
         config seed, the table and i alone.
     """
     seed = store.header.conditions["config_seed"]
-    done = set(zip(store.records.index.tolist(), store.records.noise_seed.tolist(), strict=True))
+    done = measured(store, num_images)
     table: Bank | Header = bank or store.header
     options, num_layers, available = table.options, len(table.layers), table.available
     activation_options = parse_activations(map(str, table.activation_options))
@@ -123,28 +133,40 @@ def jobs_of_stream(
     return jobs
 
 
+def measured(store: Store, num_images: int | None = None) -> set[tuple[int, int]]:
+    """(index, noise seed) of the records on at least so many images, by default those of the conditions."""
+    wanted = store.header.conditions.get("num_images", 0) if num_images is None else num_images
+    enough = store.records.select(store.records.num_images >= wanted)
+    return set(zip(enough.index.tolist(), enough.noise_seed.tolist(), strict=True))
+
+
 def label(
     store: Store,
-    jobs: Sequence[Job],
+    jobs: Sequence[Job] | Claims[Job],
     run: Run,
     progress: Progress | None = None,
     *,
     bank: Bank | None = None,
+    num_images: int | None = None,
+    watch: Watch | None = None,
 ) -> Store:
     """Measures jobs and appends a record for each as soon as it is measured.
 
     Args:
         store: what to append to, held by :func:`open_or_create`.
-        jobs: from :func:`jobs_of_stream`.
+        jobs: from :func:`jobs_of_stream`, or what a shard claims of them.
         run: measures jobs.
         progress: called after every record.
         bank: in whose table the jobs' configs are; by default the store's.
+        num_images: that the jobs are measured on; by default those of the store's conditions.
+        watch: told of every record.
 
     Returns:
         The store.
     """
     table: Bank | Header = bank or store.header
     places = Places.of(store.header, table.options, table.activation_options)
+    watch = watch or Watch()
     for done, (job, labels, seconds) in enumerate(run(jobs)):
         rounded = _recorded(job)
         store.append(
@@ -154,10 +176,11 @@ def label(
             labels=labels,
             noise_seed=job.noise_seed,
             seconds=seconds,
+            num_images=num_images,
         )
+        message = watch.record(job.index, labels, seconds)
         if progress:
-            name = headline(labels)
-            progress(done + 1, len(jobs), f"config {job.index}: {name} {labels[name]:.4g}, {seconds:.1f} s")
+            progress(done + 1, len(jobs), message)
     return store
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from diffusers import DiffusionPipeline
@@ -77,7 +77,7 @@ class Measurer:
             applier.apply(config, activations)
             return self.evaluator.measure(noise_seed)
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Measured]:
+    def run(self, jobs: Iterable[Job]) -> Iterator[Measured]:
         """Measures jobs one after another."""
         for job in jobs:
             start = time.perf_counter()

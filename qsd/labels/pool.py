@@ -1,6 +1,6 @@
 """Work on a pipeline spread over processes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -22,7 +22,7 @@ ResultOut = TypeVar("ResultOut", covariant=True)
 class Tool(Protocol[ItemIn, ResultOut]):
     """What works on items one after another, such as a :class:`Measurer` or a :class:`Prober`."""
 
-    def run(self, items: Sequence[ItemIn], /) -> Iterator[ResultOut]:
+    def run(self, items: Iterable[ItemIn], /) -> Iterator[ResultOut]:
         """Yields a result per item."""
 
 
@@ -67,7 +67,7 @@ class Pool(Generic[Item, Result]):
     def __exit__(self, *error: Any) -> None:
         self._workers.__exit__(*error)
 
-    def run(self, items: Sequence[Item]) -> Iterator[Result]:
+    def run(self, items: Iterable[Item]) -> Iterator[Result]:
         """Works on items side by side, yielding results in order of completion.
 
         Raises:

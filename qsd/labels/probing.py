@@ -6,7 +6,7 @@ doing. To first order the change of a config is the sum of the changes of its op
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from qsd.evaluation.calibration import calibrate
 from qsd.evaluation.extractors import load_features
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.settings import EvaluationSettings
+from qsd.labels.leases import Claims
 from qsd.store import Basis, Places, Response, Responses, Store
 from qsd.support.errors import QsdError
 from qsd.support.progress import Progress
 
-_SKETCH = 8192  # numbers that are kept of a change while layers are still to be measured
+SKETCH = 8192  # numbers that are kept of a change while layers are still to be measured
 _COORDINATES = 256  # and in the end
 _MOST_OF_BYTE = 127
 
@@ -44,7 +45,7 @@ class Cells:
 
 Changes = dict[str, np.ndarray]
 """By space, sketches of what each of n options of a layer changes, float32 [n, images * e]."""
-RunLayers = Callable[[Sequence[Cells]], Iterator[tuple[Cells, Changes]]]
+RunLayers = Callable[[Iterable[Cells]], Iterator[tuple[Cells, Changes]]]
 """Measures layers, here (:meth:`Prober.run`) or in several processes (:meth:`qsd.labels.pool.Pool.run`)."""
 
 
@@ -56,6 +57,7 @@ def probe(
     *,
     provenance: dict[str, Any],
     restart: bool = False,
+    claim: Callable[[list[Cells]], Sequence[Cells] | Claims[Cells]] | None = None,
     progress: Progress | None = None,
 ) -> Store:
     """Measures what each option of each layer does alone and writes it into a store, layer by layer.
@@ -68,6 +70,7 @@ def probe(
         run: measures layers under these settings.
         provenance: versions and command.
         restart: measures all layers anew; what the store knew is lost.
+        claim: takes, of the missing layers, those that this process shall measure.
         progress: called after every layer.
 
     Returns:
@@ -86,6 +89,9 @@ def probe(
             f"{store.path}: probed with {known[0]} images of noise seed {known[1]}, "
             f"not {settings.num_images} of {settings.noise_seed}; go on with the former or restart"
         )
+    begun = store.header.provenance.get("probe", {}).get("around")
+    if known and begun != provenance.get("around"):
+        raise QsdError(f"{store.path}: probed around another config; go on with that one, or restart")
     columns = Places.of(store.header, bank.options, bank.activation_options).columns
     unknown = np.ones((len(bank.layers), len(columns)), dtype=bool)
     if responses is not None:
@@ -96,13 +102,14 @@ def probe(
     jobs = [
         Cells(int(at), tuple(np.flatnonzero(unknown[at]).tolist())) for at in np.flatnonzero(unknown.any(1))
     ]
-    for done, (cells, changes) in enumerate(run(jobs) if jobs else ()):
+    wanted = claim(jobs) if claim and jobs else jobs
+    for done, (cells, changes) in enumerate(run(wanted) if wanted else ()):
         places = tuple(columns[list(cells.columns)].tolist())
         store.append_response(
             Response(cells.layer, changes, settings.num_images, settings.noise_seed, provenance, places)
         )
         if progress:
-            progress(done + 1, len(jobs), bank.layers[cells.layer].name)
+            progress(done + 1, len(wanted), bank.layers[cells.layer].name)
     known = store.header.responses
     if known is not None and known.sketched:
         store.rewrite(dataclasses.replace(store.header, responses=summarized(known)))
@@ -116,19 +123,31 @@ class Prober:
         pipe: at full precision.
         bank: the denoiser's bank.
         settings: how to draw; ``num_images`` is the number of images per option.
+        around: int8 [L], a config that an option is measured in, in place of full precision: where errors do
+            not add up from full precision on, they do from there. The changes of all layers' options add up
+            to the change from full precision in either case.
     """
 
-    def __init__(self, pipe: Any, bank: Bank, settings: EvaluationSettings) -> None:
+    def __init__(
+        self, pipe: Any, bank: Bank, settings: EvaluationSettings, around: np.ndarray | None = None
+    ) -> None:
         self._bank = bank
         denoiser = denoiser_like(pipe, bank.denoiser)
         table = calibrate(pipe, denoiser, bank.layers, bank.activation_options, settings)
         self._applier = Applier(bank, denoiser, table)
+        self._all_full = np.full(len(bank.layers), FULL_PRECISION, dtype=np.int8)
         self._untouched = np.zeros(len(bank.layers), dtype=np.int8)
         self._generator = Generator(pipe, settings)
         self._features = load_features(settings.features).to(pipe.device) if settings.reference else None
         self._full = self._draw()
+        self._around = self._all_full if around is None else around
+        self._base = self._full
+        if around is not None:
+            with self._applier as applier:
+                applier.apply(around, self._untouched)
+                self._base = self._draw()
 
-    def run(self, cells: Sequence[Cells]) -> Iterator[tuple[Cells, Changes]]:
+    def run(self, cells: Iterable[Cells]) -> Iterator[tuple[Cells, Changes]]:
         """Measures layers one after another.
 
         Raises:
@@ -141,8 +160,8 @@ class Prober:
         rows: dict[str, list[np.ndarray]] = {name: [] for name in self._full}
         layer, alone = cells.layer, list(self._alone(cells.layer))
         for spelled, config, activations in (alone[column] for column in cells.columns):
-            drawn = self._full  # where a layer cannot take an option nothing changes
-            if (config != FULL_PRECISION).any() or activations.any():
+            drawn = self._base  # where a layer cannot take an option nothing changes
+            if (config != self._around).any() or activations.any():
                 with self._applier as applier:
                     applier.apply(config, activations)
                     try:
@@ -152,7 +171,10 @@ class Prober:
                             f"{self._bank.layers[layer].name}: {spelled} alone: {error}"
                         ) from error
             for name, full in self._full.items():
-                change = drawn[name] - full
+                base = self._base[name]
+                change = drawn[name] - base
+                if not activations.any():  # every config has one weight option in each layer
+                    change = change + (base - full) / len(self._bank.layers)
                 if not change.isfinite().all():
                     raise QsdError(f"{self._bank.layers[layer].name}: {spelled} alone draws no finite images")
                 rows[name].append(_sketched(change).flatten())
@@ -160,9 +182,8 @@ class Prober:
 
     def _alone(self, layer: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         """Every option of a layer, then every activation option of it: text, config, activations."""
-        full = np.full(len(self._bank.layers), FULL_PRECISION, dtype=np.int8)
         for option, weights in enumerate(self._bank.options):
-            config = full.copy()
+            config = self._around.copy()
             if self._bank.weights[layer][option] is not None:
                 config[layer] = option
             yield str(weights), config, self._untouched
@@ -171,7 +192,7 @@ class Prober:
             activations = self._untouched.copy()
             if roundable:
                 activations[layer] = option
-            yield f"activation option {rounded}", full, activations
+            yield f"activation option {rounded}", self._around, activations
 
     @torch.inference_mode()
     def _draw(self) -> dict[str, torch.Tensor]:
@@ -197,7 +218,7 @@ def _sketched(values: torch.Tensor) -> np.ndarray:
     learning" (ICML 2009). What is small enough stays as it is.
     """
     images, size = values.shape
-    count = max(1, _SKETCH // images)
+    count = max(1, SKETCH // images)
     if size <= count:
         return values.numpy()
     generator = torch.Generator().manual_seed(0)

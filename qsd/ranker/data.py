@@ -59,6 +59,7 @@ class StoreData:
             where it was not. Nothing learns from them: they tell what no ranker can know.
         labels: float64 [R, M], all labels of the store; NaN where one is missing.
         few: whether there are too few labels to train networks; the closed form of a probed store does.
+        num_images: int32 [R], images behind each record; None where all have the same number.
         predicted_labels: labels that the ranker shall predict beside the target; None for all.
         message: what was skipped, empty when nothing was.
     """
@@ -74,6 +75,7 @@ class StoreData:
     message: str
     labels: np.ndarray
     few: bool = False
+    num_images: np.ndarray | None = None
     predicted_labels: tuple[str, ...] | None = None
 
     def predicts(self, label: str) -> bool:
@@ -144,7 +146,9 @@ def prepare(
         return _unlabeled(store, 1 + len(auxiliary), folds)
     evaluated = target.evaluate(store)
     is_first = (store.records.noise_seed == store.records.noise_seed[0]) | (store.records.index < 0)
-    rows = np.flatnonzero(evaluated.valid & is_first)
+    images = store.records.num_images
+    cheap = images < images.max()  # the ranking of test records is that of labels on equally many images
+    rows = np.flatnonzero(evaluated.valid & is_first & ~(cheap & (store.records.split == 2)))
     rows = rows[np.argsort(store.records.index[rows])]  # workers finish in any order
     columns = [evaluated.values, *(other.evaluate(store).values for other in auxiliary)]
     split = store.records.split[rows]
@@ -182,6 +186,7 @@ def prepare(
         message=evaluated.message,
         labels=store.records.labels[rows],
         few=bool(shortage),
+        num_images=images[rows] if np.ptp(images[rows]) else None,
     )
 
 

@@ -150,7 +150,8 @@ class Member(nn.Module):
         inside = data.training_rows(member)
         if kind == "responses" and data.responses is not None:
             configs, wanted = self._learned(store, data, member)
-            model = fit_response_model(data.responses, configs, wanted, settings)
+            counts = None if data.num_images is None else data.num_images[inside.numpy()]
+            model = fit_response_model(data.responses, configs, wanted, settings, counts)
             for name, old in zip(_RESPONSES, self._responses(store), strict=True):
                 setattr(self, f"{name}_{store}", torch.as_tensor(getattr(model, name)).to(old))
             power, left_out = model.power, model.left_out

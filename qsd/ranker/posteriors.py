@@ -106,16 +106,18 @@ def _of_label(
         common = float(missed.var())
         factor = calibration_factor(missed, np.full(len(missed), common))
         return AdditivePredictor(additive.table, factor * common, scale)
+    counts = None if data.num_images is None else data.num_images[rows].astype(np.int64)
     if len(rows) > _MOST:
         few = np.random.default_rng(0).permutation(len(rows))[:_MOST]
         configs, values, standardized = configs[few], values[few], standardized[few]
-    model = fit_response_model(data.responses, configs, standardized, settings)
+        counts = None if counts is None else counts[few]
+    model = fit_response_model(data.responses, configs, standardized, settings, counts)
     scale = dataclasses.replace(scale, power=model.power)
     warped = scale.warped(values)
-    process = ResponseProcess(alone, configs, warped, Kernel.fitted(model))
+    process = ResponseProcess(alone, configs, warped, Kernel.fitted(model), counts)
     mean, variance = process.left_out(warped)
     factor = calibration_factor(warped - mean, variance)
-    return ProcessPredictor(process, scale, factor, configs, warped)
+    return ProcessPredictor(process, scale, factor, configs, warped, counts)
 
 
 def _of_ensemble(members: Ensemble, data: StoreData, store: int) -> EnsemblePredictor:

@@ -43,6 +43,7 @@ class ProcessPredictor:
         factor: calibrates its variance.
         configs: int8 [n, L], the records.
         warped: float64 [n], their labels.
+        num_images: int64 [n], behind these; None: all alike.
     """
 
     process: ResponseProcess
@@ -50,6 +51,7 @@ class ProcessPredictor:
     factor: float
     configs: np.ndarray
     warped: np.ndarray
+    num_images: np.ndarray | None = None
 
     @property
     def kind(self) -> str:
@@ -60,7 +62,8 @@ class ProcessPredictor:
         return self.scale.posterior(mean, self.factor * variance)
 
     def tensors(self) -> dict[str, np.ndarray]:
-        return {"configs": self.configs, "warped": self.warped, **self.process.kernel.tensors()}
+        counts = {} if self.num_images is None else {"num_images": self.num_images}
+        return {"configs": self.configs, "warped": self.warped, **counts, **self.process.kernel.tensors()}
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "scale": self.scale.to_json(), "factor": self.factor}
@@ -71,8 +74,9 @@ class ProcessPredictor:
     ) -> "ProcessPredictor":
         """From what :meth:`to_json` and :meth:`tensors` gave, and :func:`qsd.ranker.process.stacked`."""
         configs, warped = tensors["configs"], tensors["warped"]
-        process = ResponseProcess(alone, configs, warped, Kernel.of(tensors))
-        return cls(process, Scale(**data["scale"]), data["factor"], configs, warped)
+        counts = tensors.get("num_images")
+        process = ResponseProcess(alone, configs, warped, Kernel.of(tensors), counts)
+        return cls(process, Scale(**data["scale"]), data["factor"], configs, warped, counts)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,14 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from torch import Tensor
 
 from qsd.ranker.evidence import MEAN_VARIANCE
-from qsd.ranker.responses import ResponseModel, log_length, squared_distances, total_change, unit_length
+from qsd.ranker.responses import (
+    ImageCounts,
+    ResponseModel,
+    log_length,
+    squared_distances,
+    total_change,
+    unit_length,
+)
 from qsd.store import Responses
 
 _BATCH = 512
@@ -82,15 +89,25 @@ class ResponseProcess:
         configs: int8 [n, L].
         warped: float64 [n], standardized and warped labels.
         kernel: hyper-parameters.
+        num_images: int [n], behind each label; None: all alike. Predictions are of labels on the most.
     """
 
-    def __init__(self, alone: Tensor, configs: np.ndarray, warped: np.ndarray, kernel: Kernel) -> None:
+    def __init__(
+        self,
+        alone: Tensor,
+        configs: np.ndarray,
+        warped: np.ndarray,
+        kernel: Kernel,
+        num_images: np.ndarray | None = None,
+    ) -> None:
         self.kernel = kernel
         self.alone = alone
         self._configs = configs
         self._known = total_change(torch.from_numpy(configs), alone)
         covariance = self._covariance(self._known, self._known)
-        covariance[np.diag_indices(len(configs))] += kernel.noise
+        self._counts = ImageCounts.of(num_images, len(configs))
+        covariance += self._counts.offset
+        covariance[np.diag_indices(len(configs))] += kernel.noise * self._counts.noise
         self._factor = cho_factor(covariance, lower=True)
         self._weights = cho_solve(self._factor, warped)
 
@@ -113,10 +130,11 @@ class ResponseProcess:
 
     def _part(self, configs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         changes = total_change(torch.from_numpy(configs), self.alone)
-        cross = self._covariance(changes, self._known)
+        cross = self._covariance(changes, self._known) + self._counts.of_most
         solved = solve_triangular(self._factor[0], cross.T, lower=True, check_finite=False)
         kernel, lengths = self.kernel, self._standardized(changes)
         prior = MEAN_VARIANCE + kernel.trend @ lengths**2 + kernel.form.sum() + kernel.process
+        prior = prior + self._counts.of_most.max(initial=0.0)
         explained = np.einsum("nm,nm->m", solved, solved)
         return cross @ self._weights, np.maximum(prior - explained, 1e-12) + kernel.noise
 

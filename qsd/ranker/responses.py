@@ -18,6 +18,7 @@ form of the change is its squared length times a form of its direction, so its l
 
 import dataclasses
 import itertools
+from typing import Self
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ from qsd.support.errors import QsdError
 
 _SLOPE, _PROCESS = 0.3, 0.5  # variances expected, of a target of variance 1
 _SCALE = 0.3  # of the mean squared distance of two configs
+OFFSET = 1.0
+"""Prior variance, in a standardized target, of what all labels of one number of images have in common: FID on
+few images is larger."""
 _SHORTEST = 1e-30  # squared length of a change, so that it has a logarithm
 _BAND_ENDS = (4, 16, 64)  # coordinates; the last band is the rest
 
@@ -81,7 +85,7 @@ class ResponseModel:
         length_mean: float64 [S], mean of these logarithms over the training configs.
         length_std: float64 [S], their standard deviation.
         process: variance of the process.
-        noise: variance of what configs do not explain.
+        noise: variance of what configs do not explain, of a label on the most images.
     """
 
     change: np.ndarray
@@ -142,6 +146,7 @@ def fit_response_model(
     configs: np.ndarray,
     target: np.ndarray,
     settings: ResponseSettings = ResponseSettings(),
+    num_images: np.ndarray | None = None,
 ) -> ResponseModel:
     """Fits on training records.
 
@@ -150,6 +155,8 @@ def fit_response_model(
         configs: int8 [n, L].
         target: float64 [n], standardized.
         settings: expectations and bands.
+        num_images: int [n], of each label; the variance of its noise is inversely proportional to it. None:
+            all alike. Predictions are of labels on the most images.
 
     Raises:
         QsdError: the settings name a space that the store was not probed in.
@@ -179,6 +186,8 @@ def fit_response_model(
         directions = unit_length(changes)
         trends = np.concatenate([trends, (directions @ directions.mT).square().numpy()])
 
+    counts = ImageCounts.of(num_images, len(target))
+
     def by_kind(values: np.ndarray) -> tuple[np.ndarray, float, float, np.ndarray]:
         """Of hyper-parameters: those of trends, variances of process and noise, scales of all bands."""
         at = np.cumsum([len(trends), 2, count])
@@ -188,13 +197,13 @@ def fit_response_model(
     def covariance(logs: np.ndarray) -> tuple[np.ndarray, Slopes]:
         of_trends, process, noise, scales = by_kind(np.exp(logs))
         alike = process * np.exp(-np.tensordot(scales, apart, 1))
-        matrix = np.tensordot(of_trends, trends, 1) + alike + noise * np.eye(len(target))
+        matrix = np.tensordot(of_trends, trends, 1) + alike + noise * np.diag(counts.noise) + counts.offset
 
         def by_logs(by: np.ndarray) -> np.ndarray:
             pulled = by * alike
             by_trends = of_trends * np.tensordot(trends, by, 2)
             by_bands = -scales * np.tensordot(apart, pulled, 2)
-            by_others = [pulled.sum(), noise * np.trace(by)]
+            by_others = [pulled.sum(), noise * (np.diag(by) @ counts.noise)]
             return np.concatenate(
                 [by_trends, by_others, np.bincount(owner, by_bands), by_bands[: len(ratios)]]
             )
@@ -214,7 +223,7 @@ def fit_response_model(
         change=(alone * scale.sqrt()[:, None, None]).numpy(),
         scale=scale.numpy(),
         slope=slope,
-        constant=float(MEAN_VARIANCE * found.weights.sum() - slope @ length_mean),
+        constant=float((MEAN_VARIANCE + counts.of_most) @ found.weights - slope @ length_mean),
         known=(changes * scale.sqrt()[:, None]).numpy(),
         form=np.pad(of_trends[count:], (0, 2 * count - len(of_trends))) / process,
         weight=process * found.weights,
@@ -226,6 +235,30 @@ def fit_response_model(
         process=process,
         noise=noise,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageCounts:
+    """What the numbers of images behind n labels mean for their covariance.
+
+    Attributes:
+        noise: float64 [n], variance of the noise of each label, relative to that of one on the most images.
+        offset: float64 [n, n], covariance of what labels of one number of images have in common.
+        of_most: float64 [n], the same with a label on the most images.
+    """
+
+    noise: np.ndarray
+    offset: np.ndarray
+    of_most: np.ndarray
+
+    @classmethod
+    def of(cls, num_images: np.ndarray | None, count: int) -> Self:
+        """Of n labels; where all are on equally many images there is no offset."""
+        if num_images is None or len(np.unique(num_images)) < 2:
+            return cls(np.ones(count), np.zeros((count, count)), np.zeros(count))
+        images = np.maximum(np.asarray(num_images, np.float64), 1.0)
+        same = images[:, None] == images
+        return cls(images.max() / images, OFFSET * same, OFFSET * (images == images.max()))
 
 
 def _expected(responses: Responses, spaces: dict[str, float]) -> np.ndarray:

@@ -17,6 +17,10 @@ from filelock import FileLock, Timeout
 from qsd.support.errors import QsdError
 
 
+class HeldError(QsdError):
+    """Another process holds the file."""
+
+
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yields a temporary file beside ``path`` that replaces it when the block ends without an error.
@@ -42,7 +46,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 def temporary_name(path: Path) -> Path:
     """A name beside ``path`` that nobody can guess and that tells which process made it."""
-    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
+    return path.with_name(f".{path.name}.{machine()}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
 
 
 def sweep(path: Path) -> None:
@@ -55,10 +59,15 @@ def sweep(path: Path) -> None:
 def is_alive(temporary: Path) -> bool:
     """Whether the process that made a temporary file or folder may still be at work on it."""
     made_by = re.fullmatch(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{16}\.tmp(\.old)?", temporary.name)
-    if made_by is None or made_by[1] != _machine():
+    if made_by is None or made_by[1] != machine():
         return True  # not ours to judge
+    return is_running(int(made_by[2]))
+
+
+def is_running(pid: int) -> bool:
+    """Whether this machine has a process of that number."""
     try:
-        os.kill(int(made_by[2]), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
@@ -89,7 +98,8 @@ def locked(path: str | Path, what: str) -> Iterator[Path]:
         what: for the message, such as "store".
 
     Raises:
-        QsdError: another process holds it, or the file or its folder cannot be written.
+        HeldError: another process holds it.
+        QsdError: the file or its folder cannot be written.
     """
     resolved = Path(path).resolve()
     if resolved.exists() and not (resolved.stat().st_mode & 0o222 and os.access(resolved, os.W_OK)):
@@ -99,7 +109,7 @@ def locked(path: str | Path, what: str) -> Iterator[Path]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise QsdError(
+        raise HeldError(
             f"{path}: another process is writing this {what}; wait until it ends or stop it"
         ) from None
     try:
@@ -109,7 +119,7 @@ def locked(path: str | Path, what: str) -> Iterator[Path]:
 
 
 @functools.cache
-def _machine() -> str:
+def machine() -> str:
     """Eight digits that name the machine, its boot and the space of process numbers."""
     facts = [socket.gethostname()]
     with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """Worker processes that never outlive the work: not an error, not a signal, not their parent's death."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Self
@@ -36,7 +36,7 @@ class Workers:
                 process.kill()
         self._executor.shutdown(cancel_futures=True)
 
-    def run(self, work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    def run(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """Calls ``work`` on items side by side, yielding results in order of completion.
 
         Raises:

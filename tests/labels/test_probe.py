@@ -16,7 +16,7 @@ from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.evaluation.extractors import load_features
 from qsd.evaluation.generate import Generator
-from qsd.labels.probing import _principal, _sketched, _units, resketched, summarized
+from qsd.labels.probing import Cells, Prober, _principal, _sketched, _units, resketched, summarized
 from qsd.store import Responses, Store
 from qsd.support.errors import QsdError
 
@@ -275,3 +275,27 @@ def test_no_more_coordinates_than_there_are_directions() -> None:
     values[..., :7] = np.random.default_rng(0).normal(size=(10, 3, 7))
     assert _principal(values)[0].shape == (10, 3, 7)
     assert _principal(np.zeros_like(values))[0].shape == (10, 3, 1)
+
+
+def test_options_in_the_context_of_a_config() -> None:
+    """What layers change adds up to the change from full precision, of that config and of its neighbours."""
+    pipe = load_pipeline(PIPELINE)
+    bank = build_bank(pipe, ["uaq-3", "uaq-4"])
+    few = dataclasses.replace(SETTINGS, num_images=2, steps=1, reference=None)
+    base = np.ones(len(bank.layers), np.int8)
+    prober, alone = Prober(pipe, bank, few, base), Prober(pipe, bank, few)
+    cells = Cells(3, (0, 1))
+    (_, changes), (_, plain) = next(prober.run([cells])), next(alone.run([cells]))
+    neighbour = base.copy()
+    neighbour[3] = 0
+
+    def change(config: np.ndarray) -> np.ndarray:
+        with prober._applier as applier:
+            applier.apply(config)
+            drawn = prober._draw()["latents"]
+        return _sketched(drawn - prober._full["latents"]).flatten()
+
+    rest = change(base) * (len(base) - 1) / len(base)
+    np.testing.assert_allclose(changes["latents"][1] + rest, change(base), atol=1e-5)
+    np.testing.assert_allclose(changes["latents"][0] + rest, change(neighbour), atol=1e-5)
+    assert not np.allclose(changes["latents"], plain["latents"], atol=1e-5)

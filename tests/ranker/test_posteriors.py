@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from support.synthetic_store import synthetic_header, synthetic_responses, synthetic_store
 
 from qsd.configs.sampling import sample_configs
@@ -14,9 +15,10 @@ from qsd.ranker.metrics import calibration
 from qsd.ranker.posteriors import TARGET, coverage, fit_posteriors
 from qsd.ranker.predictors import calibration_factor
 from qsd.ranker.process import Kernel, ResponseProcess, stacked
-from qsd.ranker.responses import ResponseSettings, fit_response_model
+from qsd.ranker.responses import OFFSET, ResponseSettings, fit_response_model
 from qsd.ranker.scale import Scale
 from qsd.ranker.target import Target
+from qsd.ranker.warping import warp
 from qsd.search import Posterior
 
 
@@ -69,6 +71,60 @@ def test_the_mean_of_a_ranker_of_one_process_is_the_models(fitted):
     scale = dataclasses.replace(Scale.of(target, log=False), power=model.power)
     process = ResponseProcess(stacked(responses), configs, scale.warped(target), Kernel.fitted(model))
     np.testing.assert_allclose(process(configs)[0], model(configs), atol=1e-5)
+
+
+def test_labels_on_fewer_images_weigh_less(fitted):
+    """Noise in inverse proportion to the images, and a constant of their own for each number of images."""
+    header, responses, configs, model = fitted
+    warped = np.random.default_rng(1).normal(size=len(configs))
+    images = np.where(np.arange(len(configs)) % 3 == 0, 400, 50)
+    process = ResponseProcess(stacked(responses), configs, warped, Kernel.fitted(model), images)
+    queries = sample_configs(header.options, len(header.layers), 9, 5)
+    both = np.concatenate([configs, queries])
+    joint = ResponseProcess(stacked(responses), both, np.zeros(len(both)), Kernel.fitted(model))
+    counts = np.append(images, np.full(len(queries), 400))
+    prior = joint._covariance(joint._known, joint._known) + OFFSET * (counts[:, None] == counts)
+    known = slice(None, len(configs))
+    kernel = prior[known, known] + model.noise * np.diag(400 / images)
+    cross = prior[len(configs) :, known]
+    mean, variance = process(queries)
+    np.testing.assert_allclose(mean, cross @ np.linalg.solve(kernel, warped), atol=1e-6)
+    expected = np.diag(prior)[len(configs) :] - np.einsum("mn,nm->m", cross, np.linalg.solve(kernel, cross.T))
+    np.testing.assert_allclose(variance, expected + model.noise, rtol=1e-5)
+    fitted_to_both = fit_response_model(responses, configs, warped, num_images=images)
+    bent = warp(torch.from_numpy(warped), fitted_to_both.power).numpy()
+    again = ResponseProcess(stacked(responses), configs, bent, Kernel.fitted(fitted_to_both), images)
+    np.testing.assert_allclose(again(queries)[0], fitted_to_both(queries), atol=1e-5)
+
+
+def test_many_cheap_labels_help(tmp_path):
+    """20 good labels and 150 that are noisy and too high: better than the good ones alone, or all as one."""
+    store = synthetic_store(tmp_path / "a.h5", 400, 2, probed=True, noise=0.02)
+    data = prepare(store, Target("-log(fid)"))
+    rng = np.random.default_rng(0)
+    known = data.known_rows().numpy()
+    images = np.full(len(data.configs), 400)
+    images[known[20:170]] = 16
+    targets = data.targets.clone()
+    cheap = images == 16
+    targets[cheap, 0] += torch.from_numpy(rng.normal(-1.0, 0.1, cheap.sum())).float()
+    fold = data.fold.clone()
+    fold[known[170:]] = -2
+
+    def test_spearman(**changes):
+        some = dataclasses.replace(data, targets=targets, fold=fold, predicted_labels=(), **changes)
+        rows = (fold == -1).numpy()
+        found = fit_posteriors(Ensemble(), some)[TARGET].posterior(data.configs.numpy()[rows].astype(np.int8))
+        return spearmanr(found.mean, data.targets[rows, 0]).statistic
+
+    good = fold.clone()
+    good[known[20:]] = -2
+    alone = dataclasses.replace(data, fold=good, predicted_labels=())
+    rows = (fold == -1).numpy()
+    few = fit_posteriors(Ensemble(), alone)[TARGET].posterior(data.configs.numpy()[rows].astype(np.int8))
+    weighed = test_spearman(num_images=images)
+    assert weighed > spearmanr(few.mean, data.targets[rows, 0]).statistic
+    assert weighed > test_spearman()
 
 
 @pytest.mark.parametrize("probed", [True, False])

@@ -1,0 +1,61 @@
+"""What a verb will cost, shown before it begins."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from qsd.cli.console import console, print_json
+from qsd.labels.estimate import Cost
+
+
+def show_cost(cost: Cost, out: Console) -> None:
+    """Prints a cost for people, and what it should make one think of."""
+    out.print(_table(cost))
+    for remark in cost.remarks:
+        out.print(f"note: {remark}")
+
+
+def show_costs(cost: Cost, json: bool) -> None:
+    """What ``--dry-run`` prints: for people, or as JSON."""
+    if json:
+        print_json(cost_facts(cost))
+    else:
+        show_cost(cost, console)
+
+
+def cost_facts(cost: Cost) -> dict[str, Any]:
+    """A cost as JSON."""
+    return {
+        "images": dict(cost.images),
+        "hours": cost.hours,
+        "seconds_per_image": cost.seconds_per_image,
+        "bank_seconds": cost.bank_seconds,
+        "disk_bytes": cost.disk_bytes,
+        "peak_memory_bytes": cost.peak_memory,
+        "remarks": list(cost.remarks),
+    }
+
+
+def _table(cost: Cost) -> Table:
+    measured = "two batches and one layer" if cost.bank_seconds else "two batches"
+    table = Table(title="what it will cost", caption=f"measured on {measured}")
+    table.add_column("")
+    table.add_column("images", justify="right")
+    table.add_column("time", justify="right")
+    if cost.bank_seconds:
+        table.add_row("quantize every layer every way", "", _time(cost.bank_seconds))
+    for stage, images in cost.images.items():
+        table.add_row(stage, f"{images:,}", _time(images * cost.seconds_per_image / cost.workers))
+    table.add_row("in all", f"{cost.num_images:,}", _time(3600 * cost.hours), style="bold")
+    table.add_section()
+    table.add_row("disk", "", f"{cost.disk_bytes / 1e6:,.0f} MB")
+    table.add_row("memory until now", "", f"{cost.peak_memory / 2**30:.1f} GiB")
+    return table
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

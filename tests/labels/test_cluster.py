@@ -1,0 +1,122 @@
+"""Labels by real Dask workers: the same numbers, whoever is killed; workers that do not fit are refused."""
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from support.tiny_pipelines import PROMPTS, dit
+
+import qsd
+from qsd.bank import Bank
+from qsd.cli.processes import check_complete, pool_of
+from qsd.configs.sampling import sample_configs
+from qsd.evaluation import EvaluationSettings
+from qsd.labels import Job, Measurer
+from qsd.labels import cluster as cluster_module
+from qsd.labels.cluster import ClusterPool, _Opening
+from qsd.labels.shards import Shard
+from qsd.support.errors import QsdError
+
+pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A tiny pipeline on disk, its bank, settings, and a file that describes a cluster of two."""
+    folder = tmp_path_factory.mktemp("cluster")
+    dit().save_pretrained(folder / "pipeline")
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS))
+    (folder / "local.yaml").write_text("kind: local\nworkers: 2\n")
+    settings = EvaluationSettings(
+        prompts=str(folder / "prompts.txt"), num_images=2, steps=1, guidance=1.0, batch_size=2
+    )
+    pipe = qsd.load_pipeline(folder / "pipeline")
+    bank = qsd.build_bank(pipe, ["uaq-3", "uaq-4"])
+    bank.save(folder / "bank.safetensors")
+    return SimpleNamespace(
+        pipe=pipe,
+        bank=bank,
+        settings=settings,
+        pipeline=folder / "pipeline",
+        file=folder / "bank.safetensors",
+    )
+
+
+def test_a_killed_worker_and_a_bad_config(work: SimpleNamespace) -> None:
+    configs = sample_configs(work.bank.options, len(work.bank.layers), 5, 0, 0, work.bank.available)
+    jobs = [Job(index, config, 0) for index, config in enumerate(configs)]
+    bad = Job(99, np.zeros(1, np.int8), 0)
+    expected = {
+        job.index: labels for job, labels, _ in Measurer(work.pipe, work.bank, work.settings).run(jobs)
+    }
+    found: dict[int, dict[str, float]] = {}
+    description = work.pipeline.parent / "local.yaml"
+    pool: ClusterPool[Job, Any] = ClusterPool(
+        Measurer, work.pipeline, work.file, work.settings, cluster=description
+    )
+    with pool:
+        for job, labels, _ in pool.run([*jobs, bad]):
+            if not found:
+                pids = pool._client.run(os.getpid)
+                os.kill(next(iter(pids.values())), signal.SIGKILL)
+            found[job.index] = labels
+    assert found == expected  # bit for bit
+    assert [failure.item.index for failure in pool.failed] == [99]
+    with pytest.raises(QsdError, match=r"1 left out after three tries, such as config 99 \("):
+        check_complete(pool)
+
+
+def refusal(work: SimpleNamespace, nthreads: int = 1, **changes: Any) -> str:
+    opening = _Opening(Measurer, str(work.pipeline), str(work.file), work.settings, "cpu")
+    vars(opening).update(changes)
+    opening.open(SimpleNamespace(address="tcp://w:1", state=SimpleNamespace(nthreads=nthreads)))
+    assert cluster_module._refused is not None
+    assert cluster_module._work(0) is cluster_module._refused
+    return cluster_module._refused.reason
+
+
+def test_workers_that_do_not_fit_are_refused(work: SimpleNamespace, tmp_path: Path) -> None:
+    assert refusal(work, versions={"torch": "0.1"}).startswith("has torch 2.")
+    assert "and 0.1 is asked for" in refusal(work, versions={"torch": "0.1"})
+    assert refusal(work, bank_hash="0" * 32).startswith("has another bank at ")
+    assert refusal(work, bank=str(tmp_path / "absent")).startswith("sees no ")
+    assert "--nthreads 1" in refusal(work, nthreads=2)
+    assert "absent" in refusal(work, settings=dataclasses.replace(work.settings, prompts="absent.txt"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kind: cloud\nworkers: 1", r"c\.yaml: entry 'kind'"),
+        ("kind: slurm\nworkers: 0", r"c\.yaml: entry 'workers'"),
+        ("kind: slurm\nworkers: 1\nqueue: gpu", r"c\.yaml: entry 'queue'"),
+        ("kind: slurm\nworkers: 1", r"c\.yaml: slurm: .*memory"),
+        ("kind: kubernetes\nworkers: 1", r"c\.yaml: kubernetes needs dask-kubernetes; run `pip install"),
+    ],
+)
+def test_mistakes_in_the_file_are_named(
+    work: SimpleNamespace, tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(QsdError, match=message):
+        ClusterPool(Measurer, work.pipeline, work.file, work.settings, cluster=path)
+
+
+def test_engines_are_not_mixed(work: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = (Measurer, str(work.pipeline), str(work.file), work.settings)
+    with pytest.raises(QsdError, match="bring their own workers"):
+        pool_of(*arguments, 2, "cpu", scheduler="tcp://h:1")
+    with pytest.raises(QsdError, match="bring their own workers"):
+        pool_of(*arguments, 1, "cpu", cluster="c.yaml", shard=Shard("a"))
+    with pytest.raises(QsdError, match="give one of them"):
+        pool_of(*arguments, 1, "cpu", scheduler="tcp://h:1", cluster="c.yaml")
+    monkeypatch.setattr(cluster_module, "_PATIENCE", 0.3)
+    with pytest.raises(QsdError, match=r"tcp://127\.0\.0\.1:9: no scheduler answers there"):
+        pool_of(*arguments, 1, "cpu", scheduler="tcp://127.0.0.1:9")
+    assert isinstance(work.bank, Bank)
