@@ -47,7 +47,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=200, help="of each kind of work")
+    parser.add_argument(
+        "--kills", type=int, default=200, help="of each kind of work; a third of it for merging"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     found = run(arguments.kills, arguments.seed)
@@ -80,10 +82,10 @@ def run(kills: int, seed: int) -> dict[str, Counts]:
             for writers in (1, 2, 3)
         }
         found["probe"] = _probing(folder / "probe", header, kills, rng)
-        found["merge"] = _merging(folder / "merge", header, kills, rng, expected)
+        found["merge"] = _merging(folder / "merge", header, max(kills // 3, 4), rng, expected)
         found["disk full"] = _full_disk(folder / "full", header, max(kills // 10, 3), rng)
         found["read-only"] = _read_only(folder / "read-only", header)
-        found["damaged shard"] = _damage(folder / "damage", header, kills, rng, expected)
+        found["damaged shard"] = _damage(folder / "damage", header, max(kills // 2, 6), rng, expected)
     return found
 
 
@@ -346,7 +348,7 @@ def _damage(folder: Path, header: Header, times: int, rng: random.Random, expect
         shard, out = rng.choice(shards), folder / f"merged-{number}.h5"
         content = shard.read_bytes()
         at = rng.randrange(len(content))
-        shard.write_bytes(content[:at] + bytes([content[at] ^ (1 << rng.randrange(8))]) + content[at + 1 :])
+        shard.write_bytes(content[:at] + rng.randbytes(512) + content[at + 512 :])
         try:
             merge(out, shards)
             same = _content(out) == expected

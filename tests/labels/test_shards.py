@@ -15,6 +15,7 @@ import pytest
 from support.synthetic_store import synthetic_header
 
 from qsd.cli import main
+from qsd.cli.processes import own_shard
 from qsd.configs.sampling import sample_configs
 from qsd.labels import Job, jobs_of_stream, label
 from qsd.labels.leases import Claims, Leases
@@ -217,7 +218,8 @@ def test_names_of_processes() -> None:
     for wrong in ("0/4", "5/4", "a b", "../x", ""):
         with pytest.raises(QsdError, match="shard"):
             Shard.parse(wrong, {})
-    assert main(["label", "--shard", "9/2", "--workers", "1"]) == 2
+    with pytest.raises(QsdError, match="--shard and --workers"):
+        own_shard("auto", 2)
 
 
 def test_configs_are_those_of_the_stream(tmp_path: Path) -> None:
