@@ -7,6 +7,7 @@ from rich.table import Table
 
 from qsd.cli.console import console, print_json
 from qsd.labels.estimate import Cost
+from qsd.labels.shares import DRAWING
 
 
 def show_cost(cost: Cost, out: Console) -> None:
@@ -22,6 +23,23 @@ def show_costs(cost: Cost, json: bool) -> None:
         print_json(cost_facts(cost))
     else:
         show_cost(cost, console)
+
+
+def show_shares(seconds: dict[str, float], json: bool) -> None:
+    """What ``--profile`` prints: for people, or as JSON."""
+    if json:
+        print_json({"seconds": seconds})
+        return
+    whole = sum(seconds.values())
+    table = Table(title=f"one label, {whole:.2f} s")
+    table.add_column("")
+    table.add_column("seconds", justify="right")
+    table.add_column("share", justify="right")
+    for part, spent in seconds.items():
+        table.add_row(part, f"{spent:.3f}", f"{spent / whole:.1%}")
+    drawing = sum(seconds[part] for part in DRAWING)
+    table.add_row("denoiser and decode", f"{drawing:.3f}", f"{drawing / whole:.1%}", style="bold")
+    console.print(table)
 
 
 def cost_facts(cost: Cost) -> dict[str, Any]:

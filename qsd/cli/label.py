@@ -8,14 +8,16 @@ from typing import Literal
 from qsd.api import label as label_configs
 from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, run_function
-from qsd.cli.costs import show_costs
+from qsd.cli.costs import show_costs, show_shares
 from qsd.cli.processes import check_complete, own_device, own_shard, pool_of, say_how_to_merge
 from qsd.cli.store import show
+from qsd.configs.sampling import sample_configs
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
-from qsd.labels import Measurer
+from qsd.labels import Job, Measurer
 from qsd.labels.active import ActiveSettings
 from qsd.labels.estimate import label_cost
+from qsd.labels.shares import time_shares
 from qsd.labels.watching import Watch, open_logger
 
 
@@ -36,6 +38,7 @@ def label(
     scheduler: str | None = None,
     cluster: str | None = None,
     dry_run: bool = False,
+    profile: bool = False,
     logger: Literal["csv", "tensorboard", "wandb"] | None = None,
     json: bool = False,
 ) -> None:
@@ -68,6 +71,7 @@ def label(
         cluster: start a Dask cluster for it, described by a YAML file: SLURM, PBS, LSF, SGE, HTCondor,
             Kubernetes or local (docs/cluster.md).
         dry_run: draw two batches, print images, hours, disk and memory of what is missing, and stop.
+        profile: measure the first config of the stream, print where the time goes, and write nothing.
         logger: write every record to STORE.log as well, by Lightning's CSV, TensorBoard or wandb logger.
         json: print what the store holds as JSON.
     """
@@ -76,6 +80,10 @@ def label(
     few = dataclasses.replace(evaluation, num_images=images or evaluation.num_images)
     if dry_run:
         show_costs(label_cost(pipe, loaded, store, few, num_configs, split, workers), json)
+        return
+    if profile:
+        config = sample_configs(loaded.options, len(loaded.layers), 1, config_seed, 0, loaded.available)[0]
+        show_shares(time_shares(Measurer(pipe, loaded, few), Job(0, config, few.noise_seed)), json)
         return
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(

@@ -57,6 +57,8 @@ class Evaluator:
 
     Attributes:
         settings: what is measured under.
+        distribution: FID, KID and agreement; None where nothing is compared with real images.
+        clip: the CLIP score; None where it is left out.
     """
 
     def __init__(self, pipe: Any, settings: EvaluationSettings) -> None:
@@ -67,10 +69,10 @@ class Evaluator:
         """
         self.settings = settings
         self._generator = Generator(pipe, settings)
-        self._distribution = Distribution(settings, pipe.device) if settings.reference else None
-        self._clip = CLIPScore(clip_loader(settings.clip)).to(pipe.device) if settings.clip else None
-        if self._clip is not None:
-            prompts, processor = self._generator.prompts, cast(CutToLength, self._clip.processor)
+        self.distribution = Distribution(settings, pipe.device) if settings.reference else None
+        self.clip = CLIPScore(clip_loader(settings.clip)).to(pipe.device) if settings.clip else None
+        if self.clip is not None:
+            prompts, processor = self._generator.prompts, cast(CutToLength, self.clip.processor)
             if long := processor.count_long(prompts):
                 logging.getLogger(__name__).warning(
                     "%d of %d prompts have more than %d tokens; the CLIP score sees their beginnings",
@@ -95,23 +97,23 @@ class Evaluator:
         return self._measure(noise_seed, self._full_precision[noise_seed])
 
     def _measure(self, noise_seed: int, full: Measurement | None) -> Measurement:
-        if self._distribution is not None:
-            self._distribution.reset()
-        if self._clip is not None:
-            self._clip.reset()
+        if self.distribution is not None:
+            self.distribution.reset()
+        if self.clip is not None:
+            self.clip.reset()
         all_latents, all_images, all_frames = [], [], []
         for rows, latents, images, frames in self._generator.drawings(noise_seed):
-            if self._distribution is not None:
-                self._distribution.update(rows, images, self._generator.prompts[rows])
-            if self._clip is not None:
-                self._clip.update(list(images.to(self._clip.device)), self._generator.prompts[rows])
+            if self.distribution is not None:
+                self.distribution.update(rows, images, self._generator.prompts[rows])
+            if self.clip is not None:
+                self.clip.update(list(images.to(self.clip.device)), self._generator.prompts[rows])
             all_latents.append(latents)
             all_images.append(images)
             all_frames.append(frames.flatten(0, 1))
         latents, images, frames = torch.cat(all_latents), torch.cat(all_images), torch.cat(all_frames)
-        labels = self._distribution.labels() if self._distribution is not None else {}
-        if self._clip is not None:
-            labels["clip"] = float(self._clip.score / self._clip.n_samples)  # compute() clips at 0
+        labels = self.distribution.labels() if self.distribution is not None else {}
+        if self.clip is not None:
+            labels["clip"] = float(self.clip.score / self.clip.n_samples)  # compute() clips at 0
         reference = full or Measurement({}, images, latents, frames)
         labels |= paired_labels(frames, latents, reference)
         for name, value in labels.items():

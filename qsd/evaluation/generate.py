@@ -183,10 +183,11 @@ def _seed(noise_seed: int, index: int) -> int:
 
 
 def _scaling_factor(pipe: Any) -> float:
-    return getattr(_decoder(pipe).config, "scaling_factor", None) or 1.0
+    return getattr(decoder_of(pipe).config, "scaling_factor", None) or 1.0
 
 
-def _decoder(pipe: Any) -> Any:
+def decoder_of(pipe: Any) -> Any:
+    """The pipeline's decoder of latents; None where it has none."""
     return next((part for name in _DECODERS if (part := getattr(pipe, name, None)) is not None), None)
 
 
@@ -194,7 +195,7 @@ def _decoder(pipe: Any) -> Any:
 def _recorded(pipe: Any) -> Iterator[list[torch.Tensor]]:
     """Collects what the pipeline's decoder, if it has one, decodes meanwhile."""
     latents: list[torch.Tensor] = []
-    vae = _decoder(pipe)
+    vae = decoder_of(pipe)
     if vae is None or not hasattr(vae, "decode"):
         yield latents
         return
