@@ -8,7 +8,7 @@ from typing import Any
 from qsd.cli import VERBS, main
 
 _SECTIONS = {
-    "Use": ["index", "own_model", "cli", "python", "faq"],
+    "Use": ["index", "own_model", "cluster", "cli", "python", "faq"],
     "Understand": [
         "method",
         "options",
