@@ -115,7 +115,7 @@ class ClusterPool(Generic[Item, Result]):
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
             self._client = opening.enter_context(_connected(scheduler, cluster))
-            self._client.run_on_scheduler(_saturate)
+            self._client.run_on_scheduler(_saturation(_SATURATION))
             self._client.register_plugin(_worker_plugin(self._plugin))
             self._stack = opening.pop_all()
 
@@ -244,25 +244,25 @@ def _worker_plugin(opening: _Opening) -> Any:
     return Opening(opening)
 
 
-def _saturate(dask_scheduler: Any) -> None:
-    dask_scheduler.WORKER_SATURATION = _SATURATION
+def _saturation(value: float) -> Any:
+    """What sets it at a scheduler; a function without a home, as schedulers need not know qsd."""
+
+    def saturate(dask_scheduler: Any) -> None:
+        dask_scheduler.WORKER_SATURATION = value
+
+    return saturate
 
 
 @contextlib.contextmanager
 def _connected(scheduler: str | None, cluster: str | Path | None) -> Iterator[Any]:
     """A client of a scheduler, or of a cluster that is started and closed."""
     try:
-        import dask
         from distributed import Client
     except ImportError as error:
         raise QsdError('--scheduler and --cluster need Dask; run `pip install "qsd[cluster]"`') from error
     if (scheduler is None) == (cluster is None):
         raise QsdError("--scheduler and --cluster: give one of them")
-    quiet = {
-        "distributed.scheduler.worker-saturation": _SATURATION,
-        "distributed.logging": {"distributed": "error"},
-    }
-    with dask.config.set(quiet), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         address = scheduler if cluster is None else stack.enter_context(_started(cluster))
         try:
             client = stack.enter_context(Client(address, timeout=_PATIENCE, set_as_default=False))

@@ -3,8 +3,7 @@
 import dataclasses
 import json
 import os
-import subprocess
-import sys
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -100,28 +99,26 @@ def test_fixed_shares_need_no_shared_folder(tmp_path: Path) -> None:
         shard_files(tmp_path / "empty")
 
 
-_KILLED = """
-import os, sys
-from pathlib import Path
-sys.path.insert(0, "tests")
-from labels.test_shards import *
-def dies(jobs):
-    for number, measured in enumerate(measure(jobs)):
-        if number == 2:
-            os.kill(os.getpid(), 9)
-        yield measured
-with Shards(sys.argv[1], Shard("killed")) as shards:
-    with shards.opened(lambda own: Store.writing(own, lambda: HEADER)) as own:
-        label(own, shards.jobs(jobs_of_stream(own, 6, 0)), dies)
-"""
-
-
 def test_work_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "s.h5"
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(Path.cwd()), str(Path("tests").resolve())])
-    }
-    subprocess.run([sys.executable, "-c", _KILLED, str(path)], env=environment, check=False)
+
+    def dies(jobs: Iterator[Job]) -> Iterator[tuple[Job, dict[str, float], float]]:
+        for number, measured in enumerate(measure(jobs)):
+            if number == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield measured
+
+    child = os.fork()
+    if not child:
+        try:
+            with (
+                Shards(path, Shard("killed")) as shards,
+                shards.opened(lambda own: Store.writing(own, lambda: HEADER)) as own,
+            ):
+                label(own, shards.jobs(jobs_of_stream(own, 6, 0)), dies)
+        finally:
+            os._exit(1)
+    os.waitpid(child, 0)
     assert len(list(path.parent.glob("s.h5.shards/*.lease"))) == 1
     assert len(Store.open(tmp_path / "s.h5.shards" / "killed.h5").records) == 2
     assert one_process(path, Shard("other"), 6) == 4
