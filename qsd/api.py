@@ -36,6 +36,7 @@ from qsd.ranker.tasks import (
     space_of,
 )
 from qsd.search import METHODS, Front, MethodName, SearchSettings
+from qsd.search.coupling import Coupling, FormatName
 from qsd.store import Store
 from qsd.support.errors import QsdError
 from qsd.support.progress import Progress
@@ -220,6 +221,8 @@ def search(
     max_bytes: int | None = None,
     keep: Mapping[str, str] | None = None,
     at_least: Mapping[str, str] | None = None,
+    couple: Sequence[Coupling] = (),
+    format: FormatName = "qsd",
     store: Store | None = None,
     pipe: DiffusionPipeline | None = None,
     evaluator: EvaluationSettings | None = None,
@@ -241,6 +244,8 @@ def search(
         max_bytes: budget in bytes.
         keep: pins, pattern of layer names -> option, such as ``{"proj_out": "uaq-8"}``.
         at_least: floors, pattern -> option: one of at least its bits.
+        couple: "qkv" and "segments": layers that take the same option.
+        format: of the export to come: only what it can hold, with what it fuses coupled.
         store: probed, for `length`, `greedy` and `knapsack` over energies; labeled, for that over ridge.
         pipe: at full precision, for `orthogonality`.
         evaluator: how it draws.
@@ -263,7 +268,7 @@ def search(
     task = make_task(
         method,
         known,
-        space_of(bank, keep, at_least),
+        space_of(bank, keep, at_least, couple=couple, format=format),
         max_bits=max_bits,
         max_bytes=max_bytes,
         score=score,
@@ -286,6 +291,8 @@ def smallest(
     max_bytes: int | None = None,
     keep: Mapping[str, str] | None = None,
     at_least: Mapping[str, str] | None = None,
+    couple: Sequence[Coupling] = (),
+    format: FormatName = "qsd",
     settings: SearchSettings | None = None,
     seed: int = 0,
     command: str = "",
@@ -302,6 +309,8 @@ def smallest(
         max_bytes: likewise in bytes.
         keep: pins, as for :func:`search`.
         at_least: floors, likewise.
+        couple: "qkv" and "segments": layers that take the same option.
+        format: of the export to come: only what it can hold, with what it fuses coupled.
         settings: how much to search.
         seed: equal seeds give equal answers.
         command: for the provenance.
@@ -314,7 +323,7 @@ def smallest(
     task = make_task(
         "evolution",
         known,
-        space_of(bank, keep, at_least),
+        space_of(bank, keep, at_least, couple=couple, format=format),
         max_bits=max_bits,
         max_bytes=max_bytes,
         settings=settings or SearchSettings(),
@@ -322,7 +331,7 @@ def smallest(
         meta=meta_of(known, provenance()["versions"], command),
         progress=progress,
     )
-    return smallest_within(task, ranker, bounds, confidence)
+    return smallest_within(task, ranker.over(bank.options), bounds, confidence)
 
 
 def _opener(

@@ -28,6 +28,7 @@ from qsd.quantizers import DEFAULT_OPTIONS, parse_options
 from qsd.ranker.bounds import full_precision_bound
 from qsd.ranker.checkpoint import Ranker, load_ranker
 from qsd.search import Front, SearchSettings
+from qsd.search.coupling import FormatName
 from qsd.store import Store
 from qsd.support.documents import write_json
 from qsd.support.errors import QsdError
@@ -121,7 +122,7 @@ class Compression:
         *,
         workers: int,
         device: str,
-        format: str,
+        format: FormatName,
         command: str,
         bar: Bar,
     ) -> None:
@@ -327,13 +328,18 @@ class Compression:
                 assert ranker is not None, "checked at the start"
                 bounds = [full_precision_bound(ranker, self.goal.within)]
                 front = smallest(
-                    ranker, bank, bounds, settings=settings, command=self.command, progress=progress
+                    *(ranker, bank, bounds),
+                    format=self.format,
+                    settings=settings,
+                    command=self.command,
+                    progress=progress,
                 ).front
             else:
                 front = search(
                     ranker,
                     bank,
                     method="evolution" if ranker else "length",
+                    format=self.format,
                     max_bits=self.goal.max_bits,
                     max_bytes=self.goal.max_bytes,
                     store=store,

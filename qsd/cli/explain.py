@@ -16,6 +16,7 @@ from qsd.explain.explanation import default_config, pair_rows
 from qsd.explain.files import to_json, write
 from qsd.explain.plots import plot_all, plot_calibration
 from qsd.ranker.checkpoint import Ranker, load_ranker
+from qsd.ranker.data import learnable
 from qsd.ranker.target import Target
 from qsd.search import Front
 from qsd.store import Records, Store
@@ -60,7 +61,7 @@ def explain(
     """
     if top < 1:
         raise QsdError(f"top {top}: give a number of rows, at least 1")
-    opened = Store.open(find(store))
+    opened = learnable(Store.open(find(store)))
     config, name = _config(opened, around)
     loaded = load_ranker(ranker, opened.header.denoiser) if ranker else None
     configs = _members(opened, front) if front else config[None]

@@ -130,6 +130,7 @@ class RankerCLI(LightningCLI):
             auxiliary=[target.text for target in self.datamodule.targets[1:]],
             hyper_parameters=json.loads(self.parser.dump(self.config, format="json"))[self.subcommand],
             metrics=reports,
+            unseen=[data.unseen for data in stores],
             provenance={
                 "command": command_line(),
                 "versions": {package: version(package) for package in _PACKAGES},

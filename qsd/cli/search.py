@@ -1,6 +1,7 @@
 """``qsd search``."""
 
 import contextlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from qsd.ranker.bounds import Answer, Bound, full_precision_bound
 from qsd.ranker.checkpoint import Ranker, load_ranker
 from qsd.ranker.tasks import OrthogonalitySettings, ScoreName
 from qsd.search import Front, MethodName, SearchSettings, plot_front
+from qsd.search.coupling import FormatName, parse_couplings
 from qsd.store import Store
 from qsd.support.errors import QsdError
 from qsd.support.folders import replacing
@@ -44,6 +46,8 @@ def search(
     confidence: float = 0.9,
     keep: str | None = None,
     at_least: str | None = None,
+    couple: str | None = None,
+    format: FormatName = "qsd",
     store: str | None = None,
     verify: int = 0,
     rounds: int = 1,
@@ -88,6 +92,10 @@ def search(
         confidence: probability with which these bounds must hold.
         keep: layers with a fixed option, such as "proj_out=keep,blocks.0.*=uaq-4"; * stands for anything.
         at_least: layers with an option of at least the bits of the one named, likewise.
+        couple: layers that share an option: qkv (query, key and value of one attention), segments (of one
+            weight), or both, as in "qkv,segments".
+        format: what the result is for, also written --for: qsd, sdnq, gguf or comfy. Only options that it can
+            hold are searched, and layers that it stores as one weight share an option.
         store: probed store for length, greedy and knapsack over energies; labeled for ridge; the ranker's
             own for --verify, which appends to it.
         verify: measure so many of the front's best per round; needs --ranker, --store, --pipeline and
@@ -106,6 +114,8 @@ def search(
         json: print the front's sizes and predictions as JSON.
     """
     if max_act_bits is not None or max_bops is not None:
+        if couple or format != "qsd":
+            raise QsdError("couple and for: not with budgets of activations; leave them out")
         budgets = {"max_bits": max_bits, "max_act_bits": max_act_bits, "max_bops": max_bops}
         run_joint(bank, out, ranker, **budgets, seed=seed, overwrite=overwrite, json=json)
         return
@@ -129,6 +139,8 @@ def search(
         "max_bytes": max_bytes,
         "keep": _rules("keep", keep),
         "at_least": _rules("at-least", at_least),
+        "couple": parse_couplings(couple),
+        "format": format,
         "settings": settings,
         "command": command_line(),
     }
@@ -206,6 +218,8 @@ def search(
         print_json(document)
         return
     console.print(_table(front, target, out))
+    if loaded_ranker is not None and (remark := _extrapolation(loaded_ranker, loaded_bank, front, best)):
+        messages.print(remark)
     for number, one in enumerate(found):
         console.print(_round_table(one, number + 1, target))
     if unseen is not None:
@@ -317,6 +331,10 @@ def _table(front: Front, target: str, out: str) -> Table:
     return table
 
 
+def _extrapolation(ranker: Ranker, bank: Bank, front: Front, best: int) -> str:
+    return ranker.over(bank.options).extrapolation(front.configs[best : best + 1])
+
+
 def _round_table(one: Round, number: int, target: str) -> Table:
     """The measured members of a round."""
     optimism = one.optimism
@@ -356,4 +374,5 @@ def _say(answer: Answer, bounds: Sequence[Bound], confidence: float) -> None:
 
 def run(words: Sequence[str]) -> None:
     """Runs the verb."""
+    words = [re.sub(r"^--for(?==|$)", "--format", word) for word in words]
     run_function(search, spelled(words))

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from qsd.ranker.data import learnable
 from qsd.search import Front
 from qsd.store import Store
 from qsd.support.documents import parse_json, read_bounded
@@ -62,7 +63,7 @@ class RunFolder:
             path,
             fronts,
             summary,
-            next((Store.open(place) for place in places if store or place.exists()), None),
+            next((learnable(Store.open(place)) for place in places if store or place.exists()), None),
             next((place for place in rankers if place.is_dir()), None),
             grid if grid.exists() else None,
         )

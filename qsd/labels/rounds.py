@@ -91,8 +91,8 @@ def verify_rounds(
     next_seed = max([FIRST_SEED, *(store.records.noise_seed + 1).tolist()])
     for number in range(rounds):
         front = search(ranker, number)
-        names = list(map(str, store.header.options))
-        places = np.array([names.index(name) for name in front.meta.option_names])
+        table = list(map(str, store.header.options))
+        places = np.array([table.index(name) for name in front.meta.option_names])
         members = np.argsort(-front.score, kind="stable")[:verify].tolist()
         noise = [next_seed + place for place in range(seeds)]
         next_seed += seeds
@@ -127,10 +127,9 @@ def refitted(ranker: Ranker, store: Store, settings: ResponseSettings | None = N
     data = prepare(store, Target(ranker.target), folds=folds)
     labels = tuple(ranker.labels)
     data = dataclasses.replace(data, predicted_labels=labels)
-    again = object.__new__(Ranker)
-    again.__dict__.update(ranker.__dict__)
-    again.posteriors = fit_posteriors(ranker.members, data, ranker.store, settings)
-    return again
+    return ranker.refitted(
+        data.header, fit_posteriors(ranker.members, data, ranker.store, settings), data.unseen
+    )
 
 
 def summary(labels: Sequence[dict[str, float]], values: np.ndarray, seeds: Sequence[int]) -> dict[str, Any]:

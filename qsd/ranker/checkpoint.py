@@ -1,5 +1,6 @@
 """A trained ranker on disk: one safetensors file per member and one JSON that explains them."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
@@ -57,6 +58,10 @@ class Ranker:
         folder: where it was loaded from.
         header: the denoiser, its layers, graph and option table, as in the store it was trained on.
         features: the graph as the networks see it.
+        trained: the header with the table that the members and posteriors know; ``header`` has that of
+            :meth:`over`.
+        places: int64 [O], where the options of ``header`` stand in that table.
+        unseen: options that were probed and that no label has seen.
         members: the ensemble, in evaluation mode.
         posteriors: what predicts the target and each label.
         full_precision: labels of the denoiser at full precision, where the store knows them.
@@ -76,8 +81,7 @@ class Ranker:
         store: int = 0,
     ) -> None:
         self.folder = folder
-        self.header = header
-        self.features = GraphFeatures.of(header)
+        self._bind(header)
         self.members = members.eval().requires_grad_(False)
         self.posteriors = posteriors
         self.store = store
@@ -85,6 +89,54 @@ class Ranker:
         self.target: str = document["target"]
         self.metrics: dict[str, Any] = document["metrics"]
         self.provenance: dict[str, Any] = document["provenance"]
+        self.unseen: tuple[str, ...] = tuple(document["denoisers"][store].get("unseen", ()))
+
+    def _bind(self, header: Header) -> None:
+        """Takes the table of a header as that of the ranker."""
+        self.header = self.trained = header
+        self.features = GraphFeatures.of(header)
+        self.places = np.arange(len(weight_options(header)))
+
+    def over(self, options: Sequence[Option]) -> "Ranker":
+        """The ranker of configs in another table.
+
+        Args:
+            options: of a bank, in any order; all of them known to the ranker (:meth:`check`).
+        """
+        if tuple(options) == weight_options(self.header):
+            return self
+        own, count = weight_options(self.trained), len(self.trained.activation_options)
+        again = copy.copy(self)
+        again.places = np.array([own.index(option) for option in options])
+        columns = (again.places[:, None] * count + np.arange(count)).reshape(-1)
+        again.header = dataclasses.replace(
+            self.trained,
+            options=tuple(self.trained.options[column] for column in columns),
+            num_bytes=self.trained.num_bytes[:, columns],
+            relative_error=self.trained.relative_error[:, columns],
+        )
+        again.features = GraphFeatures.of(again.header)
+        return again
+
+    def refitted(self, header: Header, posteriors: Posteriors, unseen: tuple[str, ...]) -> "Ranker":
+        """The ranker with other posteriors, of a store that has learned more or whose table has grown."""
+        again = copy.copy(self)
+        again._bind(header)
+        again.posteriors, again.unseen = posteriors, unseen
+        return again
+
+    def extrapolation(self, configs: np.ndarray) -> str:
+        """Where predictions of configs int8 [n, L] extrapolate, in words; empty where they do not."""
+        names = list(map(str, weight_options(self.header)))
+        unseen = [place for place, name in enumerate(names) if name in self.unseen]
+        used = [place for place in unseen if (configs == place).any()]
+        if not used:
+            return ""
+        share = float(np.isin(configs, used).mean())
+        return (
+            f"no label has seen {', '.join(names[place] for place in used)}, which {share:.0%} of the layers "
+            "have: there the ranker extrapolates from what options do alone"
+        )
 
     @property
     def labels(self) -> list[str]:
@@ -111,7 +163,8 @@ class Ranker:
         fits = configs.shape[1] == shape[0] and _within(configs, shape[1])
         fits &= activations is None or _within(np.asarray(activations), count)
         chosen = pairs(configs, activations, count) if fits else configs
-        if not fits or not self.header.available[np.arange(shape[0]), chosen].all():
+        fits = fits and bool(self.header.available[np.arange(shape[0]), chosen].all())
+        if not fits:
             raise QsdError(
                 f"{self.folder}: configs of shape {configs.shape} do not fit {shape[0]} layers with "
                 f"{shape[1]} options (and {count} of activations); use configs of the denoiser and options "
@@ -121,7 +174,8 @@ class Ranker:
             raise QsdError(
                 f"{self.folder}: does not predict {label!r}, only {', '.join(self.labels) or 'no label'}"
             )
-        return self.posteriors[label or TARGET].posterior(chosen)
+        known = pairs(self.places[configs.astype(np.int64)], activations, count)
+        return self.posteriors[label or TARGET].posterior(known)
 
     def contributions(self) -> np.ndarray | None:
         """Additive part of the prediction by layer and option, in the target's units, float64 [L, O].
@@ -136,7 +190,9 @@ class Ranker:
         tables = [
             member.contributions(self.store) * member.target_std[self.store, 0] for member in self.members
         ]
-        table = torch.stack(tables).mean(dim=0).double().numpy()
+        count = len(self.trained.activation_options)
+        columns = (self.places[:, None] * count + np.arange(count)).reshape(-1)
+        table = torch.stack(tables).mean(dim=0).double().numpy()[:, columns]
         return table - table.mean(axis=1, keepdims=True)
 
     def check(self, other: Described, file: str | Path) -> None:
@@ -164,6 +220,7 @@ def save_ranker(
     hyper_parameters: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    unseen: Sequence[Sequence[str]] | None = None,
 ) -> None:
     """Writes a ranker folder; a ranker that is there already is replaced once the new one is complete.
 
@@ -178,6 +235,7 @@ def save_ranker(
         hyper_parameters: plain values.
         metrics: numbers to remember.
         provenance: versions, seed, command.
+        unseen: by store, options that were probed and that no label has seen.
     """
     folder = Path(folder)
     network = network or next(iter(members)).network.settings
@@ -192,7 +250,10 @@ def save_ranker(
         "hyper_parameters": dict(hyper_parameters or {}),
         "metrics": dict(metrics or {}),
         "provenance": dict(provenance or {}),
-        "denoisers": [_header_to_json(header) for header in headers],
+        "denoisers": [
+            _header_to_json(header) | {"unseen": list(some)}
+            for header, some in zip(headers, unseen or [()] * len(headers), strict=True)
+        ],
     }
     with replacing(folder, _is_ours) as new:
         files: dict[str, str] = {}
@@ -324,6 +385,7 @@ class _Denoiser(Schema):
     conditions: dict[str, Any]
     activation_options: Annotated[list[str], Field(min_length=1, max_length=127)]
     full_precision: dict[str, float]
+    unseen: list[str] = Field(default_factory=list)
 
 
 class _Document(Schema):
@@ -352,7 +414,13 @@ def _check_same(folder: Path, header: Header, other: Described, file: str | Path
         )
     options = weight_options(header)
     theirs = weight_options(other) if isinstance(other, Header) else tuple(other.options)
-    if theirs != options:
+    unknown = [str(option) for option in theirs if option not in options]
+    if unknown and not isinstance(other, Header):
+        raise QsdError(
+            f"{file}: {', '.join(unknown)} neither labeled nor probed in the store that the ranker {folder} "
+            "learned from; run `qsd probe` with this bank, train again, or `qsd bank --drop` them"
+        )
+    if theirs != options and isinstance(other, Header):
         raise QsdError(
             f"{file}: its options are {', '.join(map(str, theirs))}, but the ranker {folder} was "
             f"trained on {', '.join(map(str, options))}; use files of one option table"

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from qsd.ranker.features import GraphFeatures
-from qsd.ranker.joint import joint, pairs
+from qsd.ranker.joint import joint, pairs, weight_options
 from qsd.ranker.target import Target
-from qsd.store import SPLITS, Header, Responses, Store
+from qsd.store import SPLITS, Header, Responses, Store, known_options, seen_by
 from qsd.support.errors import QsdError
 from qsd.support.paths import find
 
@@ -83,6 +83,14 @@ class StoreData:
         return self.predicted_labels is None or label in self.predicted_labels
 
     @property
+    def unseen(self) -> tuple[str, ...]:
+        """Options that no record that may be learned from has: what is said of them is extrapolated."""
+        options = weight_options(self.header)
+        learned = self.configs[self.known_rows()].numpy() // len(self.header.activation_options)
+        seen = set(np.unique(learned).tolist())
+        return tuple(str(option) for place, option in enumerate(options) if place not in seen)
+
+    @property
     def responses(self) -> Responses | None:
         """What each option does alone, if that is known of all layers."""
         responses = self.header.responses
@@ -140,6 +148,7 @@ def prepare(
         QsdError: the target cannot be evaluated, or fewer than 2 records remain for training, validation or
             test and the store was not probed.
     """
+    store = learnable(store)
     responses = store.header.responses
     probed = responses is not None and not len(responses.missing())
     if probed and not len(store.records):
@@ -183,11 +192,19 @@ def prepare(
         fold=torch.from_numpy(fold),
         spared=torch.from_numpy(spared),
         repeats=torch.from_numpy(_repeats(store, evaluated.values, rows)).float(),
-        message=evaluated.message,
+        message="; ".join(filter(None, [evaluated.message, _unprobed(store)])),
         labels=store.records.labels[rows],
         few=bool(shortage),
         num_images=images[rows] if np.ptp(images[rows]) else None,
     )
+
+
+def learnable(store: Store) -> Store:
+    """A store as rankers see it: without the options that nothing was measured of."""
+    header, records = seen_by(
+        store.header, store.records, known_options(store.header, store.records) or store.header.options
+    )
+    return store if header is store.header else Store(store.path, header, records)
 
 
 def _unlabeled(store: Store, num_targets: int, folds: int) -> StoreData:
@@ -206,6 +223,20 @@ def _unlabeled(store: Store, num_targets: int, folds: int) -> StoreData:
         message=f"{store.path}: no labels, so the length of the probed change predicts",
         labels=np.zeros((0, num_labels)),
         few=True,
+    )
+
+
+def _unprobed(store: Store) -> str:
+    """What to say of a probed store whose responses do not serve: records have options that lack them."""
+    header = store.header
+    if header.responses is None or header.responses.sketched or not len(header.responses.missing()):
+        return ""
+    names = [
+        name for name, known in zip(header.columns, header.responses.complete(), strict=True) if not known
+    ]
+    return (
+        f"{store.path}: {', '.join(names)} labeled but not probed, so the ranker goes without probes; "
+        "run `qsd probe`"
     )
 
 

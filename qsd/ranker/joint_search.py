@@ -60,6 +60,7 @@ def search_with_activations(
         QsdError: ranker and bank do not belong together, or no config fits the budgets.
     """
     ranker.check(bank, "bank")
+    ranker = ranker.over(bank.options)
     costs = joint_costs(bank, max_bits=max_bits, max_act_bits=max_act_bits, max_bops=max_bops)
     count, layers = len(bank.activation_options), len(bank.layers)
     drawn = sample_configs(bank.options, layers, settings.samples, seed, available=bank.num_bytes >= 0)

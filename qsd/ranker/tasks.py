@@ -1,7 +1,7 @@
 """From what is at hand (bank, ranker, store, similarities) to the task of a searcher."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from qsd.ranker.checkpoint import Ranker
 from qsd.ranker.hop_scores import module_scores, operation_scores
 from qsd.ranker.target import Target
 from qsd.search.budget import Budget
+from qsd.search.coupling import Coupling, FormatName, groups_of, held, implied_by
 from qsd.search.front import FrontMeta
 from qsd.search.methods import METHODS, MethodName
 from qsd.search.methods.length import ChangeLength, energies
@@ -23,7 +24,7 @@ from qsd.search.methods.orthogonality import Aggregation, importance, total_simi
 from qsd.search.posterior import PosteriorPredictor
 from qsd.search.space import Space
 from qsd.search.task import Candidates, SearchSettings, Task
-from qsd.store import Responses, Store
+from qsd.store import Responses, Store, seen_by
 from qsd.support.errors import QsdError
 from qsd.support.progress import Progress
 
@@ -64,8 +65,8 @@ class Known:
 
     Attributes:
         bank: sizes and errors.
-        ranker: trained on the bank's denoiser and options.
-        store: of the bank's denoiser and options, labeled or probed.
+        ranker: trained on the bank's denoiser and all its options; it becomes that of the bank's table.
+        store: of the bank's denoiser and all its options, labeled or probed; likewise.
         gamma: float64 [S, L], similarities of layers by sampling step, for `orthogonality`.
     """
 
@@ -77,15 +78,39 @@ class Known:
     def __post_init__(self) -> None:
         if self.ranker is not None:
             self.ranker.check(self.bank, "bank")
+            object.__setattr__(self, "ranker", self.ranker.over(self.bank.options))
         if self.store is not None:
-            check_store(self.store, self.bank)
+            object.__setattr__(self, "store", store_of(self.store, self.bank))
 
 
 def space_of(
-    bank: Bank, keep: Mapping[str, str] | None = None, at_least: Mapping[str, str] | None = None
+    bank: Bank,
+    keep: Mapping[str, str] | None = None,
+    at_least: Mapping[str, str] | None = None,
+    *,
+    couple: Sequence[Coupling] = (),
+    format: FormatName = "qsd",
 ) -> Space:
-    """The space of a bank's configs, with pins and floors by pattern of layer names."""
-    space = Space.make(bank.num_bytes, bank.num_weights, bank.options, layer_names=bank.layer_names)
+    """The space of a bank's configs, with pins and floors by pattern of layer names.
+
+    Args:
+        bank: sizes and layers.
+        keep: pins, pattern -> option.
+        at_least: floors, pattern -> option.
+        couple: layers that share an option, beside those that the format asks for.
+        format: of the export, which leaves out what it cannot hold.
+
+    Raises:
+        QsdError: a layer is left without an option, or a pattern or option is unknown.
+    """
+    implied = implied_by(format, str(bank.denoiser.get("class", "")))
+    space = Space.make(
+        held(format, bank.layers, bank.options, bank.num_bytes),
+        bank.num_weights,
+        bank.options,
+        layer_names=bank.layer_names,
+        groups=groups_of(bank.layers, {*couple, *implied}),
+    )
     return space.restricted(keep or {}, at_least or {}) if keep or at_least else space
 
 
@@ -135,8 +160,10 @@ def make_task(
             predictor = ChangeLength(_space_of_images(_responses(known, method)))
         case "operation" | "block":
             ranker = _graph_ranker(known, method)
-            table = operation_scores(ranker.members, ranker.header, ranker.store)
+            table = operation_scores(ranker.members, ranker.trained, ranker.store)[:, ranker.places]
             if method == "block":
+                if ranker.header is not ranker.trained:
+                    raise QsdError("block: needs a bank of all options of the ranker, in its order")
                 modules = module_scores(
                     ranker.members, ranker.header, space_of(known.bank).available, ranker.store
                 )
@@ -201,18 +228,21 @@ def bits_by_importance(known: Known, settings: OrthogonalitySettings) -> np.ndar
     return theta[:, None] * bits[None, :]
 
 
-def check_store(store: Store, bank: Bank) -> None:
-    """Refuses a store of another denoiser or option table than the bank's.
+def store_of(store: Store, bank: Bank) -> Store:
+    """A store as the table of a bank shows it: options that the bank lacks are left out, with their records.
 
     Raises:
-        QsdError: they differ; the message names what.
+        QsdError: it is of another denoiser, or lacks an option of the bank.
     """
-    if tuple(store.header.options) != tuple(bank.options):
-        raise QsdError(
-            f"{store.path}: its options are {', '.join(map(str, store.header.options))}, those of the bank "
-            f"{', '.join(map(str, bank.options))}; use files of one option table"
-        )
     check_same_denoiser(bank.denoiser, store.header.denoiser, store.path)
+    unknown = [str(option) for option in bank.options if option not in store.header.options]
+    if unknown:
+        raise QsdError(
+            f"{store.path}: knows nothing of {', '.join(unknown)}, which the bank has; add them with "
+            f"`qsd store migrate {store.path} --bank BANK` and `qsd probe`"
+        )
+    header, records = seen_by(store.header, store.records, bank.options)
+    return store if header is store.header else Store(store.path, header, records)
 
 
 def _score(known: Known, name: ScoreName) -> np.ndarray:
