@@ -76,7 +76,7 @@ def _bank(header: Header, options: tuple[Option, ...]) -> SimpleNamespace:
 def test_configs_of_options_without_a_label_are_ranked(wide: Header, ranker: Ranker) -> None:
     assert ranker.header.options == wide.options
     configs = sample_configs(wide.options, len(wide.layers), 60, 9)
-    assert (configs >= 6).any(axis=1).mean() > 0.9
+    assert (configs >= 6).any(axis=1).mean() > 0.6
     truth = -np.log(synthetic_fid(wide, configs))
     assert spearmanr(ranker.posterior(configs).mean, truth)[0] > 0.95
     assert ranker.unseen == ("int8", "uaq-5")
