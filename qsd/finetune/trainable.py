@@ -56,7 +56,8 @@ class TrainableWeight(nn.Module):
 
     Every element of a dequantized weight depends on one entry of each of these, and linearly on each. Which
     entry and by how much is read off the scheme itself: it dequantizes tables of zeros, of ones and of
-    positions. Tables that are packed into bytes, and those beyond the second, stay as they are.
+    positions. Tables that are packed into bytes, those beyond the second, and what stands around a scheme (a
+    rotation, a residual of low rank) stay as they are.
 
     Attributes:
         tables: the tensors that train, by name.
@@ -65,6 +66,9 @@ class TrainableWeight(nn.Module):
 
     def __init__(self, weight: QuantizedWeight) -> None:
         super().__init__()
+        option, self._restore = weight.option.core(weight.stored, weight.shape)
+        layout = option.layout(weight.shape)
+        weight = QuantizedWeight(option, weight.shape, {name: weight.stored[name] for name in layout})
         stored = weight.tensors()
         names = [
             name
@@ -99,7 +103,7 @@ class TrainableWeight(nn.Module):
             for name in term:
                 part = part * chosen[name]
             total = total + part
-        return total.view(self.shape)
+        return self._restore(total.view(self.shape))
 
     def trained(self) -> dict[str, TrainableTensor]:
         """The tensors that train, by name."""

@@ -196,6 +196,19 @@ class Option(ABC):
         """
         return None
 
+    def core(self, tensors: Tensors, shape: Sequence[int]) -> tuple["Option", Callable[[Tensor], Tensor]]:
+        """The option inside of what stands around it, and what that does to its weight.
+
+        Args:
+            tensors: of a weight; those of what stands around are constants of the function.
+            shape: of the weight.
+
+        Returns:
+            An option of which every weight depends on one entry of each table, and a differentiable function
+            from its weight, float32 in that shape, to this option's.
+        """
+        return self, lambda values: values
+
     @abstractmethod
     def dequantize(self, tensors: Tensors, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """The weight that tensors stand for; values beyond the range of ``dtype`` saturate."""

@@ -16,7 +16,7 @@ from qsd.export import export, load_export
 from qsd.finetune import FinetuneSettings, finetune
 from qsd.finetune.calls import Calls
 from qsd.finetune.trainable import TrainableTensor, TrainableWeight
-from qsd.quantizers import Option, quantize
+from qsd.quantizers import DEFAULT_OPTIONS, Option, quantize
 from qsd.support.errors import QsdError
 
 PIPELINE = "checkpoints/digits-dit"
@@ -51,9 +51,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 @pytest.mark.parametrize("shape", [(6, 24), (4, 8, 3, 3)])
-def test_a_weight_is_the_function_of_its_tables_that_the_scheme_has(
+def test_a_weight_of_any_scheme_is_the_function_of_its_tables(option: str, shape: tuple[int, ...]) -> None:
+    _check_function(option, shape)
+
+
+@pytest.mark.parametrize("option", [*map(str, DEFAULT_OPTIONS), "kmeans_c-3+r2", "hadamard+uaq-4+r1"])
+@pytest.mark.parametrize("shape", [(6, 64), (4, 16, 2, 2)])
+def test_a_weight_of_the_default_table_is_the_function_of_its_tables(
     option: str, shape: tuple[int, ...]
 ) -> None:
+    _check_function(option, shape)
+
+
+def _check_function(option: str, shape: tuple[int, ...]) -> None:
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     parsed = Option.parse(option)
     quantized = quantize(weight, [parsed])[parsed]

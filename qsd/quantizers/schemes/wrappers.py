@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -54,6 +54,10 @@ class Hadamard(Option):
 
     def quantize(self, rows: Rows) -> dict[str, Tensor]:
         return self.inner.quantize(dataclasses.replace(rows, values=rotated(rows.values)))
+
+    def core(self, tensors: Tensors, shape: Sequence[int]) -> tuple[Option, Callable[[Tensor], Tensor]]:
+        option, restore = self.inner.core(tensors, shape)
+        return option, lambda values: rotated(restore(values).reshape(shape[0], -1)).view(tuple(shape))
 
     def dequantize(self, tensors: Tensors, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         values = self.inner.dequantize(tensors, shape, torch.float32)
@@ -105,10 +109,17 @@ class LowRank(Option):
             "right": rows.stored(root[:, None] * right[: self.rank]).contiguous(),
         }
 
+    def core(self, tensors: Tensors, shape: Sequence[int]) -> tuple[Option, Callable[[Tensor], Tensor]]:
+        option, restore = self.inner.core(tensors, shape)
+        residual = self._residual(tensors, shape)
+        return option, lambda values: restore(values) + residual.to(values.device)
+
     def dequantize(self, tensors: Tensors, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         values = self.inner.dequantize(tensors, shape, torch.float32)
-        residual = tensors["left"].float() @ tensors["right"].float()
-        return saturated(values + residual.view(tuple(shape)), dtype)
+        return saturated(values + self._residual(tensors, shape), dtype)
+
+    def _residual(self, tensors: Tensors, shape: Sequence[int]) -> Tensor:
+        return (tensors["left"].float() @ tensors["right"].float()).view(tuple(shape))
 
 
 def block_size(count: int) -> int:
