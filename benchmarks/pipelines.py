@@ -1,13 +1,16 @@
 """What part of the road each denoiser class of the installed diffusers goes, in tiny configs.
 
-Every case of `coverage_cases.py` is traced and banked with its own arguments, one config is applied, exported
-and opened again, and the outputs of the applied and of the opened denoiser are compared bit for bit::
+Every case of `coverage_cases.py` is traced and banked with its own arguments by the default option table, one
+random config is applied, exported and opened again, and the outputs of the applied and of the opened denoiser
+are compared bit for bit. Results are kept in a file, so that a run can be cut into pieces::
 
+    python benchmarks/pipelines.py --seconds 50     # as often as it takes
     python benchmarks/pipelines.py --out docs/coverage.md
 """
 
 import argparse
 import dataclasses
+import json
 import sys
 import tempfile
 import time
@@ -32,7 +35,7 @@ from qsd.support.errors import QsdError
 sys.path.pop(0)  # numba would take this file for the package of its name
 
 STEPS = ("trace and bank", "apply", "export", "reload, equal bit for bit")
-OPTIONS = ("uaq-4", "kmeans_c-3")
+ROWS = Path(__file__).parent / "results" / "coverage.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +69,7 @@ def run(case: Case, folder: Path) -> Row:
     layers, share, unreached, other = 0, 0.0, 0, 0.0
     try:
         denoiser = case.build()
-        bank = qsd.build_bank(denoiser, OPTIONS, inputs=case.inputs())
+        bank = qsd.build_bank(denoiser, inputs=case.inputs())
         held = holdings(denoiser, bank.layers)
         layers, share = len(bank.layers), held.share
         unreached = len(held.left_out.get("layer that the traced call never reaches", {}))
@@ -124,8 +127,9 @@ def table(rows: list[Row]) -> str:
         "# Which denoisers qsd covers",
         "",
         f"Tiny denoisers of {len({case.cls for case in CASES})} classes of diffusers {diffusers.__version__} "
-        f"in {len(rows)} cases, traced with arguments of its forward, banked by {' and '.join(OPTIONS)}, "
-        "applied, exported and opened again by `qsd.build_bank`, `qsd.export` and `qsd.load_export` alone. "
+        f"in {len(rows)} cases, traced with arguments of its forward, banked by the default option table, a "
+        "random config applied, exported and opened again by `qsd.build_bank`, `qsd.export` and "
+        "`qsd.load_export` alone. "
         f"{len(whole)} of {len(rows)} go the whole road: the opened denoiser computes the same bits as the "
         "applied one.",
         "",
@@ -146,29 +150,39 @@ def table(rows: list[Row]) -> str:
             f"{f'{row.other_roles:.0%}' if row.other_roles else ''} | {step}{reason} |"
         )
     return "\n".join(
-        [*lines, "", "`python benchmarks/pipelines.py --out docs/coverage.md` makes this page.", ""]
+        [*lines, "", "`python benchmarks/pipelines.py --again --out docs/coverage.md` makes this page.", ""]
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="only cases whose names contain one of these")
+    parser.add_argument("--again", action="store_true", help="run what earlier runs have results of, too")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no case after so long")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="results of all runs")
     parser.add_argument("--out", type=Path, help="markdown file to write")
     wanted: Any = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.set_verbosity_error()
-    rows = []
+    known: dict[str, Row] = {}
+    if wanted.rows.is_file():
+        known = {fields["name"]: Row(**fields) for fields in json.loads(wanted.rows.read_text())}
+    start = time.perf_counter()
     for case in CASES:
-        if wanted.names and not any(name in case.name for name in wanted.names):
+        named = any(name in case.name for name in wanted.names)
+        is_wanted = named if wanted.names else wanted.again or case.name not in known
+        if not is_wanted or time.perf_counter() - start > wanted.seconds:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(run(case, Path(folder) / "export"))
-        row = rows[-1]
+            row = known[case.name] = run(case, Path(folder) / "export")
+        kept = [dataclasses.asdict(known[case.name]) for case in CASES if case.name in known]
+        wanted.rows.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         print(
             f"{row.name:<45}{row.layers:>4} layers {row.share:6.1%} other {row.other_roles:4.0%} "
             f"{row.seconds:5.1f} s  {row.step or 'none'}  {row.reason}",
             flush=True,
         )
+    rows = [known[case.name] for case in CASES if case.name in known]
     print(f"{sum(row.step == STEPS[-1] for row in rows)} of {len(rows)} go the whole road")
     if wanted.out:
         wanted.out.parent.mkdir(parents=True, exist_ok=True)

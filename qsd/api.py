@@ -15,7 +15,8 @@ from torch import nn
 from qsd import bank as bank_module
 from qsd import labels as labels_module
 from qsd.bank import Bank
-from qsd.denoisers import GraphKind, trace_whole
+from qsd.denoisers import GraphKind, Traced, trace_whole
+from qsd.denoisers.source import Source, open_source
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Measurer, Prober, Run, RunLayers
 from qsd.labels.active import ActiveSettings, label_actively
@@ -72,21 +73,75 @@ def build_bank(
     Raises:
         QsdError: an unknown option, a weight with NaN or infinity, or a denoiser that cannot be traced.
     """
-    texts = [options] if isinstance(options, str) else [str(option) for option in options]
-    table = parse_options(texts)
     module, traced = trace_whole(pipe, denoiser=denoiser, inputs=inputs, graph=graph)
-    if table in TABLES.values():  # of a table that nobody wrote for this denoiser, what fits it
-        shapes = {layer.shape for layer in traced.layers}
-        table = tuple(option for option in table if any(map(option.accepts, shapes)))
     return bank_module.build_bank(
         module,
-        table,
+        _table(options, traced),
         traced=traced,
         activations=parse_activations(activations),
         threads=threads,
         provenance=provenance(command),
         progress=progress,
     )
+
+
+def write_bank(
+    source: str | Path | Source,
+    out: str | Path,
+    options: Sequence[Option | str] | str = DEFAULT_OPTIONS,
+    *,
+    inputs: Mapping[str, Any] | None = None,
+    graph: GraphKind = "traced",
+    activations: Sequence[str | int] = ("16",),
+    threads: int = 1,
+    command: str | None = None,
+    progress: Progress | None = None,
+) -> Bank:
+    """Quantizes like :func:`build_bank`, from the files of a pipeline into the file of a bank.
+
+    Weights are read one by one and written as they are quantized, so that the denoiser is never in memory
+    where its folder allows for it (:func:`qsd.denoisers.source.open_source`).
+
+    Args:
+        source: a pipeline folder, or what ``open_source`` opened.
+        out: safetensors file to write.
+        options: as for :func:`build_bank`.
+        inputs: likewise.
+        graph: likewise.
+        activations: likewise.
+        threads: likewise.
+        command: likewise.
+        progress: likewise.
+
+    Returns:
+        The bank, whose tensors stay in the file.
+
+    Raises:
+        QsdError: as :func:`build_bank`, or the pipeline cannot be opened.
+    """
+    opened = source if isinstance(source, Source) else open_source(source)
+    opened, traced = opened.traced(inputs, graph)
+    return bank_module.write_bank(
+        out,
+        opened.read,
+        opened.identity,
+        _table(options, traced),
+        traced=traced,
+        activations=parse_activations(activations),
+        threads=threads,
+        provenance=provenance(command),
+        progress=progress,
+    )
+
+
+def _table(options: Sequence[Option | str] | str, traced: Traced) -> tuple[Option, ...]:
+    """The options; of a table that nobody wrote for this denoiser, those that fit it."""
+    texts = [options] if isinstance(options, str) else [str(option) for option in options]
+    table = parse_options(texts)
+    if table not in TABLES.values():
+        return table
+    shapes = {layer.shape for layer in traced.layers}
+    return tuple(option for option in table if any(map(option.accepts, shapes)))
 
 
 def label(

@@ -2,7 +2,8 @@
 
 from qsd.bank.activations import ActivationTable
 from qsd.bank.apply import Applier
-from qsd.bank.bank import FULL_PRECISION, Bank, build_bank, layer_weight, module_weight
+from qsd.bank.bank import FULL_PRECISION, Bank
+from qsd.bank.building import build_bank, layer_weight, module_weight, write_bank
 from qsd.bank.sizes import average_bits, config_bytes
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "config_bytes",
     "layer_weight",
     "module_weight",
+    "write_bank",
 ]

@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from qsd.bank.attention import RoundedAttention
 from qsd.denoisers.graph import Graph
-from qsd.denoisers.layers import WeightLayer
+from qsd.denoisers.layers import STACK, WeightLayer
 from qsd.denoisers.roles import attention_part
 from qsd.quantizers.activations import FULL_ACTIVATIONS, ActivationOption, Ranges, Rounding, rounding
 from qsd.support.errors import QsdError
@@ -95,7 +95,7 @@ class ActivationHooks:
         self._attention = attention_layers(layers, graph)
         self._modules: dict[str, list[int]] = {}
         for index, layer in enumerate(layers):
-            for path in (layer.module, *layer.tied):
+            for path in (layer.module, *layer.tied) if layer.kind != STACK else ():
                 self._modules.setdefault(path, []).append(index)
         self._handles: list[RemovableHandle] = []
         self._current: np.ndarray | None = None

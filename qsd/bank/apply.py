@@ -7,21 +7,19 @@ import torch
 from torch import nn
 
 from qsd.bank.activations import ActivationHooks, ActivationTable
-from qsd.bank.bank import FULL_PRECISION, Bank, module_weight
+from qsd.bank.bank import FULL_PRECISION, Bank
+from qsd.bank.building import module_weight, part_of
 from qsd.bank.steps import StepCounter
 from qsd.configs.schedule import Schedule
 from qsd.denoisers.identity import check_same_denoiser, identity
 from qsd.support.errors import QsdError
 
-_MOST_KEPT_BYTES = 2**30
-
 
 class Applier:
     """Points the layers of a denoiser at tensors of a bank, and back.
 
-    Dequantized tensors are kept, up to a GiB, and reused: applying a config of a small denoiser costs next to
-    nothing. Only layers whose option changed are touched. As a context manager it restores full precision on
-    leaving.
+    Only the weights of the active config are held, dequantized, beside those of full precision; only layers
+    whose option changed are touched. As a context manager it restores full precision on leaving.
 
     Attributes:
         bank: where the tensors come from.
@@ -53,8 +51,6 @@ class Applier:
         self._full = {name: module_weight(denoiser, name).data for name in self._by_module}
         self._trained = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
         self._current = np.full(len(bank.layers), FULL_PRECISION, dtype=np.int8)
-        self._dequantized: dict[tuple[int, int], torch.Tensor] = {}
-        self._kept_bytes = 0
         self._hooks = ActivationHooks(denoiser, bank.layers, bank.graph, activations)
         self._counter: StepCounter | None = None
 
@@ -82,7 +78,7 @@ class Applier:
                 continue
             parts = [self._tensor(index, int(config[index])) for index in indices]
             weight = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-            module_weight(self.denoiser, module).data = weight
+            module_weight(self.denoiser, module).data = weight.view(self._full[module].shape)
         for parameter in self._trained:  # for torch adds in another order where a weight wants a gradient
             parameter.requires_grad_(False)
         self._current = config.copy()
@@ -91,7 +87,7 @@ class Applier:
         """Brings full precision back, bit for bit: the very tensors the denoiser came with, and no hook."""
         self._apply_activations(None)
         for module, weight in self._full.items():
-            module_weight(self.denoiser, module).data = weight
+            module_weight(self.denoiser, module).data = weight.view(self._full[module].shape)
         for parameter in self._trained:
             parameter.requires_grad_(True)
         self._current[:] = FULL_PRECISION
@@ -116,17 +112,10 @@ class Applier:
         layer = self.bank.layers[index]
         full = self._full[layer.module]
         if option == FULL_PRECISION:
-            return full if layer.segment is None else full[:, layer.segment[0] : layer.segment[1]]
-        kept = self._dequantized.get((index, option))
-        if kept is not None:
-            return kept
+            return part_of(full, layer)
         stored = self.bank.weights[index][option]
         if stored is None:
             raise QsdError(
                 f"layer '{layer.name}' cannot take {self.bank.options[option]}; use a config of this bank"
             )
-        weight = stored.dequantize(full.dtype).to(full.device)
-        if self._kept_bytes + weight.nbytes <= _MOST_KEPT_BYTES:
-            self._dequantized[index, option] = weight
-            self._kept_bytes += weight.nbytes
-        return weight
+        return stored.dequantize(full.dtype).to(full.device)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
-from qsd.bank.bank import Bank, build_bank
+from qsd.bank.bank import Bank
+from qsd.bank.building import build_bank
 from qsd.denoisers.identity import check_same_denoiser, identity
 from qsd.denoisers.tracing import Traced
 from qsd.quantizers import Option

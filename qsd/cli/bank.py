@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from torch import nn
 
-from qsd.api import build_bank
+from qsd.api import write_bank
 from qsd.bank import Bank
 from qsd.bank.growing import with_options, without_options
 from qsd.cli.console import bar, command_line, console, messages, print_json, run_function
 from qsd.cli.overwriting import check_replaceable, spelled
 from qsd.denoisers import GraphKind, holdings, load_inputs
 from qsd.denoisers.accounting import average_bits_of_all
-from qsd.denoisers.components import denoiser_like, denoiser_of
-from qsd.denoisers.identity import identity
-from qsd.denoisers.pipeline import load_pipeline
+from qsd.denoisers.components import denoiser_like
+from qsd.denoisers.pipeline import DtypeName, dtype_of, load_pipeline
+from qsd.denoisers.source import open_source
 from qsd.quantizers import parse_options
 from qsd.quantizers.activations import parse_activations
 from qsd.support.progress import Progress
@@ -33,6 +34,7 @@ def bank(
     activations: list[str | int] = ["16"],  # noqa: B006
     threads: int | None = None,
     device: str = "cpu",
+    dtype: DtypeName = "float32",
     add: list[str] | str | None = None,
     drop: list[str] | str | None = None,
     overwrite: bool = False,
@@ -40,7 +42,8 @@ def bank(
 ) -> None:
     """Quantizes every weight layer of a pipeline's denoiser by every option and saves the bank.
 
-    A pipeline with several denoisers (Wan 2.2, Stable Cascade) gets one bank for all of them.
+    Weights are read from the pipeline's files one by one and quantized into the bank's: neither is ever in
+    memory as a whole. A pipeline with several denoisers (Wan 2.2, Stable Cascade) gets one bank for all.
 
     Args:
         pipeline: diffusers folder, shipped pipeline, or hub id.
@@ -54,21 +57,23 @@ def bank(
             [16, 8, 6, 4, 8h]: bits, then h for a rotation in front or m for smoothing, then t for static
             ranges.
         threads: layers quantized at a time on the CPU; by default as many as there are cores.
-        device: where the pipeline is loaded.
+        device: where layers are quantized.
+        dtype: float32, bfloat16 or float16, which the weights are read in.
         add: options to add to the bank that is there: they alone are quantized, and all else is kept.
         drop: options to take out of the bank that is there; stores keep their records of them.
         overwrite: replace a bank of another denoiser or option table; a bank of the same is kept.
         json: print the sizes and errors of the uniform configs as JSON.
     """
-    pipe = load_pipeline(pipeline, device=device)
     if add is not None or drop is not None:
+        pipe = load_pipeline(pipeline, device=device, dtype=dtype, encoders=False)
         with bar("Bank") as progress:
             built = _changed(pipe, out, add, drop, threads or os.cpu_count() or 1, progress)
         built.save(out)
-        _show(pipe, built, out, json)
+        _show(denoiser_like(pipe, built.denoiser), built, out, json)
         return
+    source = open_source(pipeline, denoiser=denoiser, device=device, dtype=dtype_of(dtype))
     wanted = {
-        "denoiser": identity(denoiser_of(pipe, denoiser)),
+        "denoiser": source.identity,
         "option table": [str(option) for option in parse_options(_texts(options))],
         "activations": [str(option) for option in parse_activations(activations)],
         "graph": graph,
@@ -79,10 +84,10 @@ def bank(
         messages.print(f"{out}: is there already, of the same denoiser and options")
     else:
         with bar("Bank") as progress:
-            built = build_bank(
-                pipe,
+            built = write_bank(
+                source,
+                out,
                 options,
-                denoiser=denoiser,
                 inputs=load_inputs(inputs) if inputs else None,
                 graph=graph,
                 activations=activations,
@@ -90,8 +95,7 @@ def bank(
                 command=command_line(),
                 progress=progress,
             )
-        built.save(out)
-    _show(pipe, built, out, json)
+    _show(source.module, built, out, json)
 
 
 def _changed(
@@ -112,8 +116,8 @@ def _changed(
     return there
 
 
-def _show(pipe: Any, built: Bank, out: str, json: bool) -> None:
-    held = holdings(denoiser_like(pipe, built.denoiser), built.layers)
+def _show(denoiser: nn.Module, built: Bank, out: str, json: bool) -> None:
+    held = holdings(denoiser, built.layers)
     rows = uniform_rows(built, held.num_parameters)
     if json:
         print_json({"bank": out, "layers": len(built.layers), "uniform": rows, "holdings": held.to_json()})

@@ -11,6 +11,7 @@ from qsd.cli import fit
 from qsd.cli.compressing import EFFORTS, TABLES, Compression, Goal
 from qsd.cli.console import bar, command_line, console, messages, print_json, run_function
 from qsd.cli.costs import cost_facts, show_cost
+from qsd.denoisers.pipeline import DtypeName
 from qsd.evaluation import EvaluationSettings
 from qsd.evaluation.evaluator import LABELS
 from qsd.support.errors import QsdError
@@ -30,6 +31,7 @@ def compress(
     evaluation: EvaluationSettings | None = None,
     workers: int = 1,
     device: str = "cpu",
+    dtype: DtypeName = "float32",
     ask: bool = False,
     dry_run: bool = False,
     json: bool = False,
@@ -55,6 +57,7 @@ def compress(
         evaluation: prompts, real images, metrics, image count, steps, guidance, seed of the noise.
         workers: processes that draw side by side on the CPU, one thread each.
         device: where one process draws when workers is 1.
+        dtype: float32, bfloat16 or float16, of everything but the image autoencoder.
         ask: ask whether to go on once the cost is known.
         dry_run: print the cost and stop.
         json: print the summary as JSON.
@@ -68,6 +71,7 @@ def compress(
         evaluation,
         workers=workers,
         device=device,
+        dtype=dtype,
         format=format,
         command=command_line(),
         bar=bar,

@@ -16,7 +16,7 @@ from qsd.configs.document import config_to_json, save_config
 from qsd.denoisers import trace_whole
 from qsd.denoisers.components import denoiser_like
 from qsd.denoisers.identity import identity, same_denoiser
-from qsd.denoisers.pipeline import load_pipeline
+from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation import EvaluationSettings, headline
 from qsd.evaluation.evaluator import LABELS
 from qsd.evaluation.generate import Generator
@@ -102,6 +102,7 @@ class Compression:
             compares with full precision.
         workers: processes on the CPU.
         device: where one process draws.
+        dtype: of everything but the image autoencoder.
         format: of the export (:data:`qsd.export.formats.FORMATS`); every option must fit into it.
         command: for the provenance.
         bar: makes a progress bar from a title.
@@ -122,6 +123,7 @@ class Compression:
         *,
         workers: int,
         device: str,
+        dtype: DtypeName = "float32",
         format: FormatName,
         command: str,
         bar: Bar,
@@ -139,9 +141,10 @@ class Compression:
                 f"compress: {format} cannot hold {', '.join(foreign)}; leave --options out, or name others"
             )
         self.workers = workers
+        self.dtype: DtypeName = dtype
         self.command = command
         self.bar = bar
-        self.pipe: Any = load_pipeline(pipeline, device=device)
+        self.pipe: Any = load_pipeline(pipeline, device=device, dtype=dtype)
         self.work.mkdir(parents=True, exist_ok=True)
         self.evaluation, self.verification = self._evaluations(evaluation)
         if goal.within is not None and (self.evaluation.reference is None or effort.labels == 0):
@@ -269,7 +272,9 @@ class Compression:
     def _pool(self, tool: Any, settings: EvaluationSettings) -> contextlib.AbstractContextManager[Any]:
         if self.workers < 2:
             return contextlib.nullcontext()
-        return Pool(tool, self.pipeline, self.work / "bank.safetensors", settings, self.workers)
+        return Pool(
+            tool, self.pipeline, self.work / "bank.safetensors", settings, self.workers, dtype=self.dtype
+        )
 
     def _measured(self, bank: Bank) -> Store:
         """The store with probes and, if the effort has any, labels."""

@@ -11,7 +11,7 @@ from qsd.cli.console import command_line, console, print_json, run_function
 from qsd.configs.document import load_document
 from qsd.denoisers.components import denoiser_of
 from qsd.denoisers.identity import same_denoiser
-from qsd.denoisers.pipeline import load_pipeline
+from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.export import check_export, push_to_hub
 from qsd.export import export as export_config
 from qsd.export.recipe import apply_recipe, read_recipe
@@ -29,6 +29,8 @@ def export(
     variant: str | None = None,
     push: str | None = None,
     check: str | None = None,
+    denoiser: str | None = None,
+    dtype: DtypeName = "float32",
     json: bool = False,
 ) -> None:
     """Writes the quantized denoiser of a config as packed safetensors; diffusers loads it after `import qsd`.
@@ -48,6 +50,8 @@ def export(
         variant: part of the names of the denoiser's files, for from_pretrained(variant=...).
         push: upload the folder to this repository of a hub (user/name) afterwards.
         check: an export to check instead.
+        denoiser: of a pipeline with several, name of the one to quantize; others stay at full precision.
+        dtype: float32, bfloat16 or float16, of what is not quantized.
         json: print the sizes as JSON.
     """
     if check is not None:
@@ -58,11 +62,11 @@ def export(
         raise QsdError(
             "export needs --pipeline, --out, and --recipe or --bank with --config-file; or --check alone"
         )
-    pipe = load_pipeline(pipeline)
+    pipe = load_pipeline(pipeline, dtype=dtype)
     if recipe is not None:
         document = read_recipe(recipe)
         loaded, genome = apply_recipe(
-            document, denoiser_of(pipe), recipe, provenance=provenance(command_line())
+            document, denoiser_of(pipe, denoiser), recipe, provenance=provenance(command_line())
         )
     else:
         assert bank is not None and config_file is not None
@@ -77,6 +81,7 @@ def export(
         provenance=provenance(command_line()),
         document=load_document(config_file) if config_file and Path(config_file).is_file() else None,
         format=format,
+        only=denoiser,
     )
     address = push_to_hub(out, push) if push is not None else None
     sizes = {

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from qsd.cli.console import bar, command_line, console, print_json, run_function
-from qsd.denoisers.pipeline import load_pipeline
+from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.finetune import FinetuneSettings
 from qsd.finetune import finetune as finetune_export
@@ -17,6 +17,7 @@ def finetune(
     evaluation: EvaluationSettings,
     settings: FinetuneSettings = FinetuneSettings(),  # noqa: B008
     device: str = "cpu",
+    dtype: DtypeName = "float32",
     json: bool = False,
 ) -> None:
     """Trains what an exported denoiser stores beside its codes to answer as full precision; no byte is added.
@@ -31,12 +32,13 @@ def finetune(
         evaluation: prompts, steps and guidance to draw with.
         settings: images, epochs, batch size, learning rate.
         device: where full precision draws.
+        dtype: float32, bfloat16 or float16, of everything but the image autoencoder.
         json: print the losses and the size as JSON.
     """
     with bar("Fine-tune") as progress:
         result = finetune_export(
             export,
-            load_pipeline(pipeline, device=device),
+            load_pipeline(pipeline, device=device, dtype=dtype, encoders=False),
             out,
             evaluation=evaluation,
             settings=settings,

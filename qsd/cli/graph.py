@@ -7,7 +7,7 @@ from qsd.cli.console import console, messages, print_json, run_function
 from qsd.denoisers import GraphKind, holdings, load_inputs, trace_whole
 from qsd.denoisers.components import class_name
 from qsd.denoisers.draw import draw
-from qsd.denoisers.pipeline import load_pipeline
+from qsd.denoisers.pipeline import DtypeName, load_pipeline
 
 
 def graph(
@@ -17,6 +17,7 @@ def graph(
     denoiser: str | None = None,
     inputs: str | None = None,
     graph: GraphKind = "traced",
+    dtype: DtypeName = "float32",
     json: bool = False,
 ) -> None:
     """Traces a pipeline's denoiser and draws its graph, weight nodes coloured by role.
@@ -29,11 +30,12 @@ def graph(
         inputs: JSON file of the arguments of the denoiser's forward (qsd.save_inputs); none records them from
             the pipeline's own call.
         graph: traced, or chain for a denoiser that cannot be traced (weights in module order).
+        dtype: float32, bfloat16 or float16, of the weights that are loaded.
         json: print the counts as JSON.
     """
     with messages.status("tracing"):
         module, traced = trace_whole(
-            load_pipeline(pipeline),
+            load_pipeline(pipeline, dtype=dtype),
             denoiser=denoiser,
             inputs=load_inputs(inputs) if inputs else None,
             graph=graph,

@@ -12,7 +12,7 @@ from qsd.cli.costs import show_costs, show_shares
 from qsd.cli.processes import check_complete, own_device, own_shard, pool_of, say_how_to_merge
 from qsd.cli.store import show
 from qsd.configs.sampling import sample_configs
-from qsd.denoisers.pipeline import load_pipeline
+from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Job, Measurer
 from qsd.labels.active import ActiveSettings
@@ -35,6 +35,7 @@ def label(
     shard: str | None = None,
     workers: int = 1,
     device: str = "cpu",
+    dtype: DtypeName = "float32",
     scheduler: str | None = None,
     cluster: str | None = None,
     dry_run: bool = False,
@@ -67,6 +68,7 @@ def label(
             under that name; I/N labels every N-th config and needs no shared folder.
         workers: processes that label side by side on the CPU, one thread each.
         device: where one process labels when workers is 1, and each worker of a cluster.
+        dtype: float32, bfloat16 or float16, of everything but the image autoencoder.
         scheduler: label on the workers of a running Dask scheduler, such as tcp://host:8786.
         cluster: start a Dask cluster for it, described by a YAML file: SLURM, PBS, LSF, SGE, HTCondor,
             Kubernetes or local (docs/cluster.md).
@@ -76,7 +78,10 @@ def label(
         json: print what the store holds as JSON.
     """
     mine = own_shard(shard, workers)
-    pipe, loaded = load_pipeline(pipeline, device=own_device(device)), Bank.load(bank)
+    pipe, loaded = (
+        load_pipeline(pipeline, device=own_device(device), dtype=dtype, encoders=False),
+        Bank.load(bank),
+    )
     few = dataclasses.replace(evaluation, num_images=images or evaluation.num_images)
     if dry_run:
         show_costs(label_cost(pipe, loaded, store, few, num_configs, split, workers), json)
@@ -88,7 +93,7 @@ def label(
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(
             pool_of(
-                *(Measurer, pipeline, bank, few, workers, device),
+                *(Measurer, pipeline, bank, few, workers, device, dtype),
                 scheduler=scheduler,
                 cluster=cluster,
                 shard=mine,

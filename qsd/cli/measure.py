@@ -10,7 +10,7 @@ from rich.table import Table
 from qsd.bank import FULL_PRECISION, Bank
 from qsd.cli.config_names import read_configs
 from qsd.cli.console import bar, console, print_json, run_function
-from qsd.denoisers.pipeline import load_pipeline
+from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation import LABELS, EvaluationSettings, headline
 from qsd.labels import Measurer, Pool, verify
 
@@ -26,6 +26,7 @@ def measure(
     noise_seeds: list[int] = [1, 2, 3],  # noqa: B006
     workers: int = 1,
     device: str = "cpu",
+    dtype: DtypeName = "float32",
     json: bool = False,
 ) -> None:
     """Measures full precision and configs from files, over several noise seeds: verify what a search found.
@@ -42,6 +43,7 @@ def measure(
             use seed 0, so other seeds verify what was not searched on.
         workers: processes that measure side by side on the CPU, one thread each.
         device: where one process measures when workers is 1.
+        dtype: float32, bfloat16 or float16, of everything but the image autoencoder.
         json: print JSON.
     """
     loaded = Bank.load(bank)
@@ -52,10 +54,12 @@ def measure(
     shared: dict[str, Any] = {"num_images": evaluation.num_images, "activations": [None, *activations]}
     with bar("Measure") as progress:
         if workers > 1:
-            with Pool(Measurer, pipeline, bank, evaluation, workers, device) as pool:
+            with Pool(Measurer, pipeline, bank, evaluation, workers, device, dtype) as pool:
                 rows = verify(genomes, noise_seeds, pool.run, **shared, progress=progress)
         else:
-            measurer = Measurer(load_pipeline(pipeline, device=device), loaded, evaluation)
+            measurer = Measurer(
+                load_pipeline(pipeline, device=device, dtype=dtype, encoders=False), loaded, evaluation
+            )
             rows = verify(genomes, noise_seeds, measurer.run, **shared, progress=progress)
     num_weights = int(loaded.num_weights.sum())
     sizes = [_FULL_BYTES * num_weights, *loaded.config_bytes(named).tolist()]

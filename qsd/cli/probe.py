@@ -14,7 +14,7 @@ from qsd.cli.console import bar, command_line, console, print_json, run_function
 from qsd.cli.costs import show_costs
 from qsd.cli.processes import check_complete, own_device, own_shard, pool_of, say_how_to_merge
 from qsd.cli.store import show
-from qsd.denoisers.pipeline import load_pipeline
+from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Prober
 from qsd.labels.estimate import probe_cost
@@ -36,6 +36,7 @@ def probe(
     shard: str | None = None,
     workers: int = 1,
     device: str = "cpu",
+    dtype: DtypeName = "float32",
     scheduler: str | None = None,
     cluster: str | None = None,
     dry_run: bool = False,
@@ -62,6 +63,7 @@ def probe(
         shard: as for `qsd label`; processes share the layers.
         workers: processes that draw side by side on the CPU, one thread each.
         device: where one process draws when workers is 1, and each worker of a cluster.
+        dtype: float32, bfloat16 or float16, of everything but the image autoencoder.
         scheduler: as for `qsd label`.
         cluster: likewise.
         dry_run: draw two batches, print images, hours, disk and memory of what is missing, and stop.
@@ -70,7 +72,10 @@ def probe(
     mine = own_shard(shard, workers)
     if mine and restart:
         raise QsdError("--shard and --restart: remove the folder of the shards, or leave out --restart")
-    pipe, loaded = load_pipeline(pipeline, device=own_device(device)), Bank.load(bank)
+    pipe, loaded = (
+        load_pipeline(pipeline, device=own_device(device), dtype=dtype, encoders=False),
+        Bank.load(bank),
+    )
     few = dataclasses.replace(evaluation, num_images=num_images)
     if dry_run:
         show_costs(probe_cost(pipe, loaded, store, few, workers), json)
@@ -87,7 +92,7 @@ def probe(
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(
             pool_of(
-                *(tool, pipeline, bank, few, workers, device),
+                *(tool, pipeline, bank, few, workers, device, dtype),
                 scheduler=scheduler,
                 cluster=cluster,
                 shard=mine,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qsd.cli.console import console
+from qsd.denoisers.pipeline import DtypeName
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Pool
 from qsd.labels.measurer import Job
@@ -38,6 +39,7 @@ def pool_of(
     settings: EvaluationSettings,
     workers: int,
     device: str,
+    dtype: DtypeName,
     *,
     scheduler: str | None = None,
     cluster: str | None = None,
@@ -50,13 +52,15 @@ def pool_of(
     """
     if scheduler is None and cluster is None:
         if workers > 1:
-            return Pool(tool, pipeline, bank, settings, workers, device)
+            return Pool(tool, pipeline, bank, settings, workers, device, dtype)
         return contextlib.nullcontext()
     if workers > 1 or shard is not None:
         raise QsdError("--scheduler and --cluster bring their own workers; leave out --workers and --shard")
     from qsd.labels.cluster import ClusterPool
 
-    return ClusterPool(tool, pipeline, bank, settings, scheduler=scheduler, cluster=cluster, device=device)
+    return ClusterPool(
+        tool, pipeline, bank, settings, scheduler=scheduler, cluster=cluster, device=device, dtype=dtype
+    )
 
 
 def check_complete(pool: Any) -> None:

@@ -15,7 +15,7 @@ from qsd.cli.console import bar, command_line, console, messages, print_json, ru
 from qsd.cli.joint_search import run_joint
 from qsd.cli.overwriting import check_replaceable, spelled
 from qsd.configs.document import config_to_json, save_config
-from qsd.denoisers.pipeline import load_pipeline
+from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Measurer, Pool, Run
 from qsd.labels import verify as verify_configs
@@ -60,6 +60,7 @@ def search(
     seed: int = 0,
     workers: int = 1,
     device: str = "cpu",
+    dtype: DtypeName = "float32",
     overwrite: bool = False,
     json: bool = False,
 ) -> None:
@@ -110,6 +111,7 @@ def search(
         seed: equal seeds give equal fronts.
         workers: processes that measure side by side on the CPU, one thread each.
         device: where one process measures when workers is 1.
+        dtype: float32, bfloat16 or float16, of everything but the image autoencoder.
         overwrite: replace a front of another denoiser, ranker or method; one of the same is replaced anyway.
         json: print the front's sizes and predictions as JSON.
     """
@@ -169,7 +171,9 @@ def search(
                 *(current, loaded_bank),
                 method=method,
                 store=opened,
-                pipe=load_pipeline(pipeline, device=device) if draws and pipeline else None,
+                pipe=load_pipeline(pipeline, device=device, dtype=dtype, encoders=False)
+                if draws and pipeline
+                else None,
                 evaluator=evaluation,
                 score=score,
                 orthogonality=orthogonality,
@@ -185,9 +189,15 @@ def search(
             writing = stack.enter_context(Store.writing(find(store)))
             run: Run
             if workers > 1:
-                run = stack.enter_context(Pool(Measurer, pipeline, bank, evaluation, workers, device)).run
+                run = stack.enter_context(
+                    Pool(Measurer, pipeline, bank, evaluation, workers, device, dtype)
+                ).run
             else:
-                run = Measurer(load_pipeline(pipeline, device=device), loaded_bank, evaluation).run
+                run = Measurer(
+                    load_pipeline(pipeline, device=device, dtype=dtype, encoders=False),
+                    loaded_bank,
+                    evaluation,
+                ).run
             found, _ = verify_rounds(
                 *(writing, loaded_ranker, run_search, run),
                 verify=verify,
@@ -197,7 +207,7 @@ def search(
             )
             front = found[-1].front
             if evaluation.holdout_prompts is not None:
-                loaded = load_pipeline(pipeline, device=device)
+                loaded = load_pipeline(pipeline, device=device, dtype=dtype, encoders=False)
                 held_out = Measurer(loaded, loaded_bank, evaluation.held_out())
                 (unseen,) = verify_configs(
                     *(front.configs[_best(front)][None], list(range(1, 1 + verify_seeds)), held_out.run),

@@ -6,10 +6,14 @@ from typing import Any
 
 from torch import nn
 
-from qsd.denoisers.layers import WeightLayer, is_weighted
+from qsd.denoisers.layers import WeightLayer, is_weighted, parameter_path, stacks
 
 _SHOWN = 3
-EMBEDDING, UNREACHED, OTHER = "embedding table", "layer that the traced call never reaches", "other parameter"
+EMBEDDING, UNREACHED, OTHER = (
+    "embedding table (left alone)",
+    "layer that the traced call never reaches",
+    "other parameter",
+)
 SMALL = "bias, norm or other vector"
 
 
@@ -63,8 +67,7 @@ def holdings(denoiser: nn.Module, layers: Sequence[WeightLayer]) -> Holdings:
         denoiser: what the layers are of, on any device.
         layers: its weight layers.
     """
-    held = {f"{path}.weight" for layer in layers for path in (layer.module, *layer.tied)}
-    held |= {layer.module for layer in layers}
+    held = {parameter_path(denoiser, path) for layer in layers for path in (layer.module, *layer.tied)}
     owners = dict(denoiser.named_modules())
     left_out: dict[str, dict[str, int]] = {}
     kept = 0
@@ -81,7 +84,7 @@ def holdings(denoiser: nn.Module, layers: Sequence[WeightLayer]) -> Holdings:
 def _reason(owner: nn.Module, path: str, parameter: nn.Parameter) -> str:
     if isinstance(owner, nn.Embedding | nn.EmbeddingBag):
         return EMBEDDING
-    if is_weighted(owner) and path.endswith("weight"):
+    if (is_weighted(owner) and path.endswith("weight")) or path.rpartition(".")[2] in stacks(owner):
         return UNREACHED
     return SMALL if parameter.ndim < 2 else OTHER
 

@@ -76,7 +76,9 @@ def denoiser_of(pipe: Any, name: str | None = None) -> nn.Module:
 
 
 def denoiser_like(pipe: Any, identity: Mapping[str, Any]) -> nn.Module:
-    """The denoiser, or all denoisers, of a pipeline that a file was made for, by class and size.
+    """The denoiser, or all denoisers, of a pipeline that a file was made for.
+
+    Class and size decide, and where two have the same, as in Wan 2.2, their weights.
 
     Args:
         pipe: a diffusers pipeline.
@@ -87,11 +89,21 @@ def denoiser_like(pipe: Any, identity: Mapping[str, Any]) -> nn.Module:
     """
     found = denoisers_of(pipe)
     everything = denoiser_of(pipe)
-    for candidate in (everything, *found.values()):
-        same_class = class_name(candidate) == identity.get("class")
-        if same_class and num_parameters(candidate) == identity.get("num_parameters"):
-            return candidate
-    return everything
+    wanted = (identity.get("class"), identity.get("num_parameters"))
+    fitting = [
+        candidate
+        for candidate in {id(part): part for part in (everything, *found.values())}.values()
+        if (class_name(candidate), num_parameters(candidate)) == wanted
+    ]
+    if len(fitting) > 1:
+        import qsd.denoisers.identity as identities  # which imports this module
+
+        fitting = [
+            candidate
+            for candidate in fitting
+            if identities.same_denoiser(identities.identity(candidate), identity)
+        ]
+    return fitting[0] if fitting else everything
 
 
 def parts_of(denoiser: nn.Module) -> dict[str, nn.Module]:

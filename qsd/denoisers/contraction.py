@@ -16,7 +16,11 @@ from torch import fx
 from qsd.denoisers.exporting import Program, module_path
 from qsd.denoisers.graph import WEIGHT
 
-_WEIGHT_OPS = {"linear", "addmm", "mm", "matmul", "conv1d", "conv2d", "conv3d", "convolution"}
+_TRANSPOSED = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+_WEIGHT_OPS = {
+    *("linear", "addmm", "mm", "matmul", "bmm", "_grouped_mm", "grouped_mm"),
+    *("conv1d", "conv2d", "conv3d", "convolution", *_TRANSPOSED),
+}
 _PRODUCTS = {"matmul", "bmm", "baddbmm", "mm", "einsum"}
 _SOFTMAX = {"softmax", "_softmax", "_safe_softmax"}
 _ATTENTION = {"scaled_dot_product_attention"}
@@ -31,6 +35,7 @@ _SAME_VALUES = {
     "unsqueeze",
     "detach",
     "alias",
+    "select",
 }
 _SHAPE_OF_FIRST = {"empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"}
 _DATA_OF_FIRST = {"to", "type_as", "expand_as", "view_as", "reshape_as"}
@@ -172,7 +177,8 @@ class Contraction:
         channels = int(source.meta["val"].shape[channel_axis])
         sources = {part.path for part in value.parts}
         covers_weight = bool(value.parts) and value.axis == channel_axis and value.parts[-1].stop == channels
-        if not covers_weight or len(sources) < 2 or _groups(node) > 1:
+        is_transposed = operation_name(node) in _TRANSPOSED
+        if not covers_weight or len(sources) < 2 or _groups(node) > 1 or is_transposed:
             return Value(self._emit_weight(node, weight, None, value.path))
         partial_sums = [
             self._emit_weight(node, weight, (part.start, part.stop), part.path) for part in value.parts

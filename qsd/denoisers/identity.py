@@ -20,7 +20,9 @@ from qsd.denoisers.components import class_name, num_parameters, parts_of
 from qsd.support.errors import QsdError
 from qsd.support.hashing import array_hash, json_hash
 
+StateHashes = Mapping[str, Mapping[str, str]]
 _ROUNDED = {"float16_hash": torch.float16, "bfloat16_hash": torch.bfloat16}
+_FORMS = {"weights_hash": torch.float32, **_ROUNDED}
 _NO_CONTENT = (
     *("transformers_version", "dtype", "torch_dtype", "architectures"),
     *("image_processor_type", "data_format", "input_data_format", "device", "return_tensors"),
@@ -35,26 +37,58 @@ _PARTS = {
 }
 
 
-def identity(denoiser: nn.Module) -> dict[str, Any]:
+def identity(denoiser: nn.Module, hashes: StateHashes | None = None) -> dict[str, Any]:
     """What makes a denoiser this one and no other.
 
     Args:
         denoiser: at full precision (no config applied).
+        hashes: of its state, where they are known already: the denoiser may then be on the meta device.
 
     Returns:
         ``class``; ``num_parameters``, every name of a tied one counted; ``config_hash``, of its configuration
         without the facts of one file or version; ``weights_hash``, of the names, shapes and values in float32
-        of its state; ``float16_hash`` and ``bfloat16_hash``, of the values rounded to these types. By the
-        last two, :func:`same_denoiser` knows a checkpoint that was loaded in 16 bits for the one it was
-        rounded from, although the values differ.
+        of its state; ``float16_hash`` and ``bfloat16_hash``, of the values as they are once it is loaded in
+        these types. By the last two, :func:`same_denoiser` knows a checkpoint that was loaded in 16 bits for
+        the one it was rounded from, although the values differ.
     """
+    hashes = hashes or state_hashes(denoiser)
     return {
         "class": class_name(denoiser),
         "num_parameters": num_parameters(denoiser),
         "config_hash": json_hash({name: config_hash(part) for name, part in parts_of(denoiser).items()}),
-        "weights_hash": weights_hash(denoiser),
-        **{name: weights_hash(denoiser, dtype) for name, dtype in _ROUNDED.items()},
+        **{form: json_hash({name: forms[form] for name, forms in hashes.items()}) for form in _FORMS},
     }
+
+
+def state_hashes(denoiser: nn.Module, read: Callable[[str], torch.Tensor] | None = None) -> StateHashes:
+    """Hashes of the values of a denoiser's state, name by name.
+
+    Args:
+        denoiser: its parameters and the buffers that it saves count.
+        read: gives the value of a name; by default the denoiser has it.
+
+    Returns:
+        Name -> form (``weights_hash``, ``float16_hash``, ``bfloat16_hash``) -> hash.
+    """
+    state = {name: value for name, value in denoiser.state_dict().items() if isinstance(value, torch.Tensor)}
+
+    def of(name: str) -> dict[str, str]:
+        value = state[name] if read is None else read(name)
+        return {
+            form: _tensor_hash(value, torch.float32 if keeps_float32(denoiser, name) else dtype)
+            for form, dtype in _FORMS.items()
+        }
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # hashing releases the interpreter lock
+        return dict(zip(state, pool.map(of, state), strict=True))
+
+
+def keeps_float32(denoiser: nn.Module, name: str) -> bool:
+    """Whether diffusers loads a value of the state in float32 whatever type is asked for."""
+    parts = parts_of(denoiser)
+    prefix = "" if "" in parts else name.partition(".")[0]
+    kept = getattr(parts[prefix], "_keep_in_fp32_modules", None) or ()
+    return any(word in kept for word in name.removeprefix(f"{prefix}.").split("."))
 
 
 def same_denoiser(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -117,21 +151,17 @@ def component_identity(component: Any) -> dict[str, str]:
     return facts
 
 
-def weights_hash(module: nn.Module, rounded_to: torch.dtype = torch.float32) -> str:
-    """Hash of the state of a module by name; floats in float32 after rounding.
+def weights_hash(module: nn.Module) -> str:
+    """Hash of the state of a module by name, buffers that it saves included; floats in float32.
 
     Parameters that transformers found in no file and drew at random (such as the pooler of an encoder that
     was saved without one) are no content: they differ from one loading to the next.
-
-    Args:
-        module: buffers that it saves count, too.
-        rounded_to: floating-point type that values are rounded to first.
     """
     state = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
     for name in _made_up(module):
         state.pop(name, None)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing releases the interpreter lock
-        hashes = pool.map(lambda value: _tensor_hash(value, rounded_to), state.values())
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        hashes = pool.map(lambda value: _tensor_hash(value, torch.float32), state.values())
         return json_hash(dict(zip(state, hashes, strict=True)))
 
 

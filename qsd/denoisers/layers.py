@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import Any, Self, TypeGuard
+from collections.abc import Mapping
+from typing import Any, Self, TypeGuard, cast
 
 import torch
 from torch import nn
@@ -14,7 +15,12 @@ KINDS: dict[type[nn.Module], str] = {
     nn.Conv1d: "conv1d",
     nn.Conv2d: "conv2d",
     nn.Conv3d: "conv3d",
+    nn.ConvTranspose1d: "conv_transpose1d",
+    nn.ConvTranspose2d: "conv_transpose2d",
+    nn.ConvTranspose3d: "conv_transpose3d",
 }
+STACK = "experts"
+"""The kind of a stack of experts: a parameter [experts, inputs, outputs] that its module multiplies by."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +29,14 @@ class WeightLayer:
 
     Attributes:
         name: unique name: the module path, followed by ``[start:stop]`` when it is a segment.
-        module: path of the module that holds the weight.
+        module: path of the module that holds the weight; of a stack of experts, path of the parameter.
         segment: range of input channels (dimension 1 of the weight), None for the whole weight.
         role: what the layer does, a word of :data:`qsd.denoisers.roles.ROLES`.
-        kind: "linear", "conv1d", "conv2d" or "conv3d".
-        shape: shape of the weight, or of its slice when a segment; dimension 0 is the output channels.
+        kind: "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d" to "conv_transpose3d", or
+            "experts".
+        shape: shape of the weight, or of its slice when a segment; dimension 0 is the output channels, of
+            a transposed convolution the input channels. A stack of experts [E, inputs, outputs] is one weight
+            [E * inputs, outputs].
         block: index of its transformer or resnet block in execution order, -1 outside of the blocks.
         stage: U-Net stage in execution order; 0 for transformers.
         depth: position of its first use in the execution order of the graph, 0 first to 1 last.
@@ -114,29 +123,73 @@ def tied_modules(denoiser: nn.Module) -> dict[str, tuple[str, ...]]:
     for path, module in denoiser.named_modules(remove_duplicate=False):
         if is_weighted(module) and module.weight.numel():
             groups.setdefault(id(module.weight), []).append(path)
+        for name, stack in stacks(module).items():
+            groups.setdefault(id(stack), []).append(f"{path}.{name}")
     return {paths[0]: tuple(paths[1:]) for paths in groups.values()}
 
 
-def tie_equal_weights(denoiser: nn.Module) -> int:
+def stacks(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The stacks of experts that a module holds as parameters of its own, by name.
+
+    They are its parameters of three dimensions, if its class says in its name that it holds experts.
+    """
+    if "Expert" not in type(module).__name__:
+        return {}
+    return {
+        name: value for name, value in module._parameters.items() if value is not None and value.ndim == 3
+    }
+
+
+def weight_at(denoiser: nn.Module, path: str) -> nn.Parameter:
+    """The weight of a module, or the stack of experts, at a path."""
+    owner, _, name = path.rpartition(".")
+    parent = denoiser.get_submodule(owner)
+    stack = stacks(parent).get(name)
+    found: Any = parent.get_submodule(name).weight if stack is None else stack
+    return cast(nn.Parameter, found)
+
+
+def parameter_path(denoiser: nn.Module, path: str) -> str:
+    """The path of the parameter that :func:`weight_at` gives."""
+    owner, _, name = path.rpartition(".")
+    return path if name in stacks(denoiser.get_submodule(owner)) else f"{path}.weight"
+
+
+def matrix_of(weight: torch.Tensor, kind: str) -> torch.Tensor:
+    """A weight in the shape in which it is quantized."""
+    return weight.flatten(0, 1) if kind == STACK else weight
+
+
+def tie_equal_weights(denoiser: nn.Module, hashes: Mapping[str, str] | None = None) -> int:
     """Makes modules whose weights (and biases) are equal share one parameter, in place.
 
     Checkpoints such as DiT-XL/2 store the same timestep embedder once per block. Once tied, each such
-    weight is one weight layer. Weights on the meta device have no values, packed ones are no parameters; both
-    are left alone.
+    weight is one weight layer. Packed weights are no parameters and are left alone, and so are weights on the
+    meta device, which have no values, unless hashes tell which are equal.
+
+    Args:
+        denoiser: any denoiser.
+        hashes: name of each parameter -> hash of its value.
 
     Returns:
         How many modules now share the parameters of an earlier module.
     """
     first: dict[tuple[Any, ...], list[nn.Linear]] = {}
     num_tied = 0
-    for module in denoiser.modules():
-        if not is_weighted(module) or "weight" not in module._parameters or module.weight.is_meta:
+    for path, module in denoiser.named_modules():
+        if not is_weighted(module) or "weight" not in module._parameters:
             continue
-        weight, bias = module.weight.detach(), module.bias
-        key = (tuple(weight.shape), weight.dtype, bias is None, float(weight.sum()))
-        twin = next((other for other in first.setdefault(key, []) if _equal(module, other)), None)
+        if hashes is not None:
+            key: tuple[Any, ...] = (hashes[f"{path}.weight"], hashes.get(f"{path}.bias"))
+        elif module.weight.is_meta:
+            continue
+        else:
+            weight = module.weight.detach()
+            key = (tuple(weight.shape), weight.dtype, module.bias is None, float(weight.sum()))
+        twins = first.setdefault(key, [])
+        twin = next((other for other in twins if hashes is not None or _equal(module, other)), None)
         if twin is None:
-            first[key].append(module)
+            twins.append(module)
         elif twin.weight is not module.weight:
             module.weight, module.bias = twin.weight, twin.bias
             num_tied += 1

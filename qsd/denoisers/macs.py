@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from qsd.denoisers.exporting import weightless_copy
-from qsd.denoisers.layers import WeightLayer
+from qsd.denoisers.layers import KINDS, WeightLayer, weight_at
 
 
 def with_macs(
@@ -37,8 +37,7 @@ def with_macs(
     found = []
     for layer in layers:
         used = sum(counts.get(path, 0) for path in (layer.module, *layer.tied))
-        weight: Any = denoiser.get_submodule(layer.module).weight
-        share = math.prod(layer.shape) / weight.numel()
+        share = math.prod(layer.shape) / weight_at(denoiser, layer.module).numel()
         found.append(dataclasses.replace(layer, macs=round(used * share)))
     return found
 
@@ -52,7 +51,7 @@ def _count(denoiser: nn.Module, inputs: Mapping[str, Any]) -> dict[str, int]:
         shaped = tree_map_only(torch.Tensor, _shape_alone, dict(inputs))
     for path, module in copied.named_modules():
         weight = getattr(module, "weight", None)
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and isinstance(weight, Tensor):
+        if isinstance(module, tuple(KINDS)) and isinstance(weight, Tensor):
             counts.setdefault(path, 0)
             module.register_forward_hook(_counting(path, counts))
     with mode, torch.no_grad():
@@ -66,7 +65,8 @@ def _shape_alone(tensor: Tensor) -> Tensor:
 
 
 def _counting(path: str, counts: dict[str, int]) -> Any:
-    def hook(module: Any, _: Any, output: Tensor) -> None:
-        counts[path] += output.numel() * (module.weight.numel() // module.weight.shape[0])
+    def hook(module: Any, inputs: Any, output: Tensor) -> None:
+        sums = inputs[0] if "Transpose" in type(module).__name__ else output
+        counts[path] += sums.numel() * (module.weight.numel() // module.weight.shape[0])
 
     return hook

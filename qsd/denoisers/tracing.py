@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from qsd.denoisers.blocks import block_of, block_paths, stage_of
@@ -12,7 +13,16 @@ from qsd.denoisers.contraction import Contraction, RawNode
 from qsd.denoisers.exporting import export
 from qsd.denoisers.graph import WEIGHT, Graph, Node
 from qsd.denoisers.inputs import example_inputs
-from qsd.denoisers.layers import WeightLayer, kind_of, segment_name, tied_modules
+from qsd.denoisers.layers import (
+    STACK,
+    WeightLayer,
+    kind_of,
+    matrix_of,
+    parameter_path,
+    segment_name,
+    tied_modules,
+    weight_at,
+)
 from qsd.denoisers.macs import with_macs
 from qsd.denoisers.roles import attention_part, attention_role, role_of
 from qsd.support.errors import QsdError
@@ -50,7 +60,9 @@ def trace(denoiser: nn.Module, *, inputs: Mapping[str, Any] | None = None) -> Tr
             fallback for such a denoiser.
     """
     tied = tied_modules(denoiser)
-    weights = {f"{path}.weight": first for first, others in tied.items() for path in (first, *others)}
+    weights = {
+        parameter_path(denoiser, path): first for first, others in tied.items() for path in (first, *others)
+    }
     given = example_inputs(denoiser) if inputs is None else inputs
     program = export(denoiser, given)
     contraction = Contraction(program, weights)
@@ -124,8 +136,9 @@ def _assemble(denoiser: nn.Module, nodes: list[RawNode], tied: Mapping[str, tupl
             role = _segment_role(role_of(node.module, cross), node, nodes)
             if name not in layers:
                 order[name] = len(layers)
-                weight_shape = _slice_shape(modules[node.module], node.segment)
-                kind = kind_of(modules[node.module]) or ""
+                owner = modules.get(node.module)
+                kind = STACK if owner is None else kind_of(owner) or ""
+                weight_shape = _slice_shape(matrix_of(weight_at(denoiser, node.module), kind), node.segment)
                 layers[name] = WeightLayer(
                     name,
                     node.module,
@@ -191,6 +204,6 @@ def _segment_role(role: str, node: RawNode, nodes: list[RawNode]) -> str:
     return "self_attn.out" if reads_attention else "ff.out"
 
 
-def _slice_shape(module: nn.Module, segment: tuple[int, int] | None) -> tuple[int, ...]:
-    shape = tuple(int(size) for size in module.weight.shape)  # type: ignore[union-attr]
+def _slice_shape(weight: torch.Tensor, segment: tuple[int, int] | None) -> tuple[int, ...]:
+    shape = tuple(int(size) for size in weight.shape)
     return shape if segment is None else (shape[0], segment[1] - segment[0], *shape[2:])

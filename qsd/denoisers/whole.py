@@ -2,16 +2,18 @@
 
 import dataclasses
 import inspect
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from torch import nn
 
-from qsd.denoisers.components import Denoisers, denoiser_of, parts_of
+from qsd.denoisers.components import Denoisers, class_name, denoiser_of, parts_of
 from qsd.denoisers.graph import Graph, Node
 from qsd.denoisers.layers import WeightLayer
 from qsd.denoisers.recording import record_inputs
+from qsd.denoisers.refusals import check_untouched
 from qsd.denoisers.tracing import Traced, chain_graph, trace
 from qsd.support.errors import QsdError
 
@@ -49,7 +51,7 @@ def trace_whole(
     module = pipe if isinstance(pipe, nn.Module) else denoiser_of(pipe, denoiser)
     parts = parts_of(module)
     for part in parts.values():
-        _check_full_precision(part)
+        check_untouched(part)
     if graph == "chain":
         return module, _joined({name: chain_graph(part) for name, part in parts.items()})
     given: Mapping[str, Any] = {} if inputs is None else _by_part(parts, inputs)
@@ -60,30 +62,20 @@ def trace_whole(
             given = recorded if isinstance(module, Denoisers) else {"": next(iter(recorded.values()))}
         except QsdError as error:
             failure = error
+    if not given:
+        _say_guessed(module, failure)
     try:
         return module, _joined({name: trace(part, inputs=given.get(name)) for name, part in parts.items()})
     except QsdError as error:
         raise failure or error from error
 
 
-def _check_full_precision(denoiser: nn.Module) -> None:
-    """Refuses a denoiser whose weights are codes already.
-
-    Raises:
-        QsdError: it was loaded quantized.
-    """
-    config: Any = getattr(denoiser, "config", None) or {}
-    method = (config.get("quantization_config") or {}) if hasattr(config, "get") else {}
-    name = (
-        method.get("quant_method") if isinstance(method, Mapping) else getattr(method, "quant_method", None)
+def _say_guessed(module: nn.Module, failure: QsdError | None) -> None:
+    """A remark, since layers that a guessed call does not reach stay at full precision."""
+    why = f": {failure}" if failure else "; qsd.record_inputs(pipe) gives those of a pipeline's call"
+    logging.getLogger(__name__).warning(
+        "inputs of %s are guessed from its config, not recorded%s", class_name(module), why
     )
-    if name is None and not any(parameter.is_floating_point() for parameter in denoiser.parameters()):
-        name = "no floating-point weights"
-    if name is not None:
-        raise QsdError(
-            f"{type(denoiser).__name__} is quantized already ({getattr(name, 'value', name)}); load the "
-            "full-precision checkpoint, for example `from_pretrained(...)` of its original folder"
-        )
 
 
 def _by_part(parts: Mapping[str, nn.Module], inputs: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

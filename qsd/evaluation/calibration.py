@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qsd.bank.activations import ActivationTable, channel_axis
-from qsd.denoisers.layers import WeightLayer
+from qsd.denoisers.layers import STACK, WeightLayer
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.quantizers.activations import ActivationOption, Ranges
@@ -40,6 +40,8 @@ def calibrate(
     ranges: dict[str, Ranges] = {}
     handles = []
     for layer in layers:
+        if layer.kind == STACK:  # whose inputs no hook sees
+            continue
         for path in (layer.module, *layer.tied):
             module = denoiser.get_submodule(path)
             handles.append(module.register_forward_pre_hook(_watching(layer, ranges)))

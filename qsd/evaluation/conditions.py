@@ -7,7 +7,9 @@ from typing import Any
 import torch
 
 from qsd.denoisers.components import denoiser_of
+from qsd.denoisers.encoders import attach
 from qsd.evaluation.call import accepted_by, guidance_of
+from qsd.evaluation.embeddings import encoded
 from qsd.support.errors import QsdError
 
 Conditions = dict[str, torch.Tensor | list[Any]]
@@ -98,7 +100,18 @@ def conditions_of(
         return {"class_labels": _classes(pipe, prompts, guidance)}
     encodings = _ENCODINGS.get(type(pipe).__name__, ())
     if encodings and (guidance <= 1 or all(encoding.guided for encoding in encodings)):
-        return _encoded(pipe, encodings, prompts, guidance > 1, batch_size, max_sequence_length)
+        return encoded(
+            pipe,
+            {
+                "encodings": [dataclasses.asdict(encoding) for encoding in encodings],
+                "prompts": prompts,
+                "guided": guidance > 1,
+                "batch_size": batch_size,
+                "max_sequence_length": max_sequence_length,
+            },
+            lambda: _encoded(pipe, encodings, prompts, guidance > 1, batch_size, max_sequence_length),
+        )
+    attach(pipe)
     if not takes_text:
         raise QsdError(f"{type(pipe).__name__}: draws from neither prompts nor classes; leave prompts out")
     conditions: Conditions = {"prompt": prompts}
@@ -115,8 +128,8 @@ def _encoded(
     guided: bool,
     batch_size: int,
     max_sequence_length: int | None,
-) -> Conditions:
-    conditions: Conditions = {}
+) -> dict[str, torch.Tensor]:
+    conditions: dict[str, torch.Tensor] = {}
     accepted = inspect.signature(pipe.encode_prompt).parameters
     shared = {
         "device": pipe.device,

@@ -17,7 +17,7 @@ from torch import nn
 
 from qsd.denoisers.components import denoisers_of
 from qsd.denoisers.input_files import load_inputs, save_inputs
-from qsd.denoisers.pipeline import load_pipeline
+from qsd.denoisers.pipeline import dtype_of, load_pipeline
 from qsd.denoisers.recording import record_inputs
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.peers import PEERS, quantize_by
@@ -62,10 +62,7 @@ class Workload:
         Raises:
             QsdError: there is none of that name.
         """
-        dtype = getattr(torch, self.dtype, None)
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise QsdError(f"--dtype {self.dtype}: torch has no such type; use float32, bfloat16 or float16")
-        return dtype
+        return dtype_of(self.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qsd.bank import FULL_PRECISION, Bank
+from qsd.denoisers.layers import parameter_path
 from qsd.export.folder import CONFIG_NAME, without_paths, write_json
 from qsd.export.shards import write_shards
 from qsd.runtime.manifest import Manifest
@@ -29,7 +30,7 @@ def write_native(
     manifest = _manifest(bank, config, tied, provenance)
     packed = _packed_tensors(bank, config)
     quantized = {
-        f"{layer.module}.weight"
+        parameter_path(denoiser, layer.module)
         for layer, option in zip(bank.layers, config, strict=True)
         if option != FULL_PRECISION
     }

@@ -10,8 +10,9 @@ from diffusers import DiffusionPipeline
 
 from qsd.bank import FULL_PRECISION, Bank
 from qsd.denoisers.accounting import Holdings, average_bits_of_all, holdings
-from qsd.denoisers.components import Denoisers, denoiser_like, denoisers_of
+from qsd.denoisers.components import Denoisers, denoiser_like, denoiser_of, denoisers_of
 from qsd.denoisers.identity import check_same_denoiser, identity
+from qsd.denoisers.layers import STACK
 from qsd.denoisers.pipeline import keep_class_names
 from qsd.export.card import CARD_NAME, base_model_of, model_card
 from qsd.export.folder import replacing_export, strip_paths
@@ -62,6 +63,7 @@ def export(
     out: str | Path,
     *,
     format: str = "qsd",
+    only: str | None = None,
     whole_pipeline: bool = True,
     variant: str | None = None,
     max_shard_size: int | str = MAX_SHARD_SIZE,
@@ -85,6 +87,7 @@ def export(
         config: int8 [L], option index per layer, or ``FULL_PRECISION``.
         out: folder; replaced if an earlier export is all that it holds.
         format: name of the format.
+        only: of the denoisers of a pipeline, the name of the one to quantize; others stay at full precision.
         whole_pipeline: given a pipeline, also save its other components, so that
             ``DiffusionPipeline.from_pretrained(out)`` opens the quantized pipeline.
         variant: part of the names of the denoiser's files, for ``from_pretrained(variant=...)``.
@@ -101,6 +104,8 @@ def export(
     denoiser = denoiser_like(pipe, bank.denoiser) if pipe else pipe_or_denoiser
     check_same_denoiser(identity(denoiser), bank.denoiser, "bank")
     config = _checked(config, bank, denoiser)
+    if only is not None:
+        denoiser, bank, config = _only(pipe, denoiser, bank, config, only)
     chosen = format_of(format)
     whole_pipeline = whole_pipeline and chosen.plugin is not None
     provenance = software() if provenance is None else provenance
@@ -180,6 +185,25 @@ def _named_parts(pipe: Any, denoiser: Any) -> dict[str, Any]:
     return {name: part for name, part in denoisers_of(pipe).items() if part is denoiser}
 
 
+def _only(
+    pipe: Any, denoiser: Any, bank: Bank, config: np.ndarray, name: str
+) -> tuple[Any, Bank, np.ndarray]:
+    """One of several denoisers with its part of bank and config.
+
+    Raises:
+        QsdError: the bank is not of that denoiser.
+    """
+    if pipe is None:
+        raise QsdError(f"only {name!r}: give a pipeline, whose denoisers have names")
+    part = denoiser_of(pipe, name)
+    if isinstance(denoiser, Denoisers):
+        own_bank, own_config = _of_part(bank, config, f"{name}.")
+        return part, dataclasses.replace(own_bank, denoiser=identity(part)), own_config
+    if part is not denoiser:
+        raise QsdError(f"the bank is not of {name!r}; build one with `qsd bank --denoiser {name}`")
+    return denoiser, bank, config
+
+
 def _of_part(bank: Bank, config: np.ndarray, prefix: str) -> tuple[Bank, np.ndarray]:
     """The bank and the config of one of several denoisers, its layers named as it names them."""
     if not prefix:
@@ -239,7 +263,7 @@ def _checked(config: np.ndarray, bank: Bank, denoiser: Any) -> np.ndarray:
                 f"config: only a part of the weight of '{layer.module}' is quantized, so '{layer.name}' "
                 "cannot be stored; give an option to all of its segments or to none"
             )
-        if not full:
+        if not full and layer.kind != STACK:
             check_supported(denoiser.get_submodule(layer.module), layer.name)
     return config.astype(np.int8)
 

@@ -26,6 +26,7 @@ from qsd.finetune.calls import Calls
 from qsd.finetune.module import FinetuneModule
 from qsd.quantizers import QuantizedWeight
 from qsd.runtime.manifest import Manifest
+from qsd.runtime.stacks import weight_shape
 from qsd.support.errors import QsdError
 from qsd.support.hashing import json_hash
 from qsd.support.progress import Progress
@@ -171,13 +172,13 @@ def _parts(
     parts: dict[str, list[QuantizedWeight]] = {}
     taken: set[str] = set()
     for path, options in manifest.parts().items():
-        weight: Any = denoiser.get_submodule(path).weight
+        whole = weight_shape(denoiser, path)
         for position, (option, segment) in enumerate(options):
             prefix = f"{path}.packed.{position}."
             own = {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
             taken |= {prefix + name for name in own}
-            width = weight.shape[1] if segment is None else segment[1] - segment[0]
-            shape = (weight.shape[0], width, *weight.shape[2:])
+            width = whole[1] if segment is None else segment[1] - segment[0]
+            shape = (whole[0], width, *whole[2:])
             parts.setdefault(path, []).append(QuantizedWeight.from_tensors(option, shape, own))
     return parts, {key: tensor for key, tensor in tensors.items() if key not in taken}
 

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 
 from qsd.bank import Bank
-from qsd.denoisers.pipeline import load_pipeline
+from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.labels.pool import Item, OpenTool, Result, Tool
 from qsd.support.documents import Schema, check_schema
@@ -84,6 +84,7 @@ class ClusterPool(Generic[Item, Result]):
         scheduler: address of a running scheduler, such as ``tcp://host:8786``.
         cluster: YAML file of a cluster to start (:class:`ClusterFile`); give this or ``scheduler``.
         device: of each worker: ``cpu``, or ``cuda`` where each sees one GPU.
+        dtype: as for ``load_pipeline``.
 
     Attributes:
         failed: work that was left out.
@@ -102,6 +103,7 @@ class ClusterPool(Generic[Item, Result]):
         scheduler: str | None = None,
         cluster: str | Path | None = None,
         device: str = "cpu",
+        dtype: DtypeName = "float32",
     ) -> None:
         self.failed: list[Failure[Item]] = []
         folder = Path(pipeline)
@@ -111,6 +113,7 @@ class ClusterPool(Generic[Item, Result]):
             str(Path(bank).resolve()),
             settings,
             device,
+            dtype,
         )
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
@@ -174,13 +177,14 @@ class _Opening:
         bank: str,
         settings: EvaluationSettings,
         device: str,
+        dtype: DtypeName,
     ) -> None:
         self.open_tool = open_tool
         self.pipeline = pipeline
         self.bank = bank
         self.bank_hash = file_hash(Path(bank))
         self.settings = settings
-        self.device = device
+        self.device, self.dtype = device, dtype
         self.folder = str(Path.cwd())
         self.versions: dict[str, str] = provenance()["versions"]
 
@@ -194,7 +198,9 @@ class _Opening:
             if Path(self.folder).is_dir():  # settings may name files from there
                 os.chdir(self.folder)
             _tool = self.open_tool(
-                load_pipeline(self.pipeline, device=self.device), Bank.load(self.bank), self.settings
+                load_pipeline(self.pipeline, device=self.device, dtype=self.dtype, encoders=False),
+                Bank.load(self.bank),
+                self.settings,
             )
         except Exception as error:  # what a worker's beginning raises is lost otherwise
             _refused = _Refused(str(worker.address), first_line(error))

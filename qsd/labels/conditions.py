@@ -6,6 +6,7 @@ from typing import Any
 from qsd.bank import Bank
 from qsd.denoisers.identity import component_identity
 from qsd.evaluation.content import settings_content
+from qsd.evaluation.embeddings import encoder_identities
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.differences import first_difference
 from qsd.support.errors import QsdError
@@ -43,11 +44,12 @@ def store_conditions(
 
 def pipeline_components(pipe: Any) -> dict[str, dict[str, str]]:
     """By name, the identity of every component that draws."""
-    return {
+    present = {
         name: component_identity(component)
         for name, component in pipe.components.items()
         if component is not None and name not in _DRAWS_NOTHING and hasattr(component, "__dict__")
     }
+    return present | encoder_identities(pipe)
 
 
 def check_conditions(file: str | Path, recorded: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from qsd.bank import Bank
-from qsd.denoisers.pipeline import load_pipeline
+from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError
 from qsd.support.workers import Workers
@@ -41,6 +41,7 @@ class Pool(Generic[Item, Result]):
         settings: how to draw.
         workers: number of processes.
         device: must be the CPU.
+        dtype: as for ``load_pipeline``.
 
     Raises:
         QsdError: for another device: processes that share one draw no faster.
@@ -54,12 +55,13 @@ class Pool(Generic[Item, Result]):
         settings: EvaluationSettings,
         workers: int,
         device: str = "cpu",
+        dtype: DtypeName = "float32",
     ) -> None:
         if device != "cpu":
             raise QsdError(
                 f"{workers} workers on {device}: workers draw on the CPU; leave out --workers, or --device"
             )
-        self._workers = Workers(workers, _open, (open_tool, str(pipeline), str(bank), settings))
+        self._workers = Workers(workers, _open, (open_tool, str(pipeline), str(bank), settings, dtype))
 
     def __enter__(self) -> Self:
         return self
@@ -79,10 +81,12 @@ class Pool(Generic[Item, Result]):
 _tool: Tool[Any, Any] | None = None
 
 
-def _open(open_tool: OpenTool[Any, Any], pipeline: str, bank: str, settings: EvaluationSettings) -> None:
+def _open(
+    open_tool: OpenTool[Any, Any], pipeline: str, bank: str, settings: EvaluationSettings, dtype: DtypeName
+) -> None:
     global _tool
     torch.set_num_threads(1)
-    _tool = open_tool(load_pipeline(pipeline), Bank.load(bank), settings)
+    _tool = open_tool(load_pipeline(pipeline, dtype=dtype, encoders=False), Bank.load(bank), settings)
 
 
 def _work(item: Any) -> Any:

@@ -143,11 +143,26 @@ class QuantizedConv3d(_QuantizedConvolution, nn.Conv3d):  # type: ignore[overrid
     """A Conv3d layer on packed codes."""
 
 
+class QuantizedConvTranspose1d(QuantizedLayer, nn.ConvTranspose1d):  # type: ignore[override]
+    """A ConvTranspose1d layer on packed codes, with torch's forward."""
+
+
+class QuantizedConvTranspose2d(QuantizedLayer, nn.ConvTranspose2d):  # type: ignore[override]
+    """A ConvTranspose2d layer on packed codes, with torch's forward."""
+
+
+class QuantizedConvTranspose3d(QuantizedLayer, nn.ConvTranspose3d):  # type: ignore[override]
+    """A ConvTranspose3d layer on packed codes, with torch's forward."""
+
+
 RUNTIME_CLASSES: dict[type[nn.Module], type[QuantizedLayer]] = {
     nn.Linear: QuantizedLinear,
     nn.Conv1d: QuantizedConv1d,
     nn.Conv2d: QuantizedConv2d,
     nn.Conv3d: QuantizedConv3d,
+    nn.ConvTranspose1d: QuantizedConvTranspose1d,
+    nn.ConvTranspose2d: QuantizedConvTranspose2d,
+    nn.ConvTranspose3d: QuantizedConvTranspose3d,
 }
 _FULL_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     quantized: full for full, quantized in RUNTIME_CLASSES.items()
@@ -175,7 +190,7 @@ def check_supported(module: nn.Module, name: str) -> None:
     """Refuses a module for which there is no runtime layer.
 
     Raises:
-        QsdError: the module is none of Linear, Conv1d, Conv2d, Conv3d (subclasses may compute otherwise).
+        QsdError: the module is no Linear and no convolution (subclasses may compute otherwise).
     """
     if type(module) not in RUNTIME_CLASSES:
         supported = ", ".join(cls.__name__ for cls in RUNTIME_CLASSES)

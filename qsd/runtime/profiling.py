@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from qsd.runtime.layers import unpack_modules
 from qsd.runtime.packed import PackedWeight
+from qsd.runtime.stacks import unpack
 from qsd.support.errors import QsdError
 
 
@@ -38,7 +38,7 @@ def profile(
         raise QsdError(f"this {type(denoiser).__name__} is not quantized; profile an exported denoiser")
     packed_bytes = sum(part.quantized().num_bytes for part in packed)
     dense = copy.deepcopy(denoiser)
-    unpack_modules(dense)
+    unpack(dense)
     reference = next(denoiser.parameters())
     unquantized_bytes = _num_bytes(denoiser) - packed_bytes
     return {

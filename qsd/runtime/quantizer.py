@@ -9,9 +9,10 @@ from diffusers.configuration_utils import FrozenDict
 from diffusers.quantizers.base import DiffusersQuantizer
 
 from qsd.quantizers import QuantizedWeight
-from qsd.runtime.layers import check_supported, pack_module, quantized_layers, unpack_modules
+from qsd.runtime.layers import check_supported, quantized_layers
 from qsd.runtime.manifest import Manifest
 from qsd.runtime.packed import Bits, PackedParts, PackedWeight, bits_of
+from qsd.runtime.stacks import is_stack, pack, unpack, weight_shape
 from qsd.support.errors import QsdError
 from qsd.support.hashing import verifying
 from qsd.support.tensors import tensor_hash
@@ -61,20 +62,21 @@ class QsdQuantizer(DiffusersQuantizer):
 
         modules = dict(model.named_modules(remove_duplicate=False))
         for path, parts in self._parts.items():
-            if path not in modules:
+            if path not in modules and not _has_stack(model, path):
                 raise QsdError(
                     f"config.json: layer '{path}' is not in {type(model).__name__}; load the folder with the "
                     "class that its config.json names, or export again"
                 )
-            check_supported(modules[path], path)
-            shape = tuple(modules[path].weight.shape)
+            if path in modules:
+                check_supported(modules[path], path)
+            shape = weight_shape(model, path)
             weights = [
                 QuantizedWeight.empty(option, _part_shape(shape, segment)) for option, segment in parts
             ]
-            pack_module(modules[path], PackedParts(weights), dtype_of(path))
+            pack(model, path, PackedParts(weights), dtype_of(path))
         for alias, source in self._tied_layers.items():
             if modules[alias] is not modules[source]:
-                pack_module(modules[alias], modules[source].packed, dtype_of(alias))
+                pack(model, alias, modules[source].packed, dtype_of(alias))
         model.register_to_config(quantization_config=self.quantization_config)
 
     def check_if_quantized_param(
@@ -182,7 +184,7 @@ class QsdQuantizer(DiffusersQuantizer):
         }, {}
 
     def _dequantize(self, model: Any) -> Any:
-        unpack_modules(model)
+        unpack(model)
         settings = {key: value for key, value in model.config.items() if key != "quantization_config"}
         model._internal_dict = FrozenDict(settings)  # diffusers has no way to take an entry back
         return model
@@ -205,6 +207,11 @@ class QsdQuantizer(DiffusersQuantizer):
     def is_compileable(self) -> bool:
         """Dequantizing is one node of a compiled graph."""
         return True
+
+
+def _has_stack(model: Any, path: str) -> bool:
+    owner = path.rpartition(".")[0]
+    return owner in dict(model.named_modules()) and is_stack(model, path)
 
 
 def _part_shape(shape: tuple[int, ...], segment: tuple[int, int] | None) -> tuple[int, ...]:

@@ -16,7 +16,10 @@ from qsd.support.errors import QsdError, first_line
 from qsd.support.files import atomic
 from qsd.support.hashing import bytes_hash, verifying
 
-_KEY = "qsd"
+KEY = "qsd"
+"""Of the description in the metadata of a file."""
+
+_MAPPED_BYTES = 1 << 28
 
 
 def tensor_hash(tensor: Tensor) -> str:
@@ -49,7 +52,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[
     document = with_hash({**meta, "hashes": hashes})
     text = json.dumps(document, sort_keys=True, allow_nan=False)
     with atomic(path) as temporary:
-        save_file(stored, temporary, metadata={_KEY: text})
+        save_file(stored, temporary, metadata={KEY: text})
     return document["hash"]
 
 
@@ -79,9 +82,38 @@ class TensorFile:
         if name not in self.names:
             raise QsdError(f"{self.path}: has no tensor '{name}'; {self._remedy}")
         tensor = self._file.get_tensor(name)
-        if self._hashes and verifying() and self._hashes.get(name) != tensor_hash(tensor):
-            raise QsdError(f"{self.path}: tensor '{name}' differs from its hash (damaged); {self._remedy}")
+        if verifying():
+            self._check(name, tensor)
         return tensor
+
+    def mapped(self, name: str) -> Tensor:
+        """A tensor whose values stay in the file until they are used; nothing is checked."""
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def verify(self) -> None:
+        """Compares every tensor with its hash; of a large file only a part is in memory at a time.
+
+        Raises:
+            QsdError: a tensor is not what was written, or holds a value that is not finite.
+        """
+        names, position = self.names, 0
+        while position < len(names):
+            mapped = 0
+            with safe_open(self.path, "pt") as part:  # closing it gives back what was read
+                while position < len(names) and mapped < _MAPPED_BYTES:
+                    tensor = part.get_tensor(names[position])
+                    self._check(names[position], tensor)
+                    if not all_finite(tensor):
+                        raise QsdError(
+                            f"{self.path}: damaged (tensor '{names[position]}' is not finite); {self._remedy}"
+                        )
+                    mapped, position = mapped + tensor.nbytes, position + 1
+                del tensor
+
+    def _check(self, name: str, tensor: Tensor) -> None:
+        if self._hashes and self._hashes.get(name) != tensor_hash(tensor):
+            raise QsdError(f"{self.path}: tensor '{name}' differs from its hash (damaged); {self._remedy}")
 
 
 @contextlib.contextmanager
@@ -99,7 +131,7 @@ def open_tensors(path: str | Path, formats: Mapping[str, int], remedy: str) -> I
     path = Path(path)
     try:
         with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(_KEY, "{}")
+            text = (file.metadata() or {}).get(KEY, "{}")
             meta = parse_json(text, path, remedy)
             kind = meta.get("format") if isinstance(meta, dict) else None
             if not isinstance(kind, str) or kind not in formats or type(meta.get("version")) is not int:

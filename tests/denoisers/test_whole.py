@@ -7,38 +7,23 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.configuration_utils import register_to_config
+from peft import LoraConfig
 from support.graph_checks import assert_well_formed
 from support.tiny import pixart_inputs, tiny_pixart
-from support.tiny_pipelines import random_denoiser, tiny_pipeline
-from support.unseen_pipelines import flux, wan
+from support.tiny_pipelines import pixart_alpha, tiny_pipeline
+from support.unseen_pipelines import flux, wan22
 from torch import nn
 
 import qsd
 from qsd.bank import Applier
-from qsd.denoisers import trace, trace_whole
+from qsd.denoisers import holdings, trace, trace_whole
 from qsd.denoisers.components import Denoisers, denoiser_like, denoiser_of
+from qsd.runtime.packed import PackedParts
+from qsd.runtime.stacks import pack
 from qsd.support.errors import QsdError
 
 OPTIONS = ["uaq-4", "kmeans_c-3"]
-
-
-def two_denoisers() -> Any:
-    """Wan 2.2 draws with one transformer for high and one for low noise."""
-    one = wan()
-    second = random_denoiser("wan")
-    with torch.no_grad():
-        for parameter in second.parameters():
-            parameter.mul_(0.5)
-    return diffusers.WanPipeline(
-        tokenizer=one.tokenizer,
-        text_encoder=one.text_encoder,
-        vae=one.vae,
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        transformer=one.transformer,
-        transformer_2=second,
-        boundary_ratio=0.9,
-    )
 
 
 def test_recorded_inputs_are_those_of_the_call() -> None:
@@ -83,9 +68,62 @@ def test_a_forward_that_asks_for_values_and_returns_two() -> None:
     assert_well_formed(Counting(), traced)
 
 
+class Widened(diffusers.PixArtTransformer2DModel):
+    """Takes an argument that no rule makes."""
+
+    def forward(self, hidden_states: torch.Tensor, palette: torch.Tensor, **others: Any) -> Any:
+        return super().forward(hidden_states + palette, **others)
+
+
+class Captioned(diffusers.ModelMixin, diffusers.ConfigMixin):
+    """Reads captions of a width that its config does not tell."""
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(self, in_channels: int = 4, sample_size: int = 8) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 4)
+
+    def forward(self, encoder_hidden_states: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.first(encoder_hidden_states),)
+
+
+class Strict(diffusers.PixArtAlphaPipeline):
+    """Needs an argument that nobody can make up."""
+
+    def __call__(self, prompt: str, palette: torch.Tensor) -> Any:
+        return self.transformer(palette=palette, **pixart_inputs())
+
+
 def test_what_the_messages_offer() -> None:
-    with pytest.raises(QsdError, match="pass inputs="):
+    """Everything that says "pass inputs=" is helped by inputs."""
+    with pytest.raises(QsdError, match=r"no diffusers config .*; pass inputs="):
         qsd.build_bank(Counting(), OPTIONS)
+    assert len(qsd.build_bank(Counting(), OPTIONS, inputs={"x": torch.ones(2, 4)}).layers) == 3
+
+    with pytest.raises(QsdError, match="no width of caption tokens; pass inputs="):
+        qsd.build_bank(Captioned(), OPTIONS)
+    captions = {"encoder_hidden_states": torch.ones(1, 3, 6)}
+    assert len(qsd.build_bank(Captioned(), OPTIONS, inputs=captions).layers) == 1
+
+    widened, palette = Widened(**dict(tiny_pixart().config)), torch.zeros(2, 4, 8, 8)
+    layers = trace(tiny_pixart()).layers
+    with pytest.raises(QsdError, match="'palette', which qsd cannot guess; pass inputs="):
+        qsd.build_bank(widened, OPTIONS)
+    assert trace_whole(widened, inputs=pixart_inputs() | {"palette": palette})[1].layers == layers
+
+    parts = tiny_pipeline().components | {"transformer": widened}
+    strict = Strict(**parts)
+    with pytest.raises(QsdError, match=r"could be recorded .*pass inputs= .*qsd\.record_inputs\(pipe"):
+        qsd.build_bank(strict, OPTIONS)
+    recorded = qsd.record_inputs(strict, palette=palette)
+    assert trace_whole(strict, inputs=recorded)[1].layers == layers
+
+
+def test_what_the_messages_offer_for_a_chain() -> None:
+    with pytest.raises(QsdError, match="pass inputs= that its forward accepts"):
+        qsd.build_bank(Counting(), OPTIONS, inputs={"x": torch.ones(2, 3)})
     with pytest.raises(QsdError, match="--graph chain"):
         qsd.build_bank(Counting(), OPTIONS, inputs={"x": torch.ones(2, 3)})
     assert len(qsd.build_bank(Counting(), OPTIONS, inputs={"x": torch.ones(2, 4)}).layers) == 3
@@ -93,7 +131,7 @@ def test_what_the_messages_offer() -> None:
 
 
 def test_two_denoisers_share_a_bank_and_an_export(tmp_path: Path) -> None:
-    pipe = two_denoisers()
+    pipe = wan22()
     bank = qsd.build_bank(pipe, OPTIONS)
     assert {layer.name.split(".")[0] for layer in bank.layers} == {"transformer", "transformer_2"}
     assert isinstance(denoiser_like(pipe, bank.denoiser), Denoisers)
@@ -109,8 +147,8 @@ def test_two_denoisers_share_a_bank_and_an_export(tmp_path: Path) -> None:
             assert torch.equal(part(**inputs[name])[0], expected)
 
 
-def test_one_of_two_denoisers() -> None:
-    pipe = two_denoisers()
+def test_one_of_wan22() -> None:
+    pipe = wan22()
     bank = qsd.build_bank(pipe, OPTIONS, denoiser="transformer_2")
     assert denoiser_of(pipe, "transformer_2") is pipe.transformer_2
     assert not any(layer.name.startswith("transformer") for layer in bank.layers)
@@ -126,6 +164,103 @@ def test_a_quantized_denoiser_is_refused(tmp_path: Path) -> None:
         qsd.build_bank(qsd.load_export(tmp_path / "out"), OPTIONS)
 
 
-def test_a_pipeline_that_cannot_be_called_is_guessed() -> None:
+def test_a_pipeline_that_cannot_be_called_is_guessed(caplog: pytest.LogCaptureFixture) -> None:
     _, traced = trace_whole(tiny_pipeline())
     assert traced.graph == trace(tiny_pixart()).graph
+    assert "guessed from its config, not recorded: PixArtAlphaPipeline: no inputs" in caplog.text
+
+
+def test_a_recorded_pipeline_is_not_guessed(caplog: pytest.LogCaptureFixture) -> None:
+    trace_whole(flux())
+    assert "guessed" not in caplog.text
+
+
+def test_a_denoiser_that_was_changed_after_loading_is_refused() -> None:
+    denoiser: Any = tiny_pixart()
+    denoiser.proj_out = nn.Linear(16, 32)
+    with pytest.raises(QsdError, match=r"'proj_out\.bias' is \[32\], and its config makes \[16\]"):
+        qsd.build_bank(denoiser, OPTIONS)
+    pipe = pixart_alpha()
+    pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    with pytest.raises(QsdError, match="changed after it was loaded"):
+        qsd.build_bank(pipe, OPTIONS)
+    pipe.transformer.fuse_lora()
+    pipe.transformer.unload_lora()
+    assert qsd.build_bank(pipe, OPTIONS).layers
+
+
+def test_stacks_of_experts_and_transposed_convolutions_are_weight_layers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    denoiser = diffusers.NucleusMoEImageTransformer2DModel(
+        in_channels=4,
+        num_layers=5,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=12,
+        axes_dims_rope=(4, 6, 6),
+        mlp_ratio=6.0,
+        num_experts=4,
+        moe_intermediate_dim=12,
+        capacity_factors=2.0,
+    ).eval()
+    for name, parameter in denoiser.named_parameters():
+        if ".experts." in name:  # which diffusers leaves uninitialized
+            nn.init.normal_(parameter, std=0.05)
+    inputs = {
+        "hidden_states": torch.randn(1, 16, 4),
+        "img_shapes": [(1, 4, 4)],
+        "encoder_hidden_states": torch.randn(1, 6, 12),
+        "encoder_hidden_states_mask": torch.ones(1, 6, dtype=torch.bool),
+        "timestep": torch.tensor([0.5]),
+        "return_dict": False,
+    }
+    bank = qsd.build_bank(denoiser, ["uaq-4", "lloyd-4g8"], inputs=inputs)
+    stacks = [layer for layer in bank.layers if layer.kind == "experts"]
+    assert {layer.module.rpartition(".")[2] for layer in stacks} == {"gate_up_proj", "down_proj"}
+    for layer in stacks:
+        experts, rows, columns = denoiser.get_parameter(layer.module).shape
+        assert layer.shape == (experts * rows, columns)
+    assert holdings(denoiser, bank.layers).share > 0.8
+    config = np.arange(len(bank.layers), dtype=np.int8) % 2
+    with Applier(bank, denoiser) as applier, torch.no_grad():
+        before = {name: value.clone() for name, value in denoiser.state_dict().items()}
+        applier.apply(config)
+        expected = denoiser(**inputs)[0]
+    assert all(torch.equal(value, before[name]) for name, value in denoiser.state_dict().items())
+    qsd.export(denoiser, bank, config, tmp_path / "out")
+    reopened: Any = qsd.load_export(tmp_path / "out")
+    with torch.no_grad():
+        assert torch.equal(reopened(**inputs)[0], expected)
+        reopened.dequantize()
+        assert torch.equal(reopened(**inputs)[0], expected)
+    assert isinstance(reopened.get_parameter(stacks[0].module), nn.Parameter)
+
+
+class Upsampling(nn.Module):
+    """Ends in a transposed convolution of a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+        self.up = nn.ConvTranspose2d(8, 3, 4, stride=2, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        up: torch.Tensor = self.up(torch.cat([self.first(x), self.second(x)], dim=1))
+        return up
+
+
+def test_transposed_convolutions_are_weight_layers() -> None:
+    denoiser, x = Upsampling(), torch.randn(1, 3, 8, 8)
+    bank = qsd.build_bank(denoiser, ["uaq-4"], inputs={"x": x})
+    last = bank.layers[-1]
+    assert (last.name, last.kind, last.shape) == ("up", "conv_transpose2d", (8, 3, 4, 4))
+    assert last.macs == 8 * 8 * 8 * 3 * 16
+    with torch.no_grad():
+        full = denoiser(x)
+        with Applier(bank, denoiser) as applier:
+            applier.apply(np.zeros(3, dtype=np.int8))
+            applied = denoiser(x)
+        assert not torch.equal(applied, full)
+        for layer, (weight,) in zip(bank.layers, bank.weights, strict=True):
+            pack(denoiser, layer.module, PackedParts([weight]), torch.float32)
+        assert torch.equal(denoiser(x), applied)

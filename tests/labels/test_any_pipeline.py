@@ -1,4 +1,8 @@
-"""The whole road on pipelines without code of their own: folder, bank, labels, ranker, search, export."""
+"""The whole road on pipelines without code of their own: folder, bank, labels, ranker, search, export.
+
+Three stand for what a denoiser may draw: pixels (DeepFloyd IF, after Imagen), tokens (aMUSEd, after Muse) and
+latents. Wan 2.2 has two denoisers.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,20 +10,22 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from support.tiny_pipelines import PROMPTS, dit
-from support.unseen_pipelines import UNSEEN_PIPELINES
+from support.tiny_pipelines import PROMPTS, dit, sd15
+from support.unseen_pipelines import UNSEEN_PIPELINES, wan22
 
 import qsd
 from qsd.bank import Applier, Bank
+from qsd.cli import main
 from qsd.cli.fit import run
 from qsd.configs.sampling import sample_configs
-from qsd.denoisers.components import denoiser_of
+from qsd.denoisers.components import denoiser_of, denoisers_of
 from qsd.evaluation.generate import Generator
 from qsd.export import load_export
 from qsd.search import SearchSettings
 from qsd.store import Store
 
-RANKED = ("flux", "sd3")
+RANKED = ("deepfloyd", "amused", "latent")
+PIPELINES = UNSEEN_PIPELINES | {"latent": sd15, "wan22": wan22}
 
 
 def labeled(
@@ -41,15 +47,16 @@ def check_export(pipe: Any, bank: Bank, config: Any, settings: qsd.EvaluationSet
     """What is exported draws the latents that the bank's config draws, opened in either way."""
     qsd.export(pipe, bank, config, out)
     denoiser = denoiser_of(pipe)
+    (name,) = denoisers_of(pipe)
     with Applier(bank, denoiser) as applier:
         applier.apply(config)
         expected = latents(pipe, settings)
     reopened = qsd.load_pipeline(out)
     assert torch.equal(latents(reopened, settings), expected)
-    again = type(denoiser).from_pretrained(out / "transformer")
+    again = type(denoiser).from_pretrained(out / name)
     loaded = load_export(out)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in loaded.state_dict().items())
-    reopened.transformer = loaded
+    setattr(reopened, name, loaded)
     assert torch.equal(latents(reopened, settings), expected)
 
 
@@ -57,13 +64,13 @@ def latents(pipe: Any, settings: qsd.EvaluationSettings) -> torch.Tensor:
     return torch.cat([latents for _, latents, _ in Generator(pipe, settings).batches(0)])
 
 
-@pytest.mark.parametrize("family", [name for name in UNSEEN_PIPELINES if name != "deepfloyd"])
+@pytest.mark.parametrize("family", [name for name in PIPELINES if name != "wan22"])
 def test_from_folder_to_export(family: str, tmp_path: Path) -> None:
-    size: dict[str, Any] = {"height": 32, "width": 32}
+    size: dict[str, Any] = {} if family in RANKED else {"height": 32, "width": 32}
     if family == "wan":
         size["num_frames"] = 5
     num_configs = 12 if family in RANKED else 3
-    pipe, bank, store, settings = labeled(UNSEEN_PIPELINES[family], tmp_path, num_configs, **size)
+    pipe, bank, store, settings = labeled(PIPELINES[family], tmp_path, num_configs, **size)
     assert store.header.label_names == ["psnr", "latent_mse"]
     assert store.header.provenance["full_precision"] == {"psnr": 100.0, "latent_mse": 0.0}
     assert (store.values("psnr") < 100).all()
@@ -102,6 +109,39 @@ def searched(bank: Bank, folder: Path) -> Any:
     best = front.best()
     assert bank.average_bits(best[None])[0] <= 4.5
     return best
+
+
+def test_two_denoisers_share_one_budget(tmp_path: Path) -> None:
+    pipe, bank, store, settings = labeled(wan22, tmp_path, 3, height=32, width=32, num_frames=5)
+    first = [layer.name.startswith("transformer.") for layer in bank.layers]
+    assert 2 * sum(first) == len(bank.layers)
+    assert (store.values("psnr") < 100).all()
+    probed = qsd.probe(pipe, bank, store.path, evaluator=settings, num_images=2)
+    assert not len(probed.header.responses.missing())
+    front = qsd.search(
+        None, bank, method="knapsack", store=probed, score="energies", max_bits=4.5, settings=SearchSettings()
+    )
+    config = front.best()
+    with Applier(bank, denoiser_of(pipe)) as applier:
+        applier.apply(config)
+        expected = latents(pipe, settings)
+    qsd.export(pipe, bank, config, tmp_path / "export")
+    assert torch.equal(latents(qsd.load_pipeline(tmp_path / "export"), settings), expected)
+
+
+def test_one_of_two_denoisers_is_exported_alone(tmp_path: Path) -> None:
+    pipe, _, _, settings = labeled(wan22, tmp_path, 0, height=32, width=32, num_frames=5)
+    folder, bank_file, out = str(tmp_path / "pipeline"), str(tmp_path / "bank"), tmp_path / "export"
+    options = "[uaq-4, lloyd-3:f8]"
+    assert main(["bank", "--pipeline", folder, "--out", bank_file, "--options", options,
+                 "--denoiser", "transformer_2"]) == 0  # fmt: skip
+    assert main(["export", "--pipeline", folder, "--bank", bank_file, "--config-file", "uaq-4",
+                 "--denoiser", "transformer_2", "--out", str(out)]) == 0  # fmt: skip
+    bank = Bank.load(bank_file)
+    with Applier(bank, pipe.transformer_2) as applier:
+        applier.apply(bank.uniform_config("uaq-4"))
+        expected = latents(pipe, settings)
+    assert torch.equal(latents(qsd.load_pipeline(out), settings), expected)
 
 
 def test_equal_embedders_of_a_dit_are_one_layer(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from qsd.support.errors import QsdError
 from qsd.support.hashing import verification
+from qsd.support.tensor_writer import Planned, writing_tensors
 from qsd.support.tensors import open_tensors, save_tensors, tensor_hash
 
 META = {"format": "some", "version": 1, "note": "n"}
@@ -89,3 +90,38 @@ def test_other_files_are_named(tmp_path: Path, path: Path) -> None:
         path.write_bytes(content[:size])
         with pytest.raises(QsdError, match="truncated or damaged"), open_tensors(path, {"some": 1}, "x"):
             pass
+
+
+def test_a_file_written_piece_by_piece_is_the_one_written_at_once(tmp_path: Path) -> None:
+    tensors = {
+        "codes": torch.arange(7, dtype=torch.uint8),
+        "scale": torch.randn(3, 1).bfloat16(),
+        "small": torch.randn(5).to(torch.float8_e4m3fn),
+        "errors": torch.randn(2, 2, dtype=torch.float64),
+        "empty": torch.zeros(0, 4),
+    }
+    planned = {
+        name: Planned(
+            tuple(tensor.shape), (torch.float16, torch.bfloat16) if name == "scale" else (tensor.dtype,)
+        )
+        for name, tensor in tensors.items()
+    }
+    meta = {"format": "thing", "version": 1, "note": "ü"}
+    with writing_tensors(tmp_path / "pieces", planned, meta) as writer:
+        for name in reversed(tensors):
+            writer.write(name, tensors[name])
+    noted = save_tensors(tmp_path / "whole", tensors, meta)
+    with open_tensors(tmp_path / "pieces", {"thing": 1}, "write it again") as file:
+        assert file.meta["hash"] == noted
+        file.verify()
+        for name, tensor in tensors.items():
+            assert torch.equal(file.tensor(name).float(), tensor.float())
+            assert torch.equal(file.mapped(name).float(), tensor.float())
+    pieces = (tmp_path / "pieces", planned, meta)
+    with pytest.raises(QsdError, match="'empty' was never written"), writing_tensors(*pieces) as writer:
+        for name in ("codes", "small", "errors", "scale"):
+            writer.write(name, tensors[name])
+    with pytest.raises(QsdError, match=r"'codes' is torch"), writing_tensors(*pieces) as writer:
+        writer.write("codes", tensors["scale"])
+    with open_tensors(tmp_path / "pieces", {"thing": 1}, "write it again") as file:
+        file.verify()  # what was there is there still

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import diffusers
+import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from support.tiny_pipelines import random_denoiser, tiny_clip, tiny_t5, tiny_vae
 from transformers import CLIPTextModelWithProjection
@@ -108,6 +109,53 @@ def wan() -> Any:
     )
 
 
+def wan22() -> Any:
+    """Two denoisers: one for high and one for low noise."""
+    pipe = wan()
+    second = random_denoiser("wan")
+    for parameter in second.parameters():
+        parameter.data.mul_(0.9)
+    return diffusers.WanPipeline(**pipe.components | {"transformer_2": second}, boundary_ratio=0.9)
+
+
+def amused() -> Any:
+    """Denoises tokens of a codebook, as Muse does."""
+    torch.manual_seed(0)
+    transformer = diffusers.UVit2DModel(
+        hidden_size=16,
+        cond_embed_dim=12,
+        micro_cond_encode_dim=4,
+        micro_cond_embed_dim=28,
+        encoder_hidden_size=12,
+        vocab_size=20,
+        codebook_size=16,
+        in_channels=16,
+        block_out_channels=16,
+        num_res_blocks=1,
+        block_num_heads=2,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        sample_size=8,
+    )
+    vqvae = diffusers.VQModel(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        num_vq_embeddings=16,
+        norm_num_groups=4,
+        lookup_from_codebook=True,
+    )
+    return diffusers.AmusedPipeline(
+        vqvae=vqvae.eval(),
+        tokenizer=clip_tokenizer(77),
+        text_encoder=tiny_clip(CLIPTextModelWithProjection),
+        transformer=transformer.eval(),
+        scheduler=diffusers.AmusedScheduler(mask_token_id=19),
+    )
+
+
 def z_image() -> Any:
     tokenizer = t5_tokenizer()
     tokenizer.chat_template = _CHAT
@@ -163,4 +211,5 @@ UNSEEN_PIPELINES: dict[str, Callable[[], Any]] = {
     "z_image": z_image,
     "qwen_image": qwen_image,
     "deepfloyd": deepfloyd,
+    "amused": amused,
 }
