@@ -25,7 +25,7 @@ from qsd.support.errors import QsdError
 from qsd.support.imports import after_import
 
 if TYPE_CHECKING:
-    from qsd.api import build_bank, label, probe, search
+    from qsd.api import build_bank, label, probe, search, write_bank
     from qsd.bank import Bank
     from qsd.denoisers.input_files import load_inputs, save_inputs
     from qsd.denoisers.pipeline import load_pipeline
@@ -57,6 +57,7 @@ _HOMES = {
     "probe": "qsd.api",
     "record_inputs": "qsd.denoisers.recording",
     "save_inputs": "qsd.denoisers.input_files",
+    "write_bank": "qsd.api",
 }
 _CALLABLE_PACKAGES = ("export", "search")
 
@@ -81,6 +82,7 @@ __all__ = [
     "record_inputs",
     "save_inputs",
     "search",
+    "write_bank",
 ]
 
 

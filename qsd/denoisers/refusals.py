@@ -1,4 +1,4 @@
-"""What no bank is built of: denoisers that are quantized already, or that their config no longer describes."""
+"""What no bank is built of: denoisers that are quantized already, or other than their config describes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -50,9 +50,9 @@ def _check_as_configured(denoiser: nn.Module) -> None:
         if made.get(name) != found.get(name):
             raise QsdError(
                 f"{type(denoiser).__name__} was changed after it was loaded: '{name}' is "
-                f"{_said(found.get(name))}, and its config makes {_said(made.get(name))}, so that no export of "
-                "it could be opened; take adapters out (`pipe.fuse_lora(); pipe.unload_lora_weights()`), or "
-                "save and load it with a config that describes it"
+                f"{_said(found.get(name))}, and its config makes {_said(made.get(name))}, so that no export "
+                "of it could be opened; take adapters out (`pipe.fuse_lora(); pipe.unload_lora_weights()`) "
+                "or save and load it with a config that describes it"
             )
 
 

@@ -1,6 +1,7 @@
 """A denoiser whose weights are read from its folder when they are asked for, so that it is never held."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from qsd.denoisers.recording import record_inputs
 from qsd.denoisers.tracing import Traced
 from qsd.denoisers.weightless import callable_without_weights, weightless_pipeline
 from qsd.denoisers.whole import GraphKind, trace_whole
-from qsd.support.errors import QsdError
+from qsd.support.errors import QsdError, first_line
 from qsd.support.paths import find
 
 _WEIGHTS = "weights_hash"
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Source:
                 with callable_without_weights(self._pipe):
                     recorded = record_inputs(self._pipe, _only_name(self._pipe, self.module))
                 return self, trace_whole(self.module, inputs=recorded)[1]
-            except QsdError:
+            except QsdError as error:
+                _logger.info("loaded as a whole (%s)", error)
                 whole = self._whole()
                 return whole, whole.traced()[1]
         given: Any = self.module if self.streamed else self._pipe
@@ -97,7 +100,8 @@ def open_source(
         pipe = weightless_pipeline(folder)
         module = denoiser_of(pipe, denoiser)
         files = _files(folder, pipe, module)
-    except Exception:  # whatever a config or a file may raise; loading says what is wrong, if anything is
+    except Exception as error:  # whatever a config or a file may raise; loading says what is wrong
+        _logger.info("%s: loaded as a whole (%s)", pipeline, first_line(error))
         return whole()
 
     def read(name: str) -> torch.Tensor:

@@ -58,8 +58,10 @@ def callable_without_weights(pipe: Any) -> Iterator[None]:
     cpu = property(lambda self: torch.device("cpu"))
     pipe.__class__ = type(original.__name__, (original,), {"device": cpu, "_execution_device": cpu})
     modules = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
-    for module in {id(part): part for part in (*modules, *denoisers_of(pipe).values())}.values():
-        module.forward = _answering_with_zeros(module.forward)  # type: ignore[method-assign]
+    denoisers = list(denoisers_of(pipe).values())
+    for module in modules:
+        masked = any(module is denoiser for denoiser in denoisers)
+        module.forward = _answering_with_zeros(module.forward, masked)  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -68,9 +70,12 @@ def callable_without_weights(pipe: Any) -> Iterator[None]:
             vars(module).pop("forward", None)
 
 
-def _answering_with_zeros(forward: Any) -> Any:
+def _answering_with_zeros(forward: Any, masked: bool) -> Any:
+    """The forward on shapes; without masks, whose values encoders ask for and which change no shape."""
+
     @functools.wraps(forward)
     def answer(*args: Any, **kwargs: Any) -> Any:
+        kwargs = {name: value for name, value in kwargs.items() if masked or "mask" not in name}
         to_meta = functools.partial(tree_map_only, torch.Tensor, lambda tensor: tensor.to("meta"))
         output = forward(*to_meta(args), **to_meta(kwargs))
         return tree_map_only(torch.Tensor, lambda tensor: torch.zeros_like(tensor, device="cpu"), output)

@@ -100,17 +100,17 @@ def conditions_of(
         return {"class_labels": _classes(pipe, prompts, guidance)}
     encodings = _ENCODINGS.get(type(pipe).__name__, ())
     if encodings and (guidance <= 1 or all(encoding.guided for encoding in encodings)):
-        return encoded(
-            pipe,
-            {
-                "encodings": [dataclasses.asdict(encoding) for encoding in encodings],
-                "prompts": prompts,
-                "guided": guidance > 1,
-                "batch_size": batch_size,
-                "max_sequence_length": max_sequence_length,
-            },
-            lambda: _encoded(pipe, encodings, prompts, guidance > 1, batch_size, max_sequence_length),
+        how = {
+            "encodings": [dataclasses.asdict(encoding) for encoding in encodings],
+            "prompts": prompts,
+            "guided": guidance > 1,
+            "batch_size": batch_size,
+            "max_sequence_length": max_sequence_length,
+        }
+        encode = lambda: _encoded(  # noqa: E731
+            pipe, encodings, prompts, guidance > 1, batch_size, max_sequence_length
         )
+        return {**encoded(pipe, how, encode)}
     attach(pipe)
     if not takes_text:
         raise QsdError(f"{type(pipe).__name__}: draws from neither prompts nor classes; leave prompts out")

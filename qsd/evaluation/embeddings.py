@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from qsd.denoisers.encoders import Withheld, attach, attached, withheld
+from qsd.denoisers.encoders import Withheld, attach, attached, detach, withheld
 from qsd.denoisers.identity import component_identity
 from qsd.support.cache import cache_folder
 from qsd.support.documents import read_json, write_json
@@ -56,10 +56,13 @@ def encoded(pipe: Any, how: dict[str, Any], encode: Callable[[], Encoded]) -> En
     path = cache_folder() / "embeddings" / f"{key}.safetensors"
     try:
         with open_tensors(path, {_EMBEDDINGS: _VERSION}, _REMEDY) as file:
-            return {name: file.tensor(name).clone() for name in file.names}
+            found = {name: file.tensor(name).clone() for name in file.names}
+        detach(pipe)
+        return found
     except QsdError:  # not there, or damaged
-        with attached(pipe):
-            found = encode()
+        pass
+    with attached(pipe):
+        found = encode()
     save_tensors(path, found, {"format": _EMBEDDINGS, "version": _VERSION})
     return found
 
