@@ -49,6 +49,7 @@ def _count(denoiser: nn.Module, inputs: Mapping[str, Any]) -> dict[str, int]:
     copied = weightless_copy(denoiser, mode)
     with mode:
         shaped = tree_map_only(torch.Tensor, _shape_alone, dict(inputs))
+    module: Any
     for path, module in copied.named_modules():
         weight = getattr(module, "weight", None)
         if isinstance(module, tuple(KINDS)) and isinstance(weight, Tensor):

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,7 @@ def callable_without_weights(pipe: Any) -> Iterator[None]:
     denoisers = list(denoisers_of(pipe).values())
     for module in modules:
         masked = any(module is denoiser for denoiser in denoisers)
-        module.forward = _answering_with_zeros(module.forward, masked)  # type: ignore[method-assign]
+        module.forward = _answering_with_zeros(module.forward, masked)
     try:
         yield
     finally:
@@ -73,9 +74,13 @@ def callable_without_weights(pipe: Any) -> Iterator[None]:
 def _answering_with_zeros(forward: Any, masked: bool) -> Any:
     """The forward on shapes; without masks, whose values encoders ask for and which change no shape."""
 
+    names = list(inspect.signature(forward).parameters)
+
     @functools.wraps(forward)
     def answer(*args: Any, **kwargs: Any) -> Any:
-        kwargs = {name: value for name, value in kwargs.items() if masked or "mask" not in name}
+        if not masked:
+            args = tuple(None if "mask" in name else value for name, value in zip(names, args, strict=False))
+            kwargs = {name: value for name, value in kwargs.items() if "mask" not in name}
         to_meta = functools.partial(tree_map_only, torch.Tensor, lambda tensor: tensor.to("meta"))
         output = forward(*to_meta(args), **to_meta(kwargs))
         return tree_map_only(torch.Tensor, lambda tensor: torch.zeros_like(tensor, device="cpu"), output)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.tiny_pipelines import PAPER_PIPELINES, PROMPTS
-from support.unseen_pipelines import UNSEEN_PIPELINES
+from support.unseen_pipelines import UNSEEN_PIPELINES, wan22
 
 import qsd
 from qsd.api import write_bank
@@ -27,7 +27,11 @@ from qsd.store import Store
 from qsd.support.errors import QsdError
 
 OPTIONS = ["uaq-4", "lloyd-3:f8"]
-STREAMED = {**PAPER_PIPELINES, "flux": UNSEEN_PIPELINES["flux"], "wan": UNSEEN_PIPELINES["wan"]}
+STREAMED = {
+    **{name: PAPER_PIPELINES[name] for name in ("dit", "hunyuan", "sd15")},
+    "flux": UNSEEN_PIPELINES["flux"],
+    "wan22": wan22,
+}
 
 
 def check_equal(one: Bank, other: Bank) -> None:
@@ -71,8 +75,10 @@ def test_a_damaged_shard_ends_in_one_line(tmp_path: Path) -> None:
         open_source(tmp_path / "p")
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("family", PAPER_PIPELINES)
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [*((name, torch.bfloat16) for name in PAPER_PIPELINES), ("sd15", torch.float16), ("dit", torch.float16)],
+)
 def test_16_bits_from_folder_to_export(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
     PAPER_PIPELINES[family]().save_pretrained(tmp_path / "pipeline")
     pipe = qsd.load_pipeline(tmp_path / "pipeline", dtype=dtype)
@@ -92,7 +98,7 @@ def test_16_bits_from_folder_to_export(family: str, dtype: torch.dtype, tmp_path
     assert torch.equal(_latents(qsd.load_pipeline(tmp_path / "export", dtype=dtype), settings), expected)
 
 
-@pytest.mark.parametrize("family", [name for name in PAPER_PIPELINES if name != "dit"])
+@pytest.mark.parametrize("family", ["pixart_alpha", "hunyuan", "sdxl"])
 def test_text_encoders_are_loaded_once(
     family: str, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +178,7 @@ def test_single_file_checkpoints_lie_beside_the_configs_that_describe_them(tmp_p
 def _settings(folder: Path, family: str) -> qsd.EvaluationSettings:
     (folder / "prompts.txt").write_text("\n".join(["0", "1"] if family == "dit" else PROMPTS))
     return qsd.EvaluationSettings(
-        prompts=str(folder / "prompts.txt"), num_images=2, steps=1, guidance=1.0, batch_size=2
+        prompts=str(folder / "prompts.txt"), num_images=2, steps=2, guidance=1.0, batch_size=2
     )
 
 
