@@ -39,7 +39,7 @@ def pool_of(
     settings: EvaluationSettings,
     workers: int,
     device: str,
-    dtype: DtypeName,
+    dtype: DtypeName = "float32",
     *,
     scheduler: str | None = None,
     cluster: str | None = None,

@@ -177,7 +177,7 @@ class _Opening:
         bank: str,
         settings: EvaluationSettings,
         device: str,
-        dtype: DtypeName,
+        dtype: DtypeName = "float32",
     ) -> None:
         self.open_tool = open_tool
         self.pipeline = pipeline
