@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from qsd.denoisers.exporting import weightless_copy
-from qsd.denoisers.layers import KINDS, WeightLayer, weight_at
+from qsd.denoisers.layers import WeightLayer, kind_of, weight_at
 
 
 def with_macs(
@@ -49,10 +49,9 @@ def _count(denoiser: nn.Module, inputs: Mapping[str, Any]) -> dict[str, int]:
     copied = weightless_copy(denoiser, mode)
     with mode:
         shaped = tree_map_only(torch.Tensor, _shape_alone, dict(inputs))
-    module: Any
     for path, module in copied.named_modules():
         weight = getattr(module, "weight", None)
-        if isinstance(module, tuple(KINDS)) and isinstance(weight, Tensor):
+        if kind_of(module) is not None and isinstance(weight, Tensor):
             counts.setdefault(path, 0)
             module.register_forward_hook(_counting(path, counts))
     with mode, torch.no_grad():
