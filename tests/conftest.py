@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qsd.support.cache import VARIABLE
+from qsd.support.user_cache import VARIABLE
 
 
 @pytest.fixture(autouse=True)

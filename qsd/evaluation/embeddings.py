@@ -1,8 +1,8 @@
 """Encoded prompts on disk, so that a text encoder is loaded for each list of prompts once.
 
-They lie in the folder of :func:`qsd.support.cache.cache_folder` under a hash of everything that decides them:
-prompts, how they are encoded, the files of text encoders and tokenizers, the type, and the versions of the
-libraries. Whatever lies there may be deleted at any time.
+They lie in the folder of :func:`qsd.support.user_cache.user_cache` under a hash of everything that decides
+them: prompts, how they are encoded, the files of text encoders and tokenizers, the type, and the versions of
+the libraries. Whatever lies there may be deleted at any time.
 """
 
 import importlib.metadata
@@ -14,11 +14,11 @@ import torch
 
 from qsd.denoisers.encoders import Withheld, attach, attached, detach, withheld
 from qsd.denoisers.identity import component_identity
-from qsd.support.cache import cache_folder
 from qsd.support.documents import read_json, write_json
 from qsd.support.errors import QsdError
 from qsd.support.hashing import file_hash, json_hash
 from qsd.support.tensors import open_tensors, save_tensors
+from qsd.support.user_cache import user_cache
 
 _EMBEDDINGS, _ENCODER, _VERSION = "qsd-embeddings", "qsd-encoder", 1
 _REMEDY = "delete it"
@@ -53,7 +53,7 @@ def encoded(pipe: Any, how: dict[str, Any], encode: Callable[[], Encoded]) -> En
             },
         }
     )
-    path = cache_folder() / "embeddings" / f"{key}.safetensors"
+    path = user_cache() / "embeddings" / f"{key}.safetensors"
     try:
         with open_tensors(path, {_EMBEDDINGS: _VERSION}, _REMEDY) as file:
             found = {name: file.tensor(name).clone() for name in file.names}
@@ -78,7 +78,7 @@ def encoder_identities(pipe: Any) -> dict[str, dict[str, str]]:
 
 def _identity(pipe: Any, missing: Withheld, name: str) -> dict[str, str]:
     key = json_hash([_files_hash(missing.folder / name), str(missing.dtype), missing.variant])
-    path = cache_folder() / "encoders" / f"{key}.json"
+    path = user_cache() / "encoders" / f"{key}.json"
     try:
         noted: dict[str, str] = read_json(path, _ENCODER, _VERSION)["identity"]
     except (QsdError, KeyError):

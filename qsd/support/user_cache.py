@@ -8,7 +8,7 @@ import platformdirs
 VARIABLE = "QSD_CACHE"
 
 
-def cache_folder() -> Path:
+def user_cache() -> Path:
     """The folder named by the environment variable ``QSD_CACHE``, else the user's cache of this program.
 
     It is the one place below the command line that reads the environment: worker processes share it.
