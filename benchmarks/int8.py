@@ -4,12 +4,13 @@
 
 Time: one block of PixArt-XL (1,152 wide) on 1,024 tokens and 120 words, on one thread, the two taking turns;
 the least processor time of the repetitions counts, as other programs can only add to it. Images: the
-miniature with weights of `uaq-4` and 8-bit inputs, simulated and computed in integers, against full
-precision.
+miniature with weights of one option (`int8` of the default table) and 8-bit inputs, simulated and computed
+in integers, against full precision.
 """
 
 import argparse
 import copy
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,10 @@ from diffusers import PixArtTransformer2DModel
 from torch import nn
 
 from qsd.api import build_bank
-from qsd.bank import Applier
 from qsd.configs.activations import uniform_activations
-from qsd.denoisers.components import denoiser_of
 from qsd.denoisers.pipeline import load_pipeline
-from qsd.evaluation import Evaluator
-from qsd.evaluation.calibration import calibrate
+from qsd.labels import Measurer
+from qsd.labels.verifying import summarize
 from qsd.quantizers.activations import ActivationOption
 from qsd.runtime.int8 import use_int8
 from qsd.support.documents import write_json
@@ -63,45 +62,45 @@ def block_times(repetitions: int) -> dict[str, float]:
     }
 
 
-def images(name: str, count: int) -> dict[str, dict[str, float]]:
-    """Labels of full precision, of the simulation, and of integer layers."""
+def images(name: str, option: str, count: int, seeds: list[int]) -> dict[str, dict[str, Any]]:
+    """Labels of full precision, of the weights alone, of the simulation, and of integer layers."""
     pipe: Any = load_pipeline(f"checkpoints/{name}")
-    denoiser = denoiser_of(pipe)
-    settings = labeling_settings(name)
-    settings = type(settings)(**{**vars(settings), "num_images": count, "noise_seed": 1})
-    bank = build_bank(pipe, ["uaq-4"], activations=["16", "8"])
-    evaluator = Evaluator(pipe, settings)
-    found = {"full precision": evaluator.full_precision(1).labels}
-    activations = uniform_activations(bank.activation_options, bank.macs, EIGHT)
-    table = calibrate(pipe, denoiser, bank.layers, bank.activation_options, settings)
-    with Applier(bank, denoiser, table) as applier:
-        config = bank.uniform_config("uaq-4")
-        applier.apply(config)
-        found["uaq-4, 16-bit inputs"] = evaluator.measure(1).labels
-        applier.apply(config, activations)
-        found["uaq-4, 8-bit inputs, simulated"] = evaluator.measure(1).labels
-        applier.apply(config)
-        paths = [path for layer in bank.layers for path in (layer.module, *layer.tied)]
-        replaced = use_int8(denoiser, dict.fromkeys(paths, EIGHT))
-        found["uaq-4, 8-bit inputs, integers"] = evaluator.measure(1).labels | {"layers": len(replaced)}
+    settings = dataclasses.replace(labeling_settings(name), num_images=count)
+    bank = build_bank(pipe, [option], activations=["16", "8"])
+    config = bank.uniform_config(option)
+    eight = uniform_activations(bank.activation_options, bank.macs, EIGHT)
+    found: dict[str, dict[str, Any]] = {}
+    for row, vector, integers in (
+        (f"{option}, 16-bit inputs", None, False),
+        (f"{option}, 8-bit inputs, simulated", eight, False),
+        (f"{option}, 8-bit inputs, integers", eight, True),
+    ):
+        measurer = Measurer(pipe, bank, settings, integers=integers)
+        if not found:
+            labels = [measurer.full_precision(seed).labels for seed in seeds]
+            found["full precision"] = summarize(labels, seeds, count)
+        labels = [measurer.measure(config, seed, vector).labels for seed in seeds]
+        found[row] = summarize(labels, seeds, count)
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--on", default="digits-pixart-alpha")
+    parser.add_argument("--option", default="int8", help="of the weights")
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/int8.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     result: dict[str, Any] = {"block": block_times(arguments.repetitions)}
     print(result["block"])
-    result["on"], result["num_images"] = arguments.on, arguments.images
-    result["images"] = images(arguments.on, arguments.images)
+    result |= {"on": arguments.on, "option": arguments.option}
+    result["images"] = images(arguments.on, arguments.option, arguments.images, arguments.seeds)
     for row, labels in result["images"].items():
         print(f"{row:34s} FID {labels['fid']:.3f}  latent MSE {labels['latent_mse']:.4f}")
-    write_json(arguments.out, result)
+    write_json(arguments.out, result, hashed=False)
 
 
 if __name__ == "__main__":

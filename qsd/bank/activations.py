@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from qsd.bank.attention import RoundedAttention
+from qsd.bank.steps import StepCounter
+from qsd.configs.schedule import Schedule
 from qsd.denoisers.graph import Graph
 from qsd.denoisers.layers import STACK, WeightLayer
 from qsd.denoisers.roles import attention_part
-from qsd.quantizers.activations import FULL_ACTIVATIONS, ActivationOption, Ranges, Rounding, rounding
+from qsd.quantizers.activations import FULL_ACTIVATIONS, ActivationOption, Calibrated, Rounding, rounding
 from qsd.support.errors import QsdError
 
 
@@ -27,7 +29,7 @@ class ActivationTable:
     """
 
     options: tuple[ActivationOption, ...] = FULL_ACTIVATIONS
-    ranges: Mapping[str, Ranges] = dataclasses.field(default_factory=dict)
+    ranges: Mapping[str, Calibrated] = dataclasses.field(default_factory=dict)
 
     def checked(self, activation: np.ndarray, num_layers: int) -> np.ndarray:
         """An activation vector as int8 [L].
@@ -47,6 +49,27 @@ class ActivationTable:
                 f"{len(self.options) - 1} ({', '.join(map(str, self.options))}); use one table for both"
             )
         return activation.astype(np.int8)
+
+
+class HasInput(Protocol):
+    """What there is to know of a layer to round its input; see :class:`qsd.denoisers.WeightLayer`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def module(self) -> str: ...
+    @property
+    def segment(self) -> tuple[int, int] | None: ...
+    @property
+    def tied(self) -> tuple[str, ...]: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def macs(self) -> int: ...
+
+
+Makers = Mapping[str, Mapping[str, Sequence[int]]]
+"""Attention module -> "q", "k", "v" -> positions of the layers that make them."""
 
 
 def attention_layers(layers: Sequence[WeightLayer], graph: Graph) -> dict[str, dict[str, list[int]]]:
@@ -82,23 +105,49 @@ class ActivationHooks:
     Args:
         denoiser: what they are put on.
         layers: L weight layers.
-        graph: the traced graph, which knows the attention products.
+        attention: what makes the operands of attention products, see :func:`attention_layers`.
         table: the options.
     """
 
     def __init__(
-        self, denoiser: nn.Module, layers: Sequence[WeightLayer], graph: Graph, table: ActivationTable
+        self, denoiser: nn.Module, layers: Sequence[HasInput], attention: Makers, table: ActivationTable
     ) -> None:
         self._denoiser = denoiser
         self._layers = list(layers)
         self._table = table
-        self._attention = attention_layers(layers, graph)
+        self._attention = attention
         self._modules: dict[str, list[int]] = {}
         for index, layer in enumerate(layers):
             for path in (layer.module, *layer.tied) if layer.kind != STACK else ():
                 self._modules.setdefault(path, []).append(index)
         self._handles: list[RemovableHandle] = []
         self._current: np.ndarray | None = None
+        self._schedule: Schedule | None = None
+        self._counter: StepCounter | None = None
+
+    def apply(self, activations: np.ndarray | Schedule | None) -> None:
+        """Puts options on, in place of those that were on: the same in every step, by steps, or none.
+
+        Raises:
+            QsdError: they do not fit the layers or the table, or steps cannot be told apart.
+        """
+        if self._counter is not None:
+            self._counter.remove()
+            self._counter = self._schedule = None
+        if activations is None:
+            self.clear()
+        elif isinstance(activations, Schedule):
+            for vector in activations.activations:
+                self.set(vector)  # refuses what does not fit, before anything is drawn
+            self._schedule = activations
+            self._counter = StepCounter(self._denoiser, activations.num_steps, self.begin_step)
+        else:
+            self.set(activations)
+
+    def begin_step(self, step: int) -> None:
+        """Puts on what the schedule has for a sampling step."""
+        assert self._schedule is not None
+        self.set(self._schedule.at(step))
 
     def set(self, activation: np.ndarray) -> None:
         """Puts the options int8 [L] on, in place of those that were on.

@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from qsd.bank.activations import ActivationHooks, ActivationTable
+from qsd.bank.activations import ActivationHooks, ActivationTable, attention_layers
 from qsd.bank.bank import FULL_PRECISION, Bank
 from qsd.bank.building import module_weight, part_of
-from qsd.bank.steps import StepCounter
 from qsd.configs.schedule import Schedule
 from qsd.denoisers.identity import check_same_denoiser, identity
 from qsd.support.errors import QsdError
@@ -24,6 +23,7 @@ class Applier:
     Attributes:
         bank: where the tensors come from.
         denoiser: what they are applied to.
+        table: the activation options.
     """
 
     def __init__(
@@ -51,8 +51,9 @@ class Applier:
         self._full = {name: module_weight(denoiser, name).data for name in self._by_module}
         self._trained = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
         self._current = np.full(len(bank.layers), FULL_PRECISION, dtype=np.int8)
-        self._hooks = ActivationHooks(denoiser, bank.layers, bank.graph, activations)
-        self._counter: StepCounter | None = None
+        self.table = activations
+        attention = attention_layers(bank.layers, bank.graph)
+        self._hooks = ActivationHooks(denoiser, bank.layers, attention, activations)
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +72,7 @@ class Applier:
         Raises:
             QsdError: a layer cannot take its option, or activation options of another layer set or table.
         """
-        self._apply_activations(activations)
+        self._hooks.apply(activations)
         config = np.asarray(config, dtype=np.int8)
         for module, indices in self._by_module.items():
             if (config[indices] == self._current[indices]).all():
@@ -85,28 +86,12 @@ class Applier:
 
     def restore(self) -> None:
         """Brings full precision back, bit for bit: the very tensors the denoiser came with, and no hook."""
-        self._apply_activations(None)
+        self._hooks.apply(None)
         for module, weight in self._full.items():
             module_weight(self.denoiser, module).data = weight.view(self._full[module].shape)
         for parameter in self._trained:
             parameter.requires_grad_(True)
         self._current[:] = FULL_PRECISION
-
-    def _apply_activations(self, activations: np.ndarray | Schedule | None) -> None:
-        if self._counter is not None:
-            self._counter.remove()
-            self._counter = None
-        if activations is None:
-            self._hooks.clear()
-        elif isinstance(activations, Schedule):
-            for vector in activations.activations:
-                self._hooks.set(vector)  # refuses what does not fit, before anything is drawn
-            schedule = activations
-            self._counter = StepCounter(
-                self.denoiser, schedule.num_steps, lambda step: self._hooks.set(schedule.at(step))
-            )
-        else:
-            self._hooks.set(activations)
 
     def _tensor(self, index: int, option: int) -> torch.Tensor:
         layer = self.bank.layers[index]

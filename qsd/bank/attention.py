@@ -13,6 +13,7 @@ from qsd.quantizers.activations import Rounding, round_probabilities
 from qsd.support.errors import QsdError
 
 _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
+_BATCHED = 3  # axes at least; layers in it rotate by, and dequantize with, matrices
 _PRODUCTS = {torch.bmm, Tensor.bmm, torch.matmul, Tensor.matmul, Tensor.__matmul__}
 
 
@@ -48,7 +49,7 @@ class RoundedAttention(TorchFunctionMode):
         if func in _SOFTMAX:
             self._has_probabilities = True
             return round_probabilities(func(*args, **kwargs))
-        if func in _PRODUCTS and len(args) == 2:
+        if func in _PRODUCTS and len(args) == 2 and min(args[0].ndim, args[1].ndim) >= _BATCHED:
             return func(*self._operands(*args), **kwargs)
         if func is torch.baddbmm and len(args) == 3:
             return func(args[0], *self._operands(*args[1:]), **kwargs)

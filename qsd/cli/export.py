@@ -3,15 +3,17 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from qsd.bank import Bank
-from qsd.cli.config_names import read_config
+from qsd.bank import ActivationTable, Bank
+from qsd.cli.config_names import read_configs
 from qsd.cli.console import command_line, console, print_json, run_function
 from qsd.configs.document import load_document
-from qsd.denoisers.components import denoiser_of
+from qsd.denoisers.components import denoiser_like, denoiser_of
 from qsd.denoisers.identity import same_denoiser
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
+from qsd.evaluation import EvaluationSettings
+from qsd.evaluation.calibration import calibrate
 from qsd.export import check_export, push_to_hub
 from qsd.export import export as export_config
 from qsd.export.recipe import apply_recipe, read_recipe
@@ -23,6 +25,7 @@ def export(
     pipeline: str | None = None,
     bank: str | None = None,
     config_file: str | None = None,
+    evaluation: EvaluationSettings | None = None,
     out: str | None = None,
     format: Literal["qsd", "recipe", "sdnq"] = "qsd",
     recipe: str | None = None,
@@ -43,7 +46,10 @@ def export(
     Args:
         pipeline: diffusers folder, shipped pipeline, or hub id.
         bank: the denoiser's bank (`qsd bank`).
-        config_file: config file (`best.json` of a search), or the name of an option such as uaq-4.
+        config_file: config file (`best.json` of a search), or the name of an option such as uaq-4; then @ and
+            an activation option (uaq-4@8) or a schedule file, where the bank has activation options. The
+            export carries them, and whoever opens it rounds activations in simulation.
+        evaluation: how to draw, for activation options that need ranges of full-precision images.
         out: folder to write.
         format: what to write.
         recipe: a recipe to apply to the pipeline, instead of --bank and --config-file.
@@ -63,6 +69,7 @@ def export(
             "export needs --pipeline, --out, and --recipe or --bank with --config-file; or --check alone"
         )
     pipe = load_pipeline(pipeline, dtype=dtype)
+    activations, table = None, None
     if recipe is not None:
         document = read_recipe(recipe)
         loaded, genome = apply_recipe(
@@ -71,7 +78,9 @@ def export(
     else:
         assert bank is not None and config_file is not None
         loaded = Bank.load(bank)
-        genome = read_config(loaded, config_file)
+        (genome,), (activations,) = read_configs(loaded, [config_file])
+        if activations is not None:
+            table = _table(pipe, loaded, evaluation)
     result = export_config(
         pipe,
         loaded,
@@ -79,7 +88,9 @@ def export(
         out,
         variant=variant,
         provenance=provenance(command_line()),
-        document=load_document(config_file) if config_file and Path(config_file).is_file() else None,
+        document=_document(config_file),
+        activations=activations,
+        activation_table=table,
         format=format,
         only=denoiser,
     )
@@ -103,10 +114,26 @@ def export(
     for name in ("code_bytes", "codebook_bytes", "unquantized_bytes", "header_bytes"):
         console.print(f"  {name.replace('_', ' '):<18}{sizes[name]:>12,}")
     console.print("\n".join(result.holdings.lines()))
+    if result.activations:
+        console.print("  inputs of layers are rounded, in simulation, by whoever opens it")
     if recipe is not None and not same_denoiser(loaded.denoiser, document.get("denoiser") or {}):
         console.print("The recipe was found on another checkpoint: nothing was predicted for this one.")
     if address:
         console.print(f"uploaded: {address}")
+
+
+def _document(config_file: str | None) -> dict[str, Any] | None:
+    """What a config file tells beside its options; uniform configs tell nothing."""
+    own = (config_file or "").rpartition("@")[0] or config_file or ""
+    return next((load_document(name) for name in (config_file or "", own) if Path(name).is_file()), None)
+
+
+def _table(pipe: Any, bank: Bank, evaluation: EvaluationSettings | None) -> ActivationTable | None:
+    """The activation options with the ranges that they need; without a way to draw, without."""
+    if evaluation is None:
+        return None
+    denoiser = denoiser_like(pipe, bank.denoiser)
+    return calibrate(pipe, denoiser, bank.layers, bank.activation_options, evaluation)
 
 
 def _check(folder: str, variant: str | None, json: bool) -> None:

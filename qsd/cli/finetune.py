@@ -16,6 +16,7 @@ def finetune(
     out: str,
     evaluation: EvaluationSettings,
     settings: FinetuneSettings = FinetuneSettings(),  # noqa: B008
+    variant: str | None = None,
     device: str = "cpu",
     dtype: DtypeName = "float32",
     json: bool = False,
@@ -31,6 +32,7 @@ def finetune(
         out: folder to write.
         evaluation: prompts, steps and guidance to draw with.
         settings: images, epochs, batch size, learning rate.
+        variant: part of the names of the export's files, if it was exported with one.
         device: where full precision draws.
         dtype: float32, bfloat16 or float16, of everything but the image autoencoder.
         json: print the losses and the size as JSON.
@@ -42,6 +44,7 @@ def finetune(
             out,
             evaluation=evaluation,
             settings=settings,
+            variant=variant,
             command=command_line(),
             progress=progress,
         )

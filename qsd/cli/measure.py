@@ -1,5 +1,6 @@
 """``qsd measure``."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ def measure(
     configs: list[str],
     evaluation: EvaluationSettings,
     noise_seeds: list[int] = [1, 2, 3],  # noqa: B006
+    integers: bool = False,
     workers: int = 1,
     device: str = "cpu",
     dtype: DtypeName = "float32",
@@ -41,6 +43,8 @@ def measure(
             guidance.
         noise_seeds: one measurement per seed; the table shows mean and standard deviation. The store's labels
             use seed 0, so other seeds verify what was not searched on.
+        integers: compute in integers where a Linear layer has activations of 8 bits (8, 8h or 8m), with its
+            weight rounded to 8 bits by row; all else, attention products too, is simulated as ever.
         workers: processes that measure side by side on the CPU, one thread each.
         device: where one process measures when workers is 1.
         dtype: float32, bfloat16 or float16, of everything but the image autoencoder.
@@ -52,12 +56,13 @@ def measure(
     full = np.full((1, len(loaded.layers)), FULL_PRECISION, dtype=np.int8)
     genomes = np.concatenate([full, named])
     shared: dict[str, Any] = {"num_images": evaluation.num_images, "activations": [None, *activations]}
+    make = functools.partial(Measurer, integers=integers)
     with bar("Measure") as progress:
         if workers > 1:
-            with Pool(Measurer, pipeline, bank, evaluation, workers, device, dtype) as pool:
+            with Pool(make, pipeline, bank, evaluation, workers, device, dtype) as pool:
                 rows = verify(genomes, noise_seeds, pool.run, **shared, progress=progress)
         else:
-            measurer = Measurer(
+            measurer = make(
                 load_pipeline(pipeline, device=device, dtype=dtype, encoders=False), loaded, evaluation
             )
             rows = verify(genomes, noise_seeds, measurer.run, **shared, progress=progress)
@@ -69,6 +74,9 @@ def measure(
         print_json(rows)
     else:
         console.print(_table(rows))
+        if any(vector is not None for vector in activations):
+            how = "computed in integers where Linear layers have 8 bits, else simulated"
+            console.print(f"activations are {how if integers else 'simulated'}")
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

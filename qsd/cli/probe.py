@@ -83,7 +83,7 @@ def probe(
     if steps_groups:
         with bar("Steps") as progress:
             found = probe_steps(pipe, loaded, few, steps_groups, progress)
-        write_json(f"{store}.steps.json", found.to_json(), hashed=False)
+        write_json(f"{store}.steps.json", found.to_json())
         plot_steps(found, f"{store}.steps.png", pipeline)
         show_steps(found, json)
         return

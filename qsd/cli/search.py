@@ -12,7 +12,7 @@ from qsd.api import search as search_configs
 from qsd.api import smallest
 from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, console, messages, print_json, run_function
-from qsd.cli.joint_search import run_joint
+from qsd.cli.joint_search import JointWords, run_joint
 from qsd.cli.overwriting import check_replaceable, spelled
 from qsd.configs.document import config_to_json, save_config
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
@@ -40,6 +40,7 @@ def search(
     max_bytes: int | None = None,
     max_act_bits: float | None = None,
     max_bops: float | None = None,
+    steps: str | None = None,
     max_fid: float | None = None,
     min_psnr: float | None = None,
     within: str | None = None,
@@ -87,11 +88,16 @@ def search(
             options.
         max_bops: budget in bit-operations (multiply-accumulates x weight bits x activation bits) of one
             forward pass of one image; likewise.
+        steps: file of `qsd probe --steps-groups`; with one of these budgets, options of activations by group
+            of sampling steps are chosen for the config that was found, within the budget in the mean over
+            the steps, and written to `schedule.json`. Method orthogonality needs no ranker and writes one for
+            as many groups as it compares steps (--orthogonality.steps).
         max_fid: find the smallest config whose FID is at most that.
         min_psnr: find the smallest config whose PSNR in dB is at least that.
         within: find the smallest config whose FID is at most so many times full precision's, such as 1.1x.
         confidence: probability with which these bounds must hold.
-        keep: layers with a fixed option, such as "proj_out=keep,blocks.0.*=uaq-4"; * stands for anything.
+        keep: layers with a fixed option, such as "proj_out=keep,blocks.0.*=uaq-4"; * stands for anything;
+            with a budget of activations also "proj_out=keep@16" or "proj_out=@16".
         at_least: layers with an option of at least the bits of the one named, likewise.
         couple: layers that share an option: qkv (query, key and value of one attention), segments (of one
             weight), or both, as in "qkv,segments".
@@ -116,11 +122,31 @@ def search(
         json: print the front's sizes and predictions as JSON.
     """
     if max_act_bits is not None or max_bops is not None:
-        if couple or format != "qsd":
-            raise QsdError("couple and for: not with budgets of activations; leave them out")
-        budgets = {"max_bits": max_bits, "max_act_bits": max_act_bits, "max_bops": max_bops}
-        run_joint(bank, out, ranker, **budgets, seed=seed, overwrite=overwrite, json=json)
+        words = JointWords(
+            bank=bank,
+            out=out,
+            ranker=ranker,
+            pipeline=pipeline,
+            steps=steps,
+            method=method,
+            max_bits=max_bits,
+            max_act_bits=max_act_bits,
+            max_bops=max_bops,
+            keep=_rules("keep", keep),
+            at_least=_rules("at-least", at_least),
+            evaluation=evaluation,
+            orthogonality=orthogonality,
+            seed=seed,
+            device=device,
+            overwrite=overwrite,
+            json=json,
+        )
+        coupled = {"couple": couple, "for": format if format != "qsd" else None}
+        bounds_given = {"max_bytes": max_bytes, "max_fid": max_fid, "min_psnr": min_psnr, "within": within}
+        run_joint(words, {**bounds_given, "store": store, "verify": verify, **coupled})
         return
+    if steps is not None:
+        raise QsdError("steps: a schedule of activations needs --max-act-bits or --max-bops")
     loaded_bank = Bank.load(bank)
     loaded_ranker = load_ranker(ranker, loaded_bank.denoiser) if ranker else None
     wanted: dict[str, Any] = {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from qsd.bank import FULL_PRECISION, Bank
+from qsd.bank.carried import Carried
 
 CARD_NAME = "README.md"
 _HUB_ID = 2
@@ -24,6 +25,7 @@ def model_card(
     document: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     base_model: str | None = None,
+    carried: Carried | None = None,
 ) -> str:
     """The text of a card, in Markdown with the YAML head that hubs read.
 
@@ -36,6 +38,7 @@ def model_card(
         document: the config's document; what it says was measured and predicted is told.
         provenance: versions of the software under ``versions``. Commands are left out: they name paths.
         base_model: hub id of what was quantized.
+        carried: how inputs of layers are rounded.
     """
     head = ["---", "library_name: diffusers", "tags:", "- qsd", "- quantized"]
     if base_model is not None:
@@ -50,6 +53,7 @@ def model_card(
         _table(("size", "value"), [(name, _number(value)) for name, value in sizes.items()]),
         ["## Layers by role"],
         _roles(bank, config),
+        *_activations(carried),
         *_numbers("Measured", "with the seeds and counts given", (document or {}).get("measured")),
         *_numbers("Predicted", "by a ranker, not measured", (document or {}).get("predicted")),
         ["## How to load", "", "```python", *loading, "```"],
@@ -87,6 +91,22 @@ def _roles(bank: Bank, config: np.ndarray) -> list[str]:
         options = ", ".join(f"{name} ({count})" for name, count in sorted(used.items()))
         rows.append((role, str(len(places)), f"{weights:,}", f"{bits:.2f}", options))
     return _table(("role", "layers", "weights", "bits per weight", "types (layers)"), rows)
+
+
+def _activations(carried: Carried | None) -> list[list[str]]:
+    """How many layers round their input by which option, in which steps."""
+    if carried is None:
+        return []
+    rows = []
+    for steps, vector in zip(carried.ranges or (None,), carried.vectors, strict=True):
+        used = Counter(str(carried.options[index]) for index in vector)
+        options = ", ".join(f"{name} ({count})" for name, count in sorted(used.items()))
+        rows.append(("all" if steps is None else f"{steps[0]} to {steps[1] - 1}", options))
+    told = (
+        "Inputs of layers are rounded in simulation: values lie on grids of few bits, and are computed with "
+    )
+    told += "in floating point. That shows what hardware of few bits would draw, and is not faster."
+    return [["## Activations"], [told], _table(("sampling steps", "bits (layers)"), rows)]
 
 
 def _num_bytes(bank: Bank, index: int, option: int) -> int:

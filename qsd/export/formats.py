@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from qsd.export.native import write_native
 from qsd.export.recipe import write_recipe
@@ -19,14 +18,17 @@ class Format:
             the settings of :func:`qsd.export.shards.write_shards`; returns the sizes of
             :class:`qsd.export.ExportResult`.
         plugin: what a program imports before diffusers opens it; None where diffusers does not open it.
+        activations: whether it says how inputs of layers are rounded; ``write`` then takes what
+            :class:`qsd.bank.carried.Carried` has, and the table of :class:`qsd.bank.ActivationTable`.
     """
 
-    write: Callable[[Any, Any, Any, Any, dict[str, Any], dict[str, Any]], dict[str, int]]
+    write: Callable[..., dict[str, int]]
     plugin: str | None
+    activations: bool = False
 
 
 FORMATS: dict[str, Format] = {
-    "qsd": Format(write_native, "qsd"),
+    "qsd": Format(write_native, "qsd", activations=True),
     "recipe": Format(write_recipe, None),
     "sdnq": Format(write_sdnq, "sdnq"),
 }

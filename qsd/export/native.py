@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qsd.bank import FULL_PRECISION, Bank
+from qsd.bank import FULL_PRECISION, ActivationTable, Bank
+from qsd.bank.carried import Carried
 from qsd.denoisers.layers import parameter_path
 from qsd.export.folder import CONFIG_NAME, without_paths, write_json
 from qsd.export.shards import write_shards
@@ -24,10 +25,12 @@ def write_native(
     config: np.ndarray,
     provenance: dict[str, Any],
     settings: dict[str, Any],
+    carried: Carried | None = None,
+    table: ActivationTable = ActivationTable(),  # noqa: B008 (frozen)
 ) -> dict[str, int]:
     """Writes config.json and the safetensors files; returns the sizes of :class:`qsd.export.ExportResult`."""
     tied = _tied_tensors(denoiser)
-    manifest = _manifest(bank, config, tied, provenance)
+    manifest = _manifest(bank, config, tied, provenance, carried)
     packed = _packed_tensors(bank, config)
     quantized = {
         parameter_path(denoiser, layer.module)
@@ -36,6 +39,7 @@ def write_native(
     }
     state = {key: tensor for key, tensor in denoiser.state_dict().items() if key not in tied}
     plain = {key: narrowest(tensor) for key, tensor in state.items() if key not in quantized}
+    plain |= {} if carried is None else carried.tensors(table)
     folder.mkdir()
     size = write_shards(folder, packed | plain, **settings)
     document = json.loads(denoiser.to_json_string())
@@ -57,7 +61,13 @@ def write_native(
     return sizes | {"header_bytes": sizes["num_bytes"] - num_bytes(packed | plain)}
 
 
-def _manifest(bank: Bank, config: np.ndarray, tied: dict[str, str], provenance: dict[str, Any]) -> Manifest:
+def _manifest(
+    bank: Bank,
+    config: np.ndarray,
+    tied: dict[str, str],
+    provenance: dict[str, Any],
+    carried: Carried | None,
+) -> Manifest:
     chosen = [
         (layer, str(bank.options[option]))
         for layer, option in zip(bank.layers, config, strict=True)
@@ -75,6 +85,7 @@ def _manifest(bank: Bank, config: np.ndarray, tied: dict[str, str], provenance: 
         options=[str(option) for option in bank.options],
         options_hash=bank.options_hash,
         provenance=provenance,
+        activations=None if carried is None else carried.to_json(),
     )
 
 

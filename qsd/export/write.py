@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from diffusers import DiffusionPipeline
 
-from qsd.bank import FULL_PRECISION, Bank
+from qsd.bank import FULL_PRECISION, ActivationTable, Bank
+from qsd.bank.carried import Carried
+from qsd.configs.schedule import Schedule
 from qsd.denoisers.accounting import Holdings, average_bits_of_all, holdings
 from qsd.denoisers.components import Denoisers, denoiser_like, denoiser_of, denoisers_of
 from qsd.denoisers.identity import check_same_denoiser, identity
@@ -41,6 +43,7 @@ class ExportResult:
         average_bits: of the weights of weight layers.
         average_bits_of_all: of all parameters, those without codes counted at 16 bits.
         holdings: which share of the denoiser the weight layers hold, and what is left out.
+        activations: whether inputs of layers are rounded, in simulation.
     """
 
     path: Path
@@ -54,6 +57,7 @@ class ExportResult:
     average_bits: float
     average_bits_of_all: float
     holdings: Holdings
+    activations: bool = False
 
 
 def export(
@@ -62,6 +66,8 @@ def export(
     config: np.ndarray,
     out: str | Path,
     *,
+    activations: np.ndarray | Schedule | None = None,
+    activation_table: ActivationTable | None = None,
     format: str = "qsd",
     only: str | None = None,
     whole_pipeline: bool = True,
@@ -86,6 +92,9 @@ def export(
         bank: of this denoiser.
         config: int8 [L], option index per layer, or ``FULL_PRECISION``.
         out: folder; replaced if an earlier export is all that it holds.
+        activations: int8 [L], the activation option of each layer, or such a vector by range of sampling
+            steps. Whoever opens the export gets a denoiser that rounds in simulation: nothing is faster.
+        activation_table: of :func:`qsd.evaluation.calibration.calibrate`, for options that need ranges.
         format: name of the format.
         only: of the denoisers of a pipeline, the name of the one to quantize; others stay at full precision.
         whole_pipeline: given a pipeline, also save its other components, so that
@@ -104,9 +113,19 @@ def export(
     denoiser = denoiser_like(pipe, bank.denoiser) if pipe else pipe_or_denoiser
     check_same_denoiser(identity(denoiser), bank.denoiser, "bank")
     config = _checked(config, bank, denoiser)
+    carried = Carried.of(bank, activations)
+    table = activation_table or ActivationTable(bank.activation_options)
     if only is not None:
+        prefix = f"{only}." if isinstance(denoiser, Denoisers) else ""
+        carried, table = carried and carried.part(prefix), _of_layers(table, prefix)
         denoiser, bank, config = _only(pipe, denoiser, bank, config, only)
     chosen = format_of(format)
+    if carried is not None and not chosen.activations:
+        raise QsdError(
+            f"format {format}: cannot say how activations are rounded; export as qsd, or without them"
+        )
+    if carried is not None and carried.ranges and isinstance(denoiser, Denoisers):
+        raise QsdError("schedule: several denoisers share the steps; export one activation vector instead")
     whole_pipeline = whole_pipeline and chosen.plugin is not None
     provenance = software() if provenance is None else provenance
     parts = _named_parts(pipe, denoiser)
@@ -118,7 +137,12 @@ def export(
             prefix = f"{name}." if isinstance(denoiser, Denoisers) else ""
             own_bank, own_config = _of_part(bank, config, prefix)
             settings = {"variant": variant, "max_shard_size": max_shard_size}
-            written.append(chosen.write(folder / name, part, own_bank, own_config, provenance, settings))
+            more: dict[str, Any] = {}
+            if carried is not None:
+                more = {"carried": carried.part(prefix), "table": _of_layers(table, prefix)}
+            written.append(
+                chosen.write(folder / name, part, own_bank, own_config, provenance, settings, **more)
+            )
         for done, (key, component) in enumerate(components.items(), start=1):
             if progress:
                 progress(done, len(components) + 1, key)
@@ -136,6 +160,7 @@ def export(
             average_bits=8 * weight_bytes / int(bank.num_weights.sum()),
             average_bits_of_all=average_bits_of_all(weight_bytes, held.num_weights, held.num_parameters),
             holdings=held,
+            activations=carried is not None,
             **{key: sum(part[key] for part in written) for key in written[0]},
         )
         card = model_card(
@@ -147,6 +172,7 @@ def export(
             document=document,
             provenance=provenance,
             base_model=base_model_of(pipe_or_denoiser),
+            carried=carried,
         )
         (folder / CARD_NAME).write_text(card, encoding="utf-8")
     if progress:
@@ -221,6 +247,12 @@ def _of_part(bank: Bank, config: np.ndarray, prefix: str) -> tuple[Bank, np.ndar
     weights = [bank.weights[index] for index in chosen]
     errors = bank.relative_errors[chosen]
     return dataclasses.replace(bank, layers=layers, weights=weights, relative_errors=errors), config[chosen]
+
+
+def _of_layers(table: ActivationTable, prefix: str) -> ActivationTable:
+    """The table of one of several denoisers."""
+    own = {name.removeprefix(prefix): of for name, of in table.ranges.items() if name.startswith(prefix)}
+    return ActivationTable(table.options, own)
 
 
 def _weight_bytes(bank: Bank, config: np.ndarray) -> int:

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from qsd.bank.activations import ActivationHooks
+from qsd.bank.carried import Carried
+from qsd.configs.schedule import Schedule
 from qsd.finetune.calls import Call, answer, on_device
 from qsd.finetune.trainable import TrainableTensor, TrainableWeight
 from qsd.quantizers import QuantizedWeight
@@ -29,6 +32,8 @@ class FinetuneModule(lightning.LightningModule):
         plain: by name, tensors of the file that are no weights of these modules.
         learning_rate: of Adam, in units of each tensor's root mean square; falls along a cosine.
         steps: of the training.
+        carried: how the export rounds inputs of layers; gradients pass through.
+        held: by name, the tensors that go with it.
     """
 
     def __init__(
@@ -38,11 +43,19 @@ class FinetuneModule(lightning.LightningModule):
         plain: Mapping[str, Tensor],
         learning_rate: float,
         steps: int,
+        carried: Carried | None = None,
+        held: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.learning_rate, self.steps = learning_rate, steps
         student = copy.deepcopy(denoiser).requires_grad_(False).eval()
         self._student = [student]  # no child: its own parameters are neither trained nor saved
+        self._hooks: ActivationHooks | None = None
+        self._carried = carried
+        if carried is not None:
+            carried.attach(student, held or {})
+            self._hooks = carried.start(student)
+            self._hooks.apply(None)  # steps come in any order, and each call says which it is of
         names = dict(student.named_parameters())
         self._paths = list(parts)
         self.weights = nn.ModuleList(
@@ -92,6 +105,9 @@ class FinetuneModule(lightning.LightningModule):
         return Call(on_device(batch.arguments, device), batch.output.to(device), batch.step)
 
     def _loss(self, call: Call) -> Tensor:
+        if self._hooks is not None and self._carried is not None:
+            options = self._carried.activations()
+            self._hooks.set(options.at(call.step) if isinstance(options, Schedule) else options)
         difference = self(call.arguments).float() - call.output
         return difference.square().mean() / call.output.var().clamp_min(1e-12)
 

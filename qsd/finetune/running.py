@@ -1,7 +1,6 @@
 """Fine-tunes an exported denoiser against the full-precision one; the file keeps its size to the byte."""
 
 import dataclasses
-import json
 import shutil
 import warnings
 from pathlib import Path
@@ -9,26 +8,28 @@ from typing import Any
 
 import lightning
 import torch
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from qsd.bank.carried import Carried
+from qsd.bank.holder import HOLDER
 from qsd.denoisers.components import denoiser_like
 from qsd.denoisers.identity import check_same_denoiser, identity
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.export.card import add_to_card
 from qsd.export.folder import CONFIG_NAME, replacing_export, write_json
 from qsd.export.read import denoiser_folders
+from qsd.export.shards import check_files, read_config, shard_files
 from qsd.finetune.calls import Calls
 from qsd.finetune.module import FinetuneModule
 from qsd.quantizers import QuantizedWeight
 from qsd.runtime.manifest import Manifest
 from qsd.runtime.stacks import weight_shape
 from qsd.support.errors import QsdError
-from qsd.support.hashing import json_hash
+from qsd.support.hashing import json_hash, verification
 from qsd.support.progress import Progress
 from qsd.support.provenance import provenance as software
 from qsd.support.tensors import tensor_hash
@@ -73,7 +74,7 @@ class Finetuned:
         path: the folder written.
         loss_before, loss_after: validation losses.
         epochs: passes that were made.
-        num_bytes: size of the denoiser's file, before and after.
+        num_bytes: size of the denoiser's files, before and after.
     """
 
     path: Path
@@ -90,12 +91,14 @@ def finetune(
     *,
     evaluation: EvaluationSettings,
     settings: FinetuneSettings = FinetuneSettings(),
+    variant: str | None = None,
     command: str | None = None,
     progress: Progress | None = None,
 ) -> Finetuned:
     """Trains codebooks, scales, zero points, biases and norms of an export to answer as full precision does.
 
-    Codes stay. It needs no images: the pipeline draws its own, and the denoiser learns from every call. The
+    Codes stay, and so does the rounding of activations that an export carries: what is trained is trained for
+    it. It needs no images: the pipeline draws its own, and the denoiser learns from every call. The
     state of the training lies in ``OUT.training`` beside the result until that is complete; run again, it
     goes on. The state with the least validation loss is kept.
 
@@ -105,6 +108,7 @@ def finetune(
         out: folder to write, a copy of the export with the trained tensors.
         evaluation: prompts, steps and guidance to draw with.
         settings: how much to train.
+        variant: of the files, where they were exported with one.
         command: for the provenance.
         progress: called after every epoch.
 
@@ -116,26 +120,34 @@ def finetune(
     folder, *others = denoiser_folders(export, None)
     if others:
         raise QsdError(f"{export}: holds several denoisers; give the folder of one, such as {folder}")
-    file = folder / SAFETENSORS_WEIGHTS_NAME
-    document = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    with verification(True):
+        document = read_config(folder)
+        check_files(folder, document, variant)
+    files = [_read(path) for path in shard_files(folder, variant)]
     manifest = Manifest.from_dict(dict(document["quantization_config"]))
     assert isinstance(manifest, Manifest)
     denoiser = denoiser_like(pipe, manifest.denoiser)
     check_same_denoiser(identity(denoiser), manifest.denoiser, export)
-    tensors, metadata = _read(file)
-    parts, plain = _parts(manifest, tensors, denoiser)
+    tensors = {name: tensor for file in files for name, tensor in file.tensors.items()}
+    carried = None if manifest.activations is None else Carried.from_json(manifest.activations)
+    held = {name: tensor for name, tensor in tensors.items() if f".{HOLDER}." in name}
+    learning = {name: tensor for name, tensor in tensors.items() if name not in held}
+    parts, plain = _parts(manifest, learning, denoiser)
     drawing = dataclasses.replace(evaluation, num_images=settings.images, batch_size=settings.batch_size)
     training = Calls(pipe, denoiser, drawing, settings.noise_seed)
     drawing = dataclasses.replace(drawing, num_images=settings.validation_images)
     validation = Calls(pipe, denoiser, drawing, settings.noise_seed + _VALIDATION_SEED)
-    module = FinetuneModule(denoiser, parts, plain, settings.learning_rate, settings.epochs * len(training))
+    steps = settings.epochs * len(training)
+    module = FinetuneModule(denoiser, parts, plain, settings.learning_rate, steps, carried, held)
     state = out.with_name(f"{out.name}.training")
     before, after, epochs = _train(module, training, validation, settings, state, progress)
     with replacing_export(out) as temporary:
         shutil.copytree(export, temporary, dirs_exist_ok=True)
         place = temporary / folder.relative_to(export) if folder != export else temporary
         trained = tensors | module.tensors()
-        save_file(trained, place / SAFETENSORS_WEIGHTS_NAME, metadata=metadata)
+        for file in files:
+            own = {name: trained[name] for name in file.tensors}
+            save_file(own, place / file.path.name, metadata=file.metadata)
         note = {
             "loss_before": before,
             "loss_after": after,
@@ -154,15 +166,25 @@ def finetune(
             f"Scales, codebooks and unquantized tensors were trained: loss {before:.4g} before, {after:.4g} "
             "after. Measured and predicted numbers above, if any, are from before.",
         )
-        size = (place / SAFETENSORS_WEIGHTS_NAME).stat().st_size
-        assert size == file.stat().st_size, "the trained tensors have the types and shapes of the old ones"
+        sizes = [(place / file.path.name).stat().st_size for file in files]
+        assert sizes == [file.path.stat().st_size for file in files], "types and shapes are those of before"
     shutil.rmtree(state, ignore_errors=True)
-    return Finetuned(out, before, after, epochs, size)
+    return Finetuned(out, before, after, epochs, sum(sizes))
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with safe_open(file, "pt") as opened:
-        return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata()  # noqa: SIM118
+@dataclasses.dataclass(frozen=True)
+class _File:
+    """A safetensors file."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def _read(path: Path) -> _File:
+    with safe_open(path, "pt") as opened:
+        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        return _File(path, tensors, opened.metadata())
 
 
 def _parts(

@@ -1,8 +1,11 @@
 """Applies a config to a pipeline's denoiser and measures it."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 from diffusers import DiffusionPipeline
@@ -13,6 +16,7 @@ from qsd.denoisers.components import denoiser_like
 from qsd.evaluation.calibration import calibrate
 from qsd.evaluation.evaluator import Evaluator, Measurement
 from qsd.evaluation.settings import EvaluationSettings
+from qsd.runtime.int8 import integer_layers, is_integer
 from qsd.support.errors import QsdError
 
 
@@ -47,8 +51,18 @@ class Measurer:
         evaluator: how they are measured.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, bank: Bank, settings: EvaluationSettings) -> None:
+    def __init__(
+        self, pipe: DiffusionPipeline, bank: Bank, settings: EvaluationSettings, *, integers: bool = False
+    ) -> None:
         """Attaches the bank to the pipeline's denoiser.
+
+        Args:
+            pipe: at full precision.
+            bank: of its denoiser.
+            settings: how to draw and measure.
+            integers: compute in integers (:mod:`qsd.runtime.int8`) where a Linear layer has activations of 8
+                bits; its weight is then rounded to 8 bits by row, which loses nothing of fewer bits on an
+                even grid.
 
         Raises:
             QsdError: the bank is another denoiser's, or the settings name what is not there.
@@ -59,6 +73,7 @@ class Measurer:
         denoiser = denoiser_like(pipe, bank.denoiser)
         table = calibrate(pipe, denoiser, bank.layers, bank.activation_options, settings)
         self._applier = Applier(bank, denoiser, table)
+        self._integers = integers
 
     def full_precision(self, noise_seed: int) -> Measurement:
         """Measures full precision; kept per seed."""
@@ -75,7 +90,29 @@ class Measurer:
         self.full_precision(noise_seed)
         with self._applier as applier:
             applier.apply(config, activations)
-            return self.evaluator.measure(noise_seed)
+            with self._in_integers(activations):
+                return self.evaluator.measure(noise_seed)
+
+    def _in_integers(self, activations: np.ndarray | Schedule | None) -> AbstractContextManager[Any]:
+        """Integer layers where the options have them, if they are wanted."""
+        if not self._integers or activations is None:
+            return contextlib.nullcontext()
+        if isinstance(activations, Schedule):
+            raise QsdError("integers: a schedule changes options while drawing; measure it in simulation")
+        chosen = {
+            path: (layer.name, self.bank.activation_options[option])
+            for layer, option in zip(self.bank.layers, activations, strict=True)
+            for path in (layer.module, *layer.tied)
+            if layer.segment is None and is_integer(self.bank.activation_options[option])
+        }
+        if not chosen:
+            raise QsdError("integers: no layer has activations of 8 bits (8, 8h or 8m); name such options")
+        ranges = {path: self._applier.table.ranges.get(name) for path, (name, _) in chosen.items()}
+        return integer_layers(
+            self._applier.denoiser,
+            {path: option for path, (_, option) in chosen.items()},
+            {path: known for path, known in ranges.items() if known is not None},
+        )
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Measured]:
         """Measures jobs one after another."""

@@ -3,16 +3,18 @@
 The arithmetic of activation option 8 (or 8h), done for real: every token x is rounded to codes a on its own
 grid, x = step * (a - zero), every row of the weight to codes w, and a product of integers does the work:
 x w = step * scale * (a w - zero * sum(w)). On CUDA that is ``torch._int_mm``; on the CPU it is oneDNN's
-integer matrix product, which uses the instructions that a processor has for it (VNNI, AMX).
+integer matrix product, which uses the instructions that a processor has for it (VNNI, AMX). Rotation and
+smoothing in front of the rounding are folded into the weight.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qsd.quantizers.activations import ActivationOption, rotate
+from qsd.quantizers.activations import ActivationOption, Calibrated, rotate
 from qsd.runtime import int8_kernels as kernels
 from qsd.support.errors import QsdError
 
@@ -30,29 +32,44 @@ class Int8Linear(nn.Module):
         sums: float32 [O], sums of the rows' codes.
         bias: float [O], or None.
         rotated: whether inputs are rotated before they are rounded.
+        divisors: float32 [I], what inputs are divided by before they are rounded, or None.
     """
 
     codes: Tensor
     scale: Tensor
     sums: Tensor
     bias: Tensor | None
+    divisors: Tensor | None
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, rotated: bool = False) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        rotated: bool = False,
+        divisors: Tensor | None = None,
+    ) -> None:
         """Rounds a weight.
 
         Args:
             weight: float [O, I]; exact where it has at most 8 bits, symmetric around 0, by row.
             bias: float [O], or None.
             rotated: rotate inputs (and the weight) by blocks.
+            divisors: float [I], divide the channels of inputs (and multiply those of the weight).
         """
         super().__init__()
-        rows = rotate(weight.detach().float()) if rotated else weight.detach().float()
+        rows = weight.detach().float()
+        if divisors is not None:
+            rows = rows * divisors.to(rows)
+        if rotated:
+            rows = rotate(rows)
         scale = row_scales(rows)
         codes = torch.round(rows / scale[:, None]).clamp_(-127, 127).to(torch.int8)
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
         self.register_buffer("sums", codes.sum(dim=1, dtype=torch.int32).float())
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        self.register_buffer("divisors", None if divisors is None else divisors.detach().float().clone())
         self.out_features, self.in_features = weight.shape
         self.rotated = rotated
         self._packed: Any = None
@@ -64,6 +81,8 @@ class Int8Linear(nn.Module):
             QsdError: the input holds NaN or infinity.
         """
         rows = values.detach().reshape(-1, self.in_features)
+        if self.divisors is not None:
+            rows = rows.float() / self.divisors
         codes, step, zero = round_rows(rotate(rows.float()) if self.rotated else rows)
         product = self._product(codes)
         if product.is_cuda:
@@ -89,9 +108,10 @@ class Int8Linear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Int8Linear":
         self._packed = None
-        scale, sums = self.scale, self.sums
+        kept = {name: getattr(self, name) for name in ("scale", "sums", "divisors")}
         super()._apply(fn, recurse)
-        self.scale, self.sums = (part.to(self.codes.device) for part in (scale, sums))  # stay float32
+        for name, value in kept.items():  # stay float32
+            setattr(self, name, None if value is None else value.to(self.codes.device))
         return self
 
     def extra_repr(self) -> str:
@@ -163,12 +183,17 @@ def int_mm(left: Tensor, right: Tensor) -> Tensor:
     return torch._int_mm(left, right.T)[:rows, :outputs]
 
 
-def use_int8(denoiser: nn.Module, options: dict[str, ActivationOption]) -> list[str]:
+def use_int8(
+    denoiser: nn.Module,
+    options: Mapping[str, ActivationOption],
+    ranges: Mapping[str, Calibrated] | None = None,
+) -> list[str]:
     """Replaces Linear layers of a denoiser by integer ones, in place.
 
     Args:
         denoiser: with the weights that shall be used, quantized or not.
-        options: activation option by module path; only Linear layers with 8 or 8h are replaced.
+        options: activation option by module path; only Linear layers with 8, 8h or 8m are replaced.
+        ranges: of their inputs, by module path, for 8m.
 
     Returns:
         Paths of the layers replaced.
@@ -180,16 +205,38 @@ def use_int8(denoiser: nn.Module, options: dict[str, ActivationOption]) -> list[
         if not isinstance(module, nn.Linear) or not is_integer(option):
             continue
         if id(module) not in replaced:
-            replaced[id(module)] = Int8Linear(module.weight, module.bias, rotated=option.transform == "h")
-        owner, _, name = path.rpartition(".")
-        setattr(denoiser.get_submodule(owner), name, replaced[id(module)])
+            divisors = (ranges or {})[path].calibration(option).divisors if option.needs_ranges else None
+            replaced[id(module)] = Int8Linear(
+                module.weight, module.bias, rotated=option.transform == "h", divisors=divisors
+            )
+        _put(denoiser, path, replaced[id(module)])
         done.append(path)
     return done
 
 
+@contextlib.contextmanager
+def integer_layers(
+    denoiser: nn.Module,
+    options: Mapping[str, ActivationOption],
+    ranges: Mapping[str, Calibrated] | None = None,
+) -> Iterator[list[str]]:
+    """:func:`use_int8` for a while; the layers that were there come back."""
+    before = {path: denoiser.get_submodule(path) for path in options}
+    try:
+        yield use_int8(denoiser, options, ranges)
+    finally:
+        for path, module in before.items():
+            _put(denoiser, path, module)
+
+
+def _put(denoiser: nn.Module, path: str, module: nn.Module) -> None:
+    owner, _, name = path.rpartition(".")
+    setattr(denoiser.get_submodule(owner), name, module)
+
+
 def is_integer(option: ActivationOption) -> bool:
-    """Whether an option's arithmetic is what :class:`Int8Linear` does: 8 bits by token, rotated or not."""
-    return option.bits == 8 and not option.static and option.transform in ("", "h")
+    """Whether an option's arithmetic is what :class:`Int8Linear` does: 8 bits by token."""
+    return option.bits == 8 and not option.static
 
 
 def _compiled(dtype: torch.dtype) -> torch.dtype:

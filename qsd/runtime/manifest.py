@@ -32,6 +32,7 @@ class Manifest(QuantizationConfigMixin):
         options: option texts of the bank's table.
         options_hash: hash of that table.
         provenance: versions, seeds, command.
+        activations: how inputs of layers are rounded (:class:`qsd.bank.carried.Carried`); None: they are not.
         version: of this format.
         quant_method: "qsd".
     """
@@ -43,6 +44,7 @@ class Manifest(QuantizationConfigMixin):
     options: list[str]
     options_hash: str
     provenance: dict[str, Any]
+    activations: dict[str, Any] | None = None
     version: int = VERSION
     quant_method: Method = Method.QSD  # type: ignore[assignment]
     _hashes: dict[str, str] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
@@ -71,7 +73,10 @@ class Manifest(QuantizationConfigMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, without hashes: what is saved again is not what they were taken of."""
-        return {key: value for key, value in super().to_dict().items() if key != "_hashes"}
+        entries = {key: value for key, value in super().to_dict().items() if key != "_hashes"}
+        if self.activations is None:
+            del entries["activations"]
+        return entries
 
     def hash_of(self, name: str) -> str | None:
         """The hash that the export noted for a tensor of its safetensors file."""
@@ -104,6 +109,7 @@ class _Document(Schema):
     options: list[str]
     options_hash: str
     provenance: dict[str, Any]
+    activations: dict[str, Any] | None = None
     version: int
     hashes: dict[str, str] = Field(default_factory=dict)
     hash: str | None = None

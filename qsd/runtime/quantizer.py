@@ -2,7 +2,7 @@
 
 import operator
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.configuration_utils import FrozenDict
@@ -16,6 +16,9 @@ from qsd.runtime.stacks import is_stack, pack, unpack, weight_shape
 from qsd.support.errors import QsdError
 from qsd.support.hashing import verifying
 from qsd.support.tensors import tensor_hash
+
+if TYPE_CHECKING:
+    from qsd.bank.carried import Carried
 
 _PACKED = ".packed."
 
@@ -77,6 +80,8 @@ class QsdQuantizer(DiffusersQuantizer):
         for alias, source in self._tied_layers.items():
             if modules[alias] is not modules[source]:
                 pack(model, alias, modules[source].packed, dtype_of(alias))
+        if (carried := self._carried()) is not None:
+            carried.attach(model)
         model.register_to_config(quantization_config=self.quantization_config)
 
     def check_if_quantized_param(
@@ -154,6 +159,8 @@ class QsdQuantizer(DiffusersQuantizer):
                     module.quantized()
                 except QsdError as error:
                     raise QsdError(f"layer '{path.partition(_PACKED)[0]}': {error}") from error
+        if (carried := self._carried()) is not None:
+            carried.start(model)
         # Diffusers' word for "must not be cast": a cast changes the type that weights are dequantized to.
         model.is_quantized = False
         self._model = weakref.ref(model)
@@ -183,7 +190,17 @@ class QsdQuantizer(DiffusersQuantizer):
             key: stored.get(key, value) for key, value in state_dict.items() if not self._is_tied(key)
         }, {}
 
+    def _carried(self) -> "Carried | None":
+        """What the export says of activations."""
+        from qsd.bank.carried import Carried  # diffusers imports this module while it is imported
+
+        entry = self.quantization_config.activations
+        return None if entry is None else Carried.from_json(entry)
+
     def _dequantize(self, model: Any) -> Any:
+        from qsd.bank.carried import stop
+
+        stop(model)
         unpack(model)
         settings = {key: value for key, value in model.config.items() if key != "quantization_config"}
         model._internal_dict = FrozenDict(settings)  # diffusers has no way to take an entry back

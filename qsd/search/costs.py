@@ -86,6 +86,16 @@ class JointCosts:
         costs._check()
         return costs
 
+    def restricted(self, allowed: np.ndarray) -> Self:
+        """The costs with only the pairs bool [L, P] left.
+
+        Raises:
+            QsdError: no config fits a budget any more.
+        """
+        costs = dataclasses.replace(self, tables=np.where(allowed, self.tables, np.inf))
+        costs._check()
+        return costs
+
     def of(self, pairs: np.ndarray) -> np.ndarray:
         """Costs of pairs [n, L], float64 [C, n]."""
         return self.tables[:, np.arange(pairs.shape[1]), pairs].sum(axis=-1)

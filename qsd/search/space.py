@@ -1,6 +1,5 @@
 """What a search may choose: one option for each unit, a unit being layers that must take the same option."""
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -9,6 +8,7 @@ import numpy as np
 
 from qsd.bank.sizes import config_bytes, largest_bytes, smallest_bytes, uniform_configs
 from qsd.quantizers.options import Option
+from qsd.search.pins import matching, permitted
 from qsd.support.errors import QsdError
 
 
@@ -128,46 +128,18 @@ class Space:
         Raises:
             QsdError: A pattern matches no layer, an option is unknown, or nothing is left for a layer.
         """
-        allowed = self.available.copy()
-        blame: dict[int, list[str]] = {}
-        order = [str(option) for option in self.options]
-        bits = np.array([option.traits.bits for option in self.options])
-        for word, rules in (("keep", pins), ("at-least", floors)):
-            for pattern, text in rules.items():
-                if text not in order:
-                    raise QsdError(
-                        f"{word} {pattern}={text}: no such option; the bank has {', '.join(order)}"
-                    )
-                chosen = order.index(text)
-                permitted = bits >= bits[chosen] if word == "at-least" else np.zeros(len(bits), dtype=bool)
-                permitted[chosen] = True
-                for unit in self._matching(pattern, word, text):
-                    allowed[unit] &= permitted
-                    blame.setdefault(int(unit), []).append(f"{word} {pattern}={text}")
-        restricted = replace(self, num_bytes=np.where(allowed, self.num_bytes, -1))
-        empty = np.flatnonzero(~allowed.any(axis=1))
-        if len(empty):
-            unit = int(empty[0])
-            able = [text for text, fits in zip(order, self.available[unit], strict=True) if fits]
-            raise QsdError(
-                f"{self._name(unit)}: {' and '.join(blame[unit])} leave it no option; it can take "
-                f"{', '.join(able)}"
-            )
-        return restricted
-
-    def _matching(self, pattern: str, word: str, text: str) -> np.ndarray:
-        names = self.layer_names
-        layers = [
-            index
-            for index, name in enumerate(names)
-            if name == pattern or fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))
-        ]
-        if not layers:
-            raise QsdError(
-                f"{word} {pattern}={text}: matches no layer; patterns match whole names such as {names[0]} "
-                f"and {names[-1]} (* stands for anything)"
-            )
-        return np.unique(self.unit_of_layer[layers])
+        allowed = permitted(
+            self.available,
+            [str(option) for option in self.options],
+            np.array([option.traits.bits for option in self.options]),
+            pins,
+            floors,
+            units=lambda pattern, rule: np.unique(
+                self.unit_of_layer[matching(self.layer_names, pattern, rule)]
+            ),
+            name=self._name,
+        )
+        return replace(self, num_bytes=np.where(allowed, self.num_bytes, -1))
 
     def _check(self, remedy: str) -> None:
         empty = np.flatnonzero(~self.available.any(axis=1))

@@ -15,12 +15,13 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from qsd.bank import FULL_PRECISION, ActivationTable, Applier, Bank, build_bank
-from qsd.bank.activations import ActivationHooks, attention_layers
+from qsd.bank.activations import ActivationHooks, attention_layers, channel_axis
 from qsd.configs.schedule import Schedule
 from qsd.denoisers import WeightLayer, trace
 from qsd.denoisers.inputs import example_inputs
+from qsd.denoisers.tracing import Traced
 from qsd.quantizers import Option
-from qsd.quantizers.activations import parse_activations, round_tokens
+from qsd.quantizers.activations import Ranges, parse_activations, rotate, round_tokens
 from qsd.support.errors import QsdError
 
 TABLE = ActivationTable(parse_activations(["16", "8", "4", "8h"]))
@@ -34,6 +35,10 @@ def bank() -> Bank:
 def _run(denoiser: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
     with torch.inference_mode():
         return denoiser(**inputs, return_dict=False)[0]
+
+
+def _hooks(denoiser: nn.Module, traced: Traced, table: ActivationTable = TABLE) -> ActivationHooks:
+    return ActivationHooks(denoiser, traced.layers, attention_layers(traced.layers, traced.graph), table)
 
 
 def _hooks_on(denoiser: nn.Module) -> int:
@@ -108,7 +113,7 @@ def test_eight_bits_everywhere_are_what_naive_code_computes(family: str) -> None
     denoiser = FAMILIES[family].build_tiny()
     traced, inputs = trace(denoiser), _real_inputs(denoiser)
     full = _run(denoiser, inputs)
-    hooks = ActivationHooks(denoiser, traced.layers, traced.graph, TABLE)
+    hooks = _hooks(denoiser, traced)
     hooks.set(np.ones(len(traced.layers), np.int8))
     rounded = _run(denoiser, inputs)
     hooks.clear()
@@ -118,6 +123,69 @@ def test_eight_bits_everywhere_are_what_naive_code_computes(family: str) -> None
     assert _hooks_on(denoiser) == 0
 
 
+@pytest.mark.parametrize("family", ["flux", "sd35"])
+def test_transforms_and_static_ranges_work_in_joint_attention(family: str) -> None:
+    denoiser = FAMILIES[family].build_tiny()
+    traced, inputs = trace(denoiser), _real_inputs(denoiser)
+    ranges: dict[str, Ranges] = {}
+
+    def watch(layer: WeightLayer) -> Callable[[nn.Module, Any], None]:
+        segment = slice(*layer.segment) if layer.segment else slice(None)
+
+        def hook(module: nn.Module, args: Any) -> None:
+            values = args[0].movedim(channel_axis(module), -1)[..., segment]
+            seen = Ranges.of(values, module.weight[:, segment])
+            ranges[layer.name] = ranges[layer.name].merged(seen) if layer.name in ranges else seen
+
+        return hook
+
+    handles = [
+        denoiser.get_submodule(layer.module).register_forward_pre_hook(watch(layer))
+        for layer in traced.layers
+    ]
+    full = _run(denoiser, inputs)
+    for handle in handles:
+        handle.remove()
+    layer = next(layer for layer in traced.layers if "attn" in layer.module)
+    module = denoiser.get_submodule(layer.module)
+    for text in ("8h", "8m", "8t", "8ht", "8mt"):
+        seen: dict[str, torch.Tensor] = {}
+        hooks = _hooks(denoiser, traced, ActivationTable(parse_activations(["16", text]), ranges))
+        first = module.register_forward_pre_hook(
+            lambda _, args, seen=seen: seen.update(before=args[0].clone())
+        )
+        hooks.set(np.where([layer.macs > 0 for layer in traced.layers], 1, 0))
+        second = module.register_forward_pre_hook(
+            lambda _, args, seen=seen: seen.update(after=args[0].clone())
+        )
+        rounded = _run(denoiser, inputs)
+        expected = _by_hand(seen["before"], text, ranges[layer.name])
+        step = (seen["before"].max() - seen["before"].min()) / 255
+        assert ((seen["after"] - expected).abs() > 1e-4 * step).float().mean() < 0.01, text
+        change = (rounded - full).norm() / full.norm()
+        assert 0 < change < 0.5, text
+        for handle in (first, second):
+            handle.remove()
+        hooks.clear()
+    assert torch.equal(_run(denoiser, inputs), full)
+    assert _hooks_on(denoiser) == 0
+
+
+def _by_hand(values: torch.Tensor, text: str, ranges: Ranges) -> torch.Tensor:
+    """An option as its definition says it: transform, round, transform back."""
+    divisors = ranges.smoothing() if "m" in text else torch.ones(values.shape[-1])
+    turned = rotate(values) if "h" in text else values / divisors
+    if "t" in text:
+        low, high = (ranges.rotated_low, ranges.rotated_high) if "h" in text else (ranges.low, ranges.high)
+        low, high = (low / divisors).min(), (high / divisors).max()
+        step = (high - low) / 255
+        zero = torch.round(-low / step)
+        turned = ((torch.round(turned / step) + zero).clamp(0, 255) - zero) * step
+    else:
+        turned = _naive(turned)
+    return rotate(turned) if "h" in text else turned * divisors
+
+
 def test_both_ways_to_attend_round_alike() -> None:
     outputs = {}
     for processor in (AttnProcessor(), AttnProcessor2_0()):
@@ -125,7 +193,7 @@ def test_both_ways_to_attend_round_alike() -> None:
         denoiser.set_attn_processor(processor)
         traced = trace(tiny_unet())
         full = _run(denoiser, unet_inputs())
-        hooks = ActivationHooks(denoiser, traced.layers, traced.graph, TABLE)
+        hooks = _hooks(denoiser, traced)
         hooks.set(np.full(len(traced.layers), 2, np.int8))
         outputs[type(processor).__name__] = (full, _run(denoiser, unet_inputs()))
         hooks.clear()
@@ -156,7 +224,7 @@ def test_segments_are_rounded_apart() -> None:
     layer = traced.layers[index]
     seen: list[torch.Tensor] = []
     module = denoiser.get_submodule(layer.module)
-    hooks = ActivationHooks(denoiser, traced.layers, traced.graph, TABLE)
+    hooks = _hooks(denoiser, traced)
     activation = np.zeros(len(traced.layers), np.int8)
     activation[index] = 2
     module.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))

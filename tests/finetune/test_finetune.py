@@ -1,18 +1,22 @@
 """Fine-tuning: weights as functions of their tables, a training that helps, files that keep their size."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from qsd.api import build_bank
 from qsd.cli import main
+from qsd.configs.activations import uniform_activations
+from qsd.configs.schedule import Schedule
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
-from qsd.export import export, load_export
+from qsd.export import check_export, export, load_export
 from qsd.finetune import FinetuneSettings, finetune
 from qsd.finetune.calls import Calls
 from qsd.finetune.trainable import TrainableTensor, TrainableWeight
@@ -126,6 +130,38 @@ def test_training_lowers_the_loss_and_keeps_codes_and_size(exported: Path, tmp_p
             for call in calls
         ]
     assert float(torch.stack(losses).mean()) == pytest.approx(result.loss_after, rel=0.05)
+
+
+def test_shards_and_activations_are_kept(tmp_path: Path) -> None:
+    pipe: Any = load_pipeline(PIPELINE)
+    bank = build_bank(pipe, ["lloyd-3:f8"], activations=["16", "8", "4"])
+    vectors = np.stack([uniform_activations(bank.activation_options, bank.macs, bits) for bits in "84"])
+    schedule = Schedule(((0, 2), (2, 4)), vectors)
+    config = bank.uniform_config("lloyd-3:f8")
+    out = tmp_path / "sharded"
+    shards = {"max_shard_size": 60_000, "variant": "w3"}
+    few = dataclasses.replace(FEW, epochs=2)
+    export(pipe, bank, config, out, activations=schedule, whole_pipeline=False, **shards)
+    files = sorted((out / "transformer").glob("*.safetensors"))
+    assert len(files) > 1
+    result = finetune(out, pipe, tmp_path / "tuned", evaluation=EVALUATION, settings=few, variant="w3")
+    assert result.loss_after < result.loss_before
+    assert result.num_bytes == sum(file.stat().st_size for file in files)
+    for file in files:
+        assert (tmp_path / "tuned/transformer" / file.name).stat().st_size == file.stat().st_size
+    check_export(tmp_path / "tuned", variant="w3")
+    student = load_export(tmp_path / "tuned", variant="w3")
+    calls = Calls(pipe, pipe.transformer, EVALUATION, FEW.noise_seed + 1)
+    with torch.inference_mode():  # the loss is that of the rounding student
+        errors = [
+            (student(**call.arguments, return_dict=False)[0] - call.output).square().mean()
+            / call.output.var()
+            for call in calls
+        ]
+    assert float(torch.stack(errors).mean()) == pytest.approx(result.loss_after, rel=0.05)
+    files[0].write_bytes(files[0].read_bytes()[:-8])
+    with pytest.raises(QsdError, match="truncated or damaged"):
+        finetune(out, pipe, tmp_path / "again", evaluation=EVALUATION, settings=FEW, variant="w3")
 
 
 def test_an_interrupted_training_goes_on(exported: Path, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from qsd.quantizers import Option, quantize
-from qsd.quantizers.activations import ActivationOption, rotate, round_tokens
-from qsd.runtime.int8 import Int8Linear, int_mm, round_rows, row_scales, use_int8
+from qsd.quantizers.activations import ActivationOption, Ranges, rotate, round_tokens, rounding
+from qsd.runtime.int8 import Int8Linear, int_mm, integer_layers, round_rows, row_scales, use_int8
 from qsd.support.errors import QsdError
 
 
@@ -32,7 +32,7 @@ def test_a_layer_computes_what_its_rounded_input_and_weight_give(rotated: bool) 
     assert error < 0.02
 
 
-@pytest.mark.parametrize("option", ["uaq-3", "uaq-4"])
+@pytest.mark.parametrize("option", ["uaq-3", "uaq-4", "int8"])
 def test_weights_on_a_grid_of_few_bits_lose_nothing(option: str) -> None:
     parsed = Option.parse(option)
     weight = quantize(_values(12, 200) - 0.3, [parsed])[parsed].dequantize()
@@ -61,6 +61,24 @@ def test_layers_with_eight_bits_are_replaced_and_tied_ones_once() -> None:
     options = {"a": parse("8"), "d": parse("8"), "b": parse("6"), "c": parse("8")}
     assert use_int8(model, options) == ["a", "d"]
     assert model["a"] is model["d"] and isinstance(model["b"], nn.Linear)
+
+
+@pytest.mark.parametrize("text", ["8", "8h", "8m"])
+def test_transforms_are_folded_into_the_weight(text: str) -> None:
+    option = ActivationOption.parse(text)
+    values = _values(40, 64)
+    values[:, 7] *= 30
+    linear = nn.Linear(64, 24)
+    ranges = Ranges.of(values, linear.weight)
+    model = nn.ModuleDict({"a": linear})
+    simulated = linear(rounding(option, ranges, "a")(values))
+    with integer_layers(model, {"a": option}, {"a": ranges}) as done:
+        assert done == ["a"] and isinstance(model["a"], Int8Linear)
+        computed = model["a"](values)
+        assert computed.shape == simulated.shape
+    assert model["a"] is linear
+    change = (computed - simulated).norm() / simulated.norm()
+    assert change < 0.02  # the weight is rounded to 8 bits as well
 
 
 def test_a_cast_keeps_scales_and_the_result_its_dtype() -> None:

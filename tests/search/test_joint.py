@@ -8,6 +8,7 @@ import pytest
 from qsd.quantizers.activations import parse_activations
 from qsd.search.costs import JointCosts, bit_operations
 from qsd.search.joint import JointSettings, joint_search
+from qsd.search.methods.orthogonality import solve_program
 from qsd.support.errors import QsdError
 
 ACTIVATIONS = parse_activations(["16", "8", "4"])
@@ -94,3 +95,31 @@ def test_budgets_that_nothing_fits_name_the_smallest(limits: dict[str, float], m
 def test_a_bank_without_counts_says_so() -> None:
     with pytest.raises(QsdError, match="multiply-accumulates are not known"):
         JointCosts.make(BYTES, WEIGHTS, 0 * MACS, BITS, ACTIVATIONS)
+
+
+def test_pairs_that_are_not_left_are_never_chosen() -> None:
+    allowed = np.ones((4, 6), bool)
+    allowed[2, :] = False
+    allowed[2, 5] = True  # the larger weight option with the fewest activation bits
+    allowed[0, 3:] = False
+    costs = _costs(max_act_bits=7).restricted(allowed)
+    rng = np.random.default_rng(2)
+    drawn = np.where(allowed[None], rng.random((100, 4, 6)), -1).argmax(2)
+    result = joint_search(lambda pairs: pairs.sum(1).astype(float), costs, drawn)
+    assert result.pairs[2] == 5 and result.pairs[0] < 3
+    with pytest.raises(QsdError, match="below the smallest possible"):
+        _costs(max_act_bits=4.1).restricted(np.tile(np.arange(6) % 3 == 0, (4, 1)))
+
+
+def test_a_program_keeps_several_budgets_and_is_exact() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(5):
+        values, sizes = rng.random((4, 3)), rng.integers(1, 20, size=(2, 4, 3)).astype(float)
+        most = sizes.min(axis=2).sum(axis=1) * 1.7
+        everything = np.array(list(itertools.product(range(3), repeat=4)))
+        rows = np.arange(4)
+        fits = (sizes[:, rows, everything].sum(axis=2) <= most[:, None]).all(axis=0)
+        best = values[rows, everything].sum(axis=1)[fits].max()
+        chosen = solve_program(values, sizes, most)
+        assert (sizes[:, rows, chosen].sum(axis=1) <= most).all()
+        assert values[rows, chosen].sum() == pytest.approx(best)

@@ -7,7 +7,7 @@ from qsd.quantizers.activations.options import (
     ActivationOption,
     parse_activations,
 )
-from qsd.quantizers.activations.ranges import Ranges
+from qsd.quantizers.activations.ranges import Calibrated, Calibration, Ranges
 from qsd.quantizers.activations.rotation import rotate
 from qsd.quantizers.activations.schemes import Rounding, rounding
 
@@ -16,6 +16,8 @@ __all__ = [
     "FULL_BITS",
     "PROBABILITY_BITS",
     "ActivationOption",
+    "Calibrated",
+    "Calibration",
     "Ranges",
     "Rounding",
     "parse_activations",

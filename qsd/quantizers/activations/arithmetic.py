@@ -44,8 +44,15 @@ def round_tokens(values: Tensor, bits: int) -> Tensor:
     return round_to(values, *affine(low, high, bits), bits)
 
 
+def straight_through(values: Tensor, rounded: Tensor) -> Tensor:
+    """Rounded values; where values learn, with the gradient of values that were not rounded."""
+    if not (values.requires_grad and torch.is_grad_enabled()):
+        return rounded
+    return values + (rounded - values).detach()
+
+
 def round_probabilities(probabilities: Tensor) -> Tensor:
     """Rounds attention probabilities [..., keys] to 8 bits with zero point 0, from 0 to the row's largest."""
     largest = probabilities.amax(dim=-1, keepdim=True)
     step = (largest / (2**PROBABILITY_BITS - 1)).clamp_min(torch.finfo(probabilities.dtype).tiny)
-    return torch.round(probabilities / step) * step
+    return straight_through(probabilities, torch.round(probabilities / step) * step)

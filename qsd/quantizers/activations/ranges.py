@@ -1,14 +1,35 @@
 """What full-precision images tell about the input of a layer: its range, channel by channel."""
 
 import dataclasses
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
+from qsd.quantizers.activations.options import ActivationOption
 from qsd.quantizers.activations.rotation import rotate
 
 _SMALLEST = 1e-5
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """What one option needs to know of the input of a layer with C channels.
+
+    Attributes:
+        span: float32 [2], smallest and largest value of the transformed input, for static ranges.
+        divisors: float32 [C], of the channels, for smoothing.
+    """
+
+    span: Tensor | None = None
+    divisors: Tensor | None = None
+
+
+class Calibrated(Protocol):
+    """Knows the input of a layer."""
+
+    def calibration(self, option: ActivationOption) -> Calibration:
+        """What an option needs."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,9 +54,8 @@ class Ranges:
         rows = values.detach().float().reshape(-1, values.shape[-1])
         rotated = rotate(rows)
         groups = rows.shape[1] // weight.shape[1]
-        by_group = (
-            weight.detach().float().abs().flatten(2).amax(2) if weight.ndim > 2 else weight.abs().float()
-        )
+        read = weight.detach().float().abs()
+        by_group = read.flatten(2).amax(2) if read.ndim > 2 else read
         largest = by_group.unflatten(0, (groups, -1)).amax(dim=1).flatten()
         return cls(rows.amin(0), rows.amax(0), rotated.amin(0), rotated.amax(0), largest)
 
@@ -48,6 +68,16 @@ class Ranges:
             torch.maximum(self.rotated_high, other.rotated_high),
             self.weight,
         )
+
+    def calibration(self, option: ActivationOption) -> Calibration:
+        """What an option needs."""
+        divisors = self.smoothing() if option.transform == "m" else None
+        low, high = (
+            (self.rotated_low, self.rotated_high) if option.transform == "h" else (self.low, self.high)
+        )
+        if divisors is not None:
+            low, high = low / divisors, high / divisors
+        return Calibration(torch.stack([low.min(), high.max()]) if option.static else None, divisors)
 
     def smoothing(self) -> Tensor:
         """Divisors of the channels that share the outliers between input and weight, float32 [C].

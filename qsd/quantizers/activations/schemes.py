@@ -1,14 +1,13 @@
 """One class per scheme of rounding and per transform in front of it; options are made of these by letter."""
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from qsd.quantizers.activations.arithmetic import affine, round_to, round_tokens
+from qsd.quantizers.activations.arithmetic import affine, round_to, round_tokens, straight_through
 from qsd.quantizers.activations.options import ActivationOption
-from qsd.quantizers.activations.ranges import Ranges
+from qsd.quantizers.activations.ranges import Calibrated, Calibration
 from qsd.quantizers.activations.rotation import rotate
 from qsd.support.errors import QsdError
 
@@ -16,32 +15,20 @@ Rounding = Callable[[Tensor], Tensor]
 """Maps the input of a layer, channels last, to what the layer computes with; same shape and dtype."""
 
 
-class Transform(Protocol):
+class Transform:
     """An invertible map of the channels; the inverse belongs to the weight, and is folded into it."""
 
-    def forward(self, values: Tensor) -> Tensor: ...
-    def inverse(self, values: Tensor) -> Tensor: ...
-    def span(self) -> tuple[Tensor, Tensor]:
-        """Smallest and largest transformed value over all calibrated images, scalars."""
-
-
-class Identity:
-    """Nothing in front."""
-
-    def __init__(self, ranges: Ranges | None) -> None:
-        self._ranges = ranges
+    def __init__(self, calibration: Calibration) -> None:
+        self._calibration = calibration
 
     def forward(self, values: Tensor) -> Tensor:
         return values
 
-    inverse = forward
-
-    def span(self) -> tuple[Tensor, Tensor]:
-        assert self._ranges is not None
-        return self._ranges.low.min(), self._ranges.high.max()
+    def inverse(self, values: Tensor) -> Tensor:
+        return values
 
 
-class Rotation(Identity):
+class Rotation(Transform):
     """Block-Hadamard rotation, its own inverse."""
 
     def forward(self, values: Tensor) -> Tensor:
@@ -49,18 +36,9 @@ class Rotation(Identity):
 
     inverse = forward
 
-    def span(self) -> tuple[Tensor, Tensor]:
-        assert self._ranges is not None
-        return self._ranges.rotated_low.min(), self._ranges.rotated_high.max()
 
-
-class Smoothing(Identity):
+class Smoothing(Transform):
     """Division of every channel by a divisor of its own."""
-
-    def __init__(self, ranges: Ranges | None) -> None:
-        super().__init__(ranges)
-        assert ranges is not None
-        self._divisors = ranges.smoothing()
 
     def forward(self, values: Tensor) -> Tensor:
         return values / self._divisors.to(values)
@@ -68,15 +46,16 @@ class Smoothing(Identity):
     def inverse(self, values: Tensor) -> Tensor:
         return values * self._divisors.to(values)
 
-    def span(self) -> tuple[Tensor, Tensor]:
-        assert self._ranges is not None
-        return (self._ranges.low / self._divisors).min(), (self._ranges.high / self._divisors).max()
+    @property
+    def _divisors(self) -> Tensor:
+        assert self._calibration.divisors is not None
+        return self._calibration.divisors
 
 
 class TokenWise:
     """Each token on a grid of its own, on the fly."""
 
-    def __init__(self, bits: int, transform: Transform) -> None:
+    def __init__(self, bits: int, calibration: Calibration) -> None:
         self._bits = bits
 
     def __call__(self, values: Tensor) -> Tensor:
@@ -86,9 +65,10 @@ class TokenWise:
 class Static:
     """The whole tensor on one grid that calibration fixed; what lies beyond is clipped."""
 
-    def __init__(self, bits: int, transform: Transform) -> None:
+    def __init__(self, bits: int, calibration: Calibration) -> None:
+        assert calibration.span is not None
         self._bits = bits
-        self._grid = affine(*transform.span(), bits)
+        self._grid = affine(calibration.span[0], calibration.span[1], bits)
 
     def __call__(self, values: Tensor) -> Tensor:
         if not values.isfinite().all():
@@ -97,11 +77,11 @@ class Static:
         return round_to(values, step, zero_point, self._bits)
 
 
-TRANSFORMS: dict[str, type[Identity]] = {"": Identity, "h": Rotation, "m": Smoothing}
+TRANSFORMS: dict[str, type[Transform]] = {"": Transform, "h": Rotation, "m": Smoothing}
 SCHEMES: dict[bool, type[TokenWise] | type[Static]] = {False: TokenWise, True: Static}
 
 
-def rounding(option: ActivationOption, ranges: Ranges | None, layer: str) -> Rounding | None:
+def rounding(option: ActivationOption, ranges: Calibrated | None, layer: str) -> Rounding | None:
     """What an option does to the input of a layer.
 
     Args:
@@ -121,10 +101,11 @@ def rounding(option: ActivationOption, ranges: Ranges | None, layer: str) -> Rou
     if option.needs_ranges and ranges is None:
         raise QsdError(
             f"layer '{layer}': activation option {option} needs ranges of full-precision images, and none "
-            "were calibrated; calibrate first or use an option without t and m"
+            "were calibrated; calibrate first (--evaluation) or use an option without t and m"
         )
-    transform = TRANSFORMS[option.transform](ranges)
-    scheme = SCHEMES[option.static](option.bits, transform)
+    calibration = ranges.calibration(option) if ranges is not None and option.needs_ranges else Calibration()
+    transform = TRANSFORMS[option.transform](calibration)
+    scheme = SCHEMES[option.static](option.bits, calibration)
 
     def apply(values: Tensor) -> Tensor:
         try:
@@ -135,6 +116,6 @@ def rounding(option: ActivationOption, ranges: Ranges | None, layer: str) -> Rou
                 "float32 or give the layers before it more bits"
             ) from None
         limit = torch.finfo(values.dtype).max
-        return rounded.clamp_(-limit, limit).to(values.dtype)
+        return straight_through(values, rounded.clamp(-limit, limit).to(values.dtype))
 
     return apply

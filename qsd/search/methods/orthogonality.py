@@ -13,6 +13,7 @@ importance of all layers from it on. No label is read.
 from typing import Literal
 
 import numpy as np
+import scipy.sparse
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from qsd.search.front import Front
@@ -20,6 +21,7 @@ from qsd.search.task import Task
 from qsd.support.errors import QsdError
 
 Aggregation = Literal["similarity", "importance"]
+_TRIES = 8
 
 
 def search(task: Task) -> Front:
@@ -88,13 +90,13 @@ def total_similarity(grams: np.ndarray, *, debiased: bool) -> np.ndarray:
     return similar.sum(axis=1)
 
 
-def solve_program(values: np.ndarray, sizes: np.ndarray, most: int) -> np.ndarray:
-    """One option per unit with the largest summed value within a size, exactly, int8 [U].
+def solve_program(values: np.ndarray, sizes: np.ndarray, most: float | np.ndarray) -> np.ndarray:
+    """One option per unit with the largest summed value within sizes, exactly, int8 [U].
 
     Args:
         values: float [U, O]; -infinity where an option is not available.
-        sizes: int64 [U, O], bytes (of weights or of activations) or bit operations.
-        most: The largest summed size.
+        sizes: [U, O], bytes (of weights or of activations) or bit operations; or [C, U, O], several of them.
+        most: The largest summed size, or [C] such.
 
     Raises:
         QsdError: Nothing fits.
@@ -103,20 +105,31 @@ def solve_program(values: np.ndarray, sizes: np.ndarray, most: int) -> np.ndarra
     usable = np.isfinite(values)
     value = np.where(usable, values, 0.0).ravel()
     scale = max(float(np.abs(value).max()), 1e-300)
-    one_each = np.kron(np.eye(units), np.ones(options))
-    found = milp(
-        -value / scale,
-        integrality=np.ones(units * options),
-        bounds=Bounds(0, usable.ravel().astype(float)),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(np.where(usable, sizes, 0).ravel()[None, :].astype(float), -np.inf, most),
-        ],
-        options={"mip_rel_gap": 0.0},
-    )
-    if found.x is None:
-        raise QsdError(f"budget: no choice has a size of at most {most}; raise the budget")
-    return found.x.reshape(units, options).argmax(axis=1).astype(np.int8)
+    one_each = scipy.sparse.kron(scipy.sparse.eye(units), np.ones(options), format="csr")
+    summed = np.where(usable, sizes, 0).reshape(-1, units * options).astype(float)
+    largest = np.maximum(summed.max(axis=1), 1e-300)
+    limit = np.atleast_1d(np.asarray(most, dtype=np.float64))
+    allowed = limit.copy()
+    for _ in range(_TRIES):
+        found = milp(
+            -value / scale,
+            integrality=np.ones(units * options),
+            bounds=Bounds(0, usable.ravel().astype(float)),
+            constraints=[
+                LinearConstraint(one_each, 1, 1),
+                LinearConstraint(summed / largest[:, None], -np.inf, allowed / largest),
+            ],
+            options={"mip_rel_gap": 0.0},
+        )
+        if found.x is None:
+            break
+        choice = found.x.reshape(units, options).argmax(axis=1)
+        excess = summed[:, np.arange(units) * options + choice].sum(axis=1) - limit
+        if (excess <= 1e-12 * limit).all():
+            return choice.astype(np.int8)
+        allowed = allowed - np.maximum(excess, 0) * 2  # the solver keeps bounds up to a tolerance
+    told = " and ".join(f"{value:.6g}" for value in limit)
+    raise QsdError(f"budget: no choice has a size of at most {told}; raise the budget")
 
 
 def _centred(gram: np.ndarray, debiased: bool) -> np.ndarray:
