@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qsd.denoisers import WeightLayer
 from qsd.quantizers import Option
 from qsd.quantizers.activations import parse_activations
 from qsd.ranker.joint_search import JointConfig, allowed_pairs
@@ -27,7 +28,8 @@ def _bank() -> Any:
     return SimpleNamespace(
         options=(Option.parse("uaq-3"), Option.parse("uaq-4")),
         activation_options=parse_activations(["16", "8", "4"]),
-        layers=[None] * 3,
+        denoiser={"class": "X"},
+        layers=[WeightLayer(name, name, None, "other", "linear", (8, 8)) for name in ("a.q", "a.k", "out")],
         layer_names=["a.q", "a.k", "out"],
         macs=MACS,
         num_bytes=num_bytes,
