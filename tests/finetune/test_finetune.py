@@ -87,6 +87,19 @@ def _check_function(option: str, shape: tuple[int, ...]) -> None:
         assert float(difference) == pytest.approx(float(gradient[place]), rel=1e-3, abs=1e-4), name
 
 
+def test_a_rotation_that_was_first_needed_while_drawing_trains() -> None:
+    schemes_hadamard.cache_clear()
+    activation_hadamard.cache_clear()
+    option = Option.parse("hadamard+lloyd-3g32:f8")
+    quantized = quantize(torch.randn(8, 64), [option])[option]
+    with torch.inference_mode():
+        quantized.dequantize()
+        rotate(torch.randn(2, 64))
+    values = torch.randn(2, 64, requires_grad=True)
+    (rotate(values) @ TrainableWeight(quantized)().T).sum().backward()
+    assert values.grad is not None and values.grad.abs().sum() > 0
+
+
 def test_integers_are_stored_rounded_and_floats_saturate() -> None:
     whole = TrainableTensor(torch.tensor([3, -7], dtype=torch.int16))
     with torch.no_grad():

@@ -33,6 +33,7 @@ def rotate(values: Tensor) -> Tensor:
 
 
 @functools.cache
+@torch.inference_mode(False)  # training reads it, too, whoever asked first
 def _hadamard(size: int) -> Tensor:
     matrix = torch.ones(1, 1)
     while len(matrix) < size:

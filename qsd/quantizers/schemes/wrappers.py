@@ -135,6 +135,7 @@ def rotated(values: Tensor) -> Tensor:
 
 
 @functools.cache
+@torch.inference_mode(False)  # training reads it, too, whoever asked first
 def _hadamard(size: int) -> Tensor:
     """Sylvester's orthonormal Hadamard matrix, float32 [size, size]."""
     matrix = torch.ones(1, 1)
