@@ -16,6 +16,7 @@ at its end reads as the records that are whole, since a kill while writing leave
 
 import argparse
 import collections
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -91,7 +92,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
     from qsd.ranker.posteriors import TARGET
     from qsd.ranker.predictors import EnsemblePredictor
     from qsd.search.front import Front, FrontMeta
-    from qsd.store import Store
+    from qsd.store import Basis, Store
     from qsd.support.yaml_files import read_yaml
 
     torch.manual_seed(0)
@@ -101,7 +102,19 @@ def kinds(folder: Path) -> dict[str, Kind]:
     }
     for place in places.values():
         place.mkdir()
-    synthetic_store(places["store"] / "s.h5", num_records=8, num_blocks=1, probed=True)
+    with Store.writing(
+        synthetic_store(places["store"] / "s.h5", num_records=8, num_blocks=1, probed=True).path
+    ) as store:
+        responses = store.header.responses
+        assert responses is not None
+        bases = {
+            name: Basis(
+                np.ones((size, 4, 2), np.int8), np.ones((size, 4), np.float32), np.ones(4, np.float32)
+            )
+            for name, size in ((name, values.shape[2]) for name, values in responses.spaces.items())
+        }
+        responses = dataclasses.replace(responses, bases=bases)
+        store.rewrite(dataclasses.replace(store.header, responses=responses))
     path = synthetic_store(places["journal"] / "s.h5", num_records=3, num_blocks=1).path
     try:
         with Store.writing(path) as store:
@@ -111,7 +124,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass
-    bank = build_bank(tiny_pixart(), parse_options(["uaq-4", "kmeans_c-3"]))
+    bank = build_bank(tiny_pixart(), parse_options(["uaq-4", "kmeans_c-3", "lloyd-3:f8"]))
     bank.save(places["bank"] / "bank.safetensors")
     names, options = bank.layer_names, [str(option) for option in bank.options]
     config = bank.uniform_config("uaq-4")

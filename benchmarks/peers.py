@@ -20,6 +20,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,10 @@ def sdnq() -> Iterator[tuple[str, Peer]]:
 def optimum_quanto() -> Iterator[tuple[str, Peer]]:
     """Groups of at most 128 input channels, as `quantize` chooses them."""
     from optimum.quanto import freeze, qint2, qint4, quantize
+    from optimum.quanto.library.extensions import get_extension
+    from optimum.quanto.library.unpack import unpack
+
+    get_extension("quanto_cpp")._lib = SimpleNamespace(unpack=unpack)  # or C++ is compiled to unpack codes
 
     for bits, kind in ((2, qint2), (4, qint4)):
 
