@@ -27,7 +27,7 @@ def export(
     config_file: str | None = None,
     evaluation: EvaluationSettings | None = None,
     out: str | None = None,
-    format: Literal["qsd", "recipe", "sdnq"] = "qsd",
+    format: Literal["qsd", "recipe", "sdnq", "gguf", "comfy"] = "qsd",
     recipe: str | None = None,
     variant: str | None = None,
     push: str | None = None,

@@ -87,11 +87,13 @@ def renderings(bank: Bank, config: np.ndarray) -> dict[str, str]:
 def sdnq_settings(option: Option) -> dict[str, Any]:
     """What sdnq calls an option of which :attr:`qsd.quantizers.Option.carriers` names it."""
     traits = option.traits
-    codebook = traits.grid == "codebook"
+    if traits.grid == "float" and int(traits.bits) == 8:
+        return {"weights_dtype": "float8_e4m3fn", "use_codebook": False, "group_size": -1}
+    codebook = traits.grid != "uniform"
     return {
         "weights_dtype": f"uint{int(traits.bits)}",
         "use_codebook": codebook,
-        "group_size": -2 if codebook and traits.scope == "tensor" else -1,
+        "group_size": traits.group or (-2 if codebook and traits.scope == "tensor" else -1),
     }
 
 

@@ -4,6 +4,7 @@ The tensors and settings are those that sdnq 0.2.8 reads, found by trying; nothi
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qsd.bank import FULL_PRECISION, Bank
-from qsd.denoisers.layers import WeightLayer
+from qsd.bank import Bank
 from qsd.export.folder import CONFIG_NAME, RECIPE_NAME, without_paths, write_json
 from qsd.export.native import narrowest, num_bytes
 from qsd.export.recipe import recipe_of, sdnq_settings
 from qsd.export.shards import write_shards
+from qsd.export.weights import Part, quantized_modules, refuse, spelled
 from qsd.quantizers import QuantizedWeight
 from qsd.quantizers.packing import unpack
 from qsd.support.documents import write_json as write_document
-from qsd.support.errors import QsdError
 
 NAME = "sdnq"
 _KINDS = ("linear", "conv2d")
-_SHOWN = 3
+_REMEDY = (
+    "use uaq, int8 or fp8_e4m3, or lloyd, kmeans, nf4 or fp4 of whole rows, for whole weights "
+    "(`qsd bank --graph chain` splits none)"
+)
 _BYTES: dict[int, list[list[tuple[int, int, int]]]] = {
     2: [[(code, 0, 2) for code in range(4)]],
     3: [
@@ -88,31 +91,46 @@ def codes_of_group(bits: int) -> int:
 
 
 def sdnq_weight(weight: QuantizedWeight) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """A weight as sdnq stores it, and the settings of its layer; None if sdnq would restore other numbers."""
+    """A weight as sdnq stores it, and the settings of its layer; None if sdnq would restore other numbers.
+
+    Rows of groups are [O, groups, group], with scales and zero points [O, groups, 1].
+    """
     option, shape = weight.option, weight.shape
-    bits = int(option.traits.bits)
-    if NAME not in option.carriers or weight.numel % codes_of_group(bits):
+    traits, bits = option.traits, int(option.traits.bits)
+    if NAME not in option.carriers or (traits.group and len(shape) > 2):
         return None
     stored = {name: tensor.cpu() for name, tensor in weight.stored.items()}
-    codes = unpack(stored["codes"], bits, weight.numel).view(shape)
-    settings = sdnq_settings(option)
     taps = (1,) * (len(shape) - 2)
-    if "codebook" in stored:
-        book = stored["codebook"].float()
+    settings = sdnq_settings(option)
+    if "weight" in stored:
+        scale = stored["scale"].view(-1, 1, *taps).expand(shape[0], 1, *shape[2:]).contiguous()
+        return {"weight": stored["weight"], "scale": scale}, settings
+    if weight.numel % codes_of_group(bits):
+        return None
+    units = shape[0] * (math.prod(shape[1:]) // traits.group if traits.group else 1)
+    codes = unpack(stored["codes"], bits, weight.numel).view(shape)
+    grid = option.grid(stored, units)
+    if grid is None:
+        book = option.table(stored, max(weight.numel, units << bits), torch.float32)
+        assert book is not None, "the scheme that names sdnq says so"
         scale = book.view(-1)
-        if option.traits.scope == "row":
+        if traits.scope == "row":
             scale = book.view(*book.shape, *taps).expand(*book.shape, *shape[2:]).contiguous()
         return {"weight": pack_sdnq(codes, bits), "scale": scale}, settings
-    grid = option.grid(stored, shape[0])
-    assert grid is not None, "the scheme that names sdnq says so"
-    scale, zero = (each.view(-1, 1, *taps) for each in grid)
+    if traits.group:
+        codes = codes.view(shape[0], -1, traits.group)
+        scale, zero = (each.view(shape[0], -1, 1) for each in grid)
+    else:
+        scale, zero = (each.view(-1, 1, *taps) for each in grid)
     offset = -zero * scale
     products = codes.double() * scale.double()
     exact = torch.equal(products.float().double(), products)
-    if not (exact and torch.equal(products.float() + offset, weight.dequantize().cpu())):
+    if not (exact and torch.equal((products.float() + offset).view(shape), weight.dequantize().cpu())):
         return None
-    scale, offset = (each.expand(-1, 1, *shape[2:]).contiguous() for each in (scale, offset))
-    return {"weight": pack_sdnq(codes, bits), "scale": scale, "zero_point": offset}, settings
+    if not traits.group:
+        scale, offset = (each.expand(-1, 1, *shape[2:]) for each in (scale, offset))
+    tensors = {"weight": pack_sdnq(codes, bits), "scale": scale, "zero_point": offset}
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}, settings
 
 
 def write_sdnq(
@@ -135,32 +153,22 @@ def write_sdnq(
     modules: dict[str, dict[str, Any]] = {}
     packed: dict[str, Tensor] = {}
     refused: list[str] = []
-    for layer, index, row in zip(bank.layers, config, bank.weights, strict=True):
-        weight = None if index == FULL_PRECISION else row[index]
-        if weight is None:
+    for module, parts in quantized_modules(bank, config).items():
+        paths = (module, *parts[0][0].tied)
+        if all(weight.option.traits.keep for _, weight in parts):
+            kept = [weight.stored["weight"].cpu() for _, weight in parts]
+            state |= {f"{path}.weight": torch.cat(kept, dim=1) for path in paths}
             continue
-        if weight.option.traits.keep:
-            refused += [layer.name] if layer.segment else []
-            for path in (layer.module, *layer.tied):
-                state[f"{path}.weight"] = weight.dequantize(weight.stored["weight"].dtype).cpu().clone()
-            continue
-        found = sdnq_weight(weight) if _holds(layer, denoiser) else None
+        found = sdnq_weight(parts[0][1]) if _holds(parts, denoiser) else None
         if found is None:
-            refused.append(f"{layer.name} ({weight.option})")
+            refused += spelled(parts)
             continue
         tensors, modified = found
-        for path in (layer.module, *layer.tied):
+        for path in paths:
             del state[f"{path}.weight"]
             packed |= {f"{path}.{name}": tensor.clone() for name, tensor in tensors.items()}
             modules[f"{path}.weight"] = modified
-    if refused:
-        names = ", ".join(refused[:_SHOWN]) + (
-            f" and {len(refused) - _SHOWN} more" if refused[_SHOWN:] else ""
-        )
-        raise QsdError(
-            f"sdnq cannot hold these layers exactly: {names}; use whole rows of "
-            "uaq or kmeans, or --format qsd"
-        )
+    refuse(NAME, refused, _REMEDY)
     folder.mkdir()
     size = write_shards(folder, packed | state, **settings)
     document = without_paths(json.loads(denoiser.to_json_string()))
@@ -181,7 +189,8 @@ def write_sdnq(
     }
 
 
-def _holds(layer: WeightLayer, denoiser: Any) -> bool:
+def _holds(parts: list[Part], denoiser: Any) -> bool:
     """Whether sdnq has a module for a layer: whole weights, linear or of ungrouped 2-D convolutions."""
+    layer = parts[0][0]
     groups = getattr(denoiser.get_submodule(layer.module), "groups", 1)
-    return layer.segment is None and layer.kind in _KINDS and groups == 1
+    return len(parts) == 1 and layer.segment is None and layer.kind in _KINDS and groups == 1

@@ -18,7 +18,7 @@ from qsd.denoisers.layers import STACK
 from qsd.denoisers.pipeline import keep_class_names
 from qsd.export.card import CARD_NAME, base_model_of, model_card
 from qsd.export.folder import replacing_export, strip_paths
-from qsd.export.formats import Format, format_of
+from qsd.export.formats import format_of
 from qsd.export.shards import MAX_SHARD_SIZE
 from qsd.runtime.layers import check_supported
 from qsd.support.errors import QsdError
@@ -120,6 +120,7 @@ def export(
         carried, table = carried and carried.part(prefix), _of_layers(table, prefix)
         denoiser, bank, config = _only(pipe, denoiser, bank, config, only)
     chosen = format_of(format)
+<<<<<<< HEAD
     if carried is not None and not chosen.activations:
         raise QsdError(
             f"format {format}: cannot say how activations are rounded; export as qsd, or without them"
@@ -127,6 +128,9 @@ def export(
     if carried is not None and carried.ranges and isinstance(denoiser, Denoisers):
         raise QsdError("schedule: several denoisers share the steps; export one activation vector instead")
     whole_pipeline = whole_pipeline and chosen.plugin is not None
+=======
+    whole_pipeline = whole_pipeline and chosen.whole
+>>>>>>> 3161970 (Exports as GGUF files and for ComfyUI; sdnq holds scaled codebooks, groups and 8-bit floats)
     provenance = software() if provenance is None else provenance
     parts = _named_parts(pipe, denoiser)
     components = _other_components(pipe, parts) if pipe and whole_pipeline else {}
@@ -168,7 +172,7 @@ def export(
             config,
             _card_sizes(result),
             title=f"Quantized {', '.join(type(part).__name__ for part in parts.values())}",
-            loading=_loading(chosen, parts, type(pipe).__name__ if components else None),
+            loading=chosen.loading(parts, type(pipe).__name__ if components else None),
             document=document,
             provenance=provenance,
             base_model=base_model_of(pipe_or_denoiser),
@@ -187,19 +191,6 @@ def _card_sizes(result: ExportResult) -> dict[str, float]:
         "bytes": result.num_bytes,
         "bytes at 16 bits": result.full_precision_bytes,
     }
-
-
-def _loading(chosen: Format, parts: dict[str, Any], pipeline: str | None) -> list[str]:
-    """Python that opens an export, of a whole pipeline or of denoisers alone."""
-    if chosen.plugin is None:
-        return [f"# qsd export --recipe {next(iter(parts))}/recipe.json --pipeline PIPELINE --out FOLDER"]
-    classes = sorted({type(part).__name__ for part in parts.values()})
-    opened = [
-        f'{name} = {type(part).__name__}.from_pretrained("FOLDER/{name}")' for name, part in parts.items()
-    ]
-    if pipeline is not None:
-        classes, opened = [pipeline], [f'pipe = {pipeline}.from_pretrained("FOLDER")']
-    return [f"import {chosen.plugin}", f"from diffusers import {', '.join(classes)}", "", *opened]
 
 
 def _named_parts(pipe: Any, denoiser: Any) -> dict[str, Any]:

@@ -108,11 +108,13 @@ def test_renderings_are_those_of_programs_that_have_the_types(bank: Bank) -> Non
         size = -2 if name.startswith("kmeans_a") else -1
         expected = {"weights_dtype": f"uint{name[-1]}", "use_codebook": "kmeans" in name, "group_size": size}
         assert settings[f"{layer.module}.weight"] == expected
-    assert renderings(build_bank(tiny_pixart(), parse_options(("uaq-4:f8",))), config * 0) == {}
+    assert renderings(build_bank(tiny_pixart(), parse_options(("hadamard+uaq-4",))), config * 0) == {}
 
 
 def test_unknown_formats_are_refused(bank: Bank, tmp_path: Path) -> None:
     options: dict[str, Any] = {"format": "zip"}
-    with pytest.raises(QsdError, match="unknown export format 'zip': use one of qsd, recipe, sdnq"):
+    with pytest.raises(
+        QsdError, match="unknown export format 'zip': use one of qsd, recipe, sdnq, gguf, comfy"
+    ):
         export(tiny_pixart(), bank, mixed(bank), tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()

@@ -88,8 +88,7 @@ class Affine(Option):
 
     @property
     def carriers(self) -> frozenset[str]:
-        comfy = {"comfy"} if self == Affine(8, symmetric=True) else set()
-        return frozenset(comfy if self.group or self.scales else {"sdnq"} | comfy)
+        return frozenset({"sdnq", "comfy"} if self == Affine(8, symmetric=True) else {"sdnq"})
 
     @property
     def _far_zero(self) -> bool:

@@ -42,7 +42,7 @@ class Float8(Option):
 
     @property
     def carriers(self) -> frozenset[str]:
-        return frozenset({"sdnq", "comfy"})
+        return frozenset({"sdnq"} if self.per_row else {"sdnq", "comfy"})
 
     def layout(self, shape: Sequence[int]) -> dict[str, Stored]:
         count = shape[0] if self.per_row else 1

@@ -87,6 +87,10 @@ class SharedCodebook(Option):
             scale_bits=scale_bits(self.scales),
         )
 
+    @property
+    def carriers(self) -> frozenset[str]:
+        return frozenset() if self.group else frozenset({"sdnq"})
+
     def accepts(self, shape: Sequence[int]) -> bool:
         return divides(shape, self.group)
 

@@ -1,0 +1,133 @@
+"""Files for ComfyUI, read by the package that it computes with, in a process that cannot import qsd."""
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from support.apart import apart
+from support.tiny import tiny_pixart
+from support.tiny_pipelines import random_denoiser, tiny_unet
+
+from qsd.bank import Bank, build_bank
+from qsd.export import export
+from qsd.export.original import layout_of
+from qsd.quantizers import parse_options
+from qsd.support.errors import QsdError
+
+OPTIONS = parse_options(("keep", "int8", "fp8_e4m3"))
+needs_kitchen = pytest.mark.skipif(
+    importlib.util.find_spec("comfy_kitchen") is None, reason="pip install 'qsd[comfy]'"
+)
+READ = """
+import json, torch
+from comfy_kitchen.tensor import QuantizedTensor, get_layout_class
+from safetensors import safe_open
+LAYOUTS = {"int8_tensorwise": "TensorWiseINT8Layout", "float8_e4m3fn": "TensorCoreFP8Layout"}
+path, expected = sys.argv[1:]
+expected = torch.load(expected)
+with safe_open(path, "pt") as file:
+    layers = json.loads(file.metadata()["_quantization_metadata"])["layers"]
+    marked = {key.removesuffix(".comfy_quant") for key in file.keys() if key.endswith("comfy_quant")}
+    assert marked == set(layers)
+    for name, settings in layers.items():
+        assert json.loads(bytes(file.get_tensor(name + ".comfy_quant").tolist())) == settings
+        codes = file.get_tensor(name + ".weight")
+        layout = LAYOUTS[settings["format"]]
+        params = get_layout_class(layout).Params(
+            scale=file.get_tensor(name + ".weight_scale"),
+            orig_dtype=torch.float32,
+            orig_shape=tuple(codes.shape),
+        )
+        weight = QuantizedTensor(codes, layout, params).dequantize()
+        assert torch.equal(weight, expected.pop(name)), name
+assert not expected, list(expected)
+print("equal")
+"""
+
+
+def of_modules(bank: Bank, config: np.ndarray) -> dict[str, tuple[Any, Any]]:
+    return {
+        layer.module: (bank.options[option], bank.weights[index][option])
+        for index, (layer, option) in enumerate(zip(bank.layers, config, strict=True))
+    }
+
+
+@needs_kitchen
+@pytest.mark.parametrize("kind", ["flux", "pixart"])
+def test_comfy_kitchen_restores_the_same_weights(kind: str, tmp_path: Path) -> None:
+    denoiser = random_denoiser("flux") if kind == "flux" else tiny_pixart()
+    bank = build_bank(denoiser, OPTIONS)
+    config = bank.uniform_config("keep")
+    layout = layout_of(denoiser, denoiser.state_dict())
+    assert layout.original == (kind == "flux")
+    places = {layer.module: index for index, layer in enumerate(bank.layers)}
+    segmented = {layer.module for layer in bank.layers if layer.segment}
+    turn, expected = 0, {}
+    for tensor in layout.tensors:
+        modules = [key.removesuffix(".weight") for key in tensor.keys]
+        if not all(module in places for module in modules) or segmented & set(modules):
+            continue
+        kinds = [0, 1, 2] if len(modules) == 1 else [0, 1]
+        chosen = [places[module] for module in modules]
+        config[chosen] = kinds[turn % len(kinds)] if bank.layers[chosen[0]].kind == "linear" else 0
+        turn += 1
+        if config[chosen[0]]:
+            weights = [bank.weights[place][config[place]] for place in chosen]
+            whole = torch.cat([weight.dequantize() for weight in weights if weight is not None])
+            whole = torch.cat(whole.chunk(2)[::-1]) if tensor.swapped else whole
+            expected[tensor.name.removesuffix(".weight")] = whole
+    assert {0, 1, 2} <= set(config.tolist())
+    result = export(denoiser, bank, config, tmp_path / "out", format="comfy")
+    torch.save(expected, tmp_path / "expected.pt")
+    path = result.path / "diffusion_model.safetensors"
+    assert apart(READ, path, tmp_path / "expected.pt").strip() == "equal"
+    with safe_open(path, "pt") as file:
+        names = {key for key in file.keys() if not key.endswith(("comfy_quant", "weight_scale"))}  # noqa: SIM118
+    assert names == {tensor.name for tensor in layout.tensors}
+
+
+def test_what_it_cannot_hold_is_named(tmp_path: Path) -> None:
+    unet = tiny_unet()
+    bank = build_bank(unet, parse_options(("int8", "keep", "uaq-4")))
+    convolution = next(index for index, layer in enumerate(bank.layers) if layer.kind == "conv2d")
+    config = bank.uniform_config("keep")
+    config[convolution] = 0
+    with pytest.raises(QsdError, match=rf"comfy cannot hold .*: {bank.layers[convolution].name} \(int8\);"):
+        export(unet, bank, config, tmp_path / "out", format="comfy")
+    linear = next(index for index, layer in enumerate(bank.layers) if layer.kind == "linear")
+    config[convolution], config[linear] = 1, 2
+    with pytest.raises(QsdError, match=r"\(uaq-4\); use int8 or fp8_e4m3 for whole linear layers"):
+        export(unet, bank, config, tmp_path / "out", format="comfy")
+
+
+def test_fused_weights_have_one_scale(tmp_path: Path) -> None:
+    flux = random_denoiser("flux")
+    bank = build_bank(flux, OPTIONS)
+    config = bank.uniform_config("keep")
+    for index, layer in enumerate(bank.layers):
+        if ".attn.to_" in layer.module and "single" not in layer.module:
+            config[index] = 2
+    with pytest.raises(
+        QsdError, match=r"comfy: .*to_q \(fp8_e4m3\), .* are one tensor 'double_blocks.0.img_attn"
+    ):
+        export(flux, bank, config, tmp_path / "out", format="comfy")
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_keep_inputs_as_they_are(tmp_path: Path) -> None:
+    denoiser = tiny_pixart()
+    bank = build_bank(denoiser, parse_options(("keep", "int8")))
+    config = bank.uniform_config("keep")
+    linear = next(index for index, layer in enumerate(bank.layers) if layer.kind == "linear")
+    config[linear] = 1
+    result = export(denoiser, bank, config, tmp_path / "out", format="comfy")
+    with safe_open(result.path / "diffusion_model.safetensors", "pt") as file:
+        layers = json.loads(file.metadata()["_quantization_metadata"])["layers"]
+    assert layers == {
+        bank.layers[linear].module: {"format": "int8_tensorwise", "full_precision_matrix_mult": True}
+    }
