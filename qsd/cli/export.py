@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
 from qsd.bank import ActivationTable, Bank
 from qsd.cli.config_names import read_configs
 from qsd.cli.console import command_line, console, print_json, run_function
@@ -116,8 +119,8 @@ def export(
     console.print("\n".join(result.holdings.lines()))
     if result.activations:
         console.print("  inputs of layers are rounded, in simulation, by whoever opens it")
-    if recipe is not None and not same_denoiser(loaded.denoiser, document.get("denoiser") or {}):
-        console.print("The recipe was found on another checkpoint: nothing was predicted for this one.")
+    if recipe is not None:
+        console.print(_known(document, loaded))
     if address:
         console.print(f"uploaded: {address}")
 
@@ -134,6 +137,29 @@ def _table(pipe: Any, bank: Bank, evaluation: EvaluationSettings | None) -> Acti
         return None
     denoiser = denoiser_like(pipe, bank.denoiser)
     return calibrate(pipe, denoiser, bank.layers, bank.activation_options, evaluation)
+
+
+def _known(recipe: dict[str, Any], bank: Bank) -> Table:
+    """For which checkpoint the numbers of a recipe were measured and predicted."""
+    table = Table(title="what is known of the recipe", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in ("checkpoint", "measured", "predicted"):
+        table.add_column(head)
+    found = recipe.get("denoiser") or {}
+    own = same_denoiser(bank.denoiser, found)
+    numbers = [_numbers(recipe.get(kind)) for kind in ("measured", "predicted")]
+    if not own:
+        table.add_row(f"of the recipe ({_spelled(found)})", *numbers)
+    table.add_row(f"this one ({_spelled(bank.denoiser)})", *(numbers if own else ("nothing", "nothing")))
+    return table
+
+
+def _spelled(denoiser: dict[str, Any]) -> str:
+    return f"weights {str(denoiser['weights_hash'])[:8]}" if "weights_hash" in denoiser else "unknown"
+
+
+def _numbers(found: dict[str, Any] | None) -> str:
+    known = {name: value for name, value in (found or {}).items() if isinstance(value, int | float)}
+    return ", ".join(f"{name} {value:.4g}" for name, value in known.items()) or "nothing"
 
 
 def _check(folder: str, variant: str | None, json: bool) -> None:

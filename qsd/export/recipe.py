@@ -1,6 +1,5 @@
 """Recipes: which type each layer gets, without the codes, for other checkpoints and other programs."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,8 @@ from qsd.bank import FULL_PRECISION, Bank, build_bank
 from qsd.denoisers.layers import WeightLayer
 from qsd.denoisers.tracing import trace
 from qsd.export.folder import RECIPE_FORMAT, RECIPE_NAME
+from qsd.export.original import layout_of
+from qsd.export.renderings import renderings
 from qsd.quantizers import Option
 from qsd.support.documents import Schema, read_json, write_json
 from qsd.support.errors import QsdError
@@ -30,6 +31,8 @@ class RecipeSchema(Schema):
             an earlier expression before a later one.
         denoiser: identity of what the recipe was found on.
         provenance: versions and command.
+        measured: numbers of it, on the checkpoint of ``denoiser``.
+        predicted: numbers of it, for that checkpoint.
     """
 
     format: Literal["qsd-recipe"]
@@ -37,6 +40,8 @@ class RecipeSchema(Schema):
     layers: dict[str, str]
     denoiser: dict[str, Any] | None = None
     provenance: dict[str, Any] | None = None
+    measured: dict[str, Any] | None = None
+    predicted: dict[str, Any] | None = None
     hash: str | None = None
 
 
@@ -62,7 +67,8 @@ def write_recipe(
     """Writes a recipe and those of its renderings that lose nothing; returns sizes, none of tensors."""
     folder.mkdir()
     write_json(folder / RECIPE_NAME, recipe_of(bank, config, provenance))
-    for name, text in renderings(bank, config).items():
+    layout = layout_of(denoiser, denoiser.state_dict())
+    for name, text in renderings(_chosen(bank, config), layout).items():
         (folder / name).write_text(text + "\n", encoding="utf-8")
     written = sum(path.stat().st_size for path in folder.iterdir())
     nothing = dict.fromkeys(("header_bytes", "code_bytes", "codebook_bytes", "unquantized_bytes"), 0)
@@ -70,50 +76,12 @@ def write_recipe(
     return {"num_bytes": written, "full_precision_bytes": full, **nothing}
 
 
-def renderings(bank: Bank, config: np.ndarray) -> dict[str, str]:
-    """The recipe as options of other programs, by file name; a program that lacks a type of it is left out.
-
-    ``tensor-type-rules.txt`` follows ``--tensor-type-rules`` of stable-diffusion.cpp, ``tensor-type.txt`` has
-    one ``--tensor-type`` of llama-quantize a line. Both speak of tensors by the names that diffusers gives
-    them. ``sdnq.json`` has the arguments of sdnq's ``SDNQConfig`` that name modules.
-    """
-    chosen = _chosen(bank, config)
-    if any(layer.segment for layer, _ in chosen):
-        return {}
-    held = frozenset.intersection(*(option.carriers for _, option in chosen))
-    return (_gguf(chosen) if "gguf" in held else {}) | (_sdnq(chosen) if "sdnq" in held else {})
-
-
-def sdnq_settings(option: Option) -> dict[str, Any]:
-    """What sdnq calls an option of which :attr:`qsd.quantizers.Option.carriers` names it."""
-    traits = option.traits
-    if traits.grid == "float" and int(traits.bits) == 8:
-        return {"weights_dtype": "float8_e4m3fn", "use_codebook": False, "group_size": -1}
-    codebook = traits.grid != "uniform"
-    return {
-        "weights_dtype": f"uint{int(traits.bits)}",
-        "use_codebook": codebook,
-        "group_size": traits.group or (-2 if codebook and traits.scope == "tensor" else -1),
-    }
-
-
-def _sdnq(chosen: list[tuple[WeightLayer, Option]]) -> dict[str, str]:
-    names = [(f"{layer.module}.weight", option) for layer, option in chosen]
-    arguments = {
-        "modules_to_not_convert": [name for name, option in names if option.traits.keep],
-        "modules_quant_config": {
-            name: sdnq_settings(option) for name, option in names if not option.traits.keep
-        },
-    }
-    return {"sdnq.json": json.dumps(arguments, indent=2)}
-
-
-def _gguf(chosen: list[tuple[WeightLayer, Option]]) -> dict[str, str]:
-    rules = [f"{_pattern(layer)}={_ggml_name(option)}" for layer, option in chosen]
-    return {
-        "tensor-type-rules.txt": ",".join(rules),
-        "tensor-type.txt": "\n".join(f"--tensor-type '{rule}'" for rule in rules),
-    }
+def note_numbers(path: Path, document: Mapping[str, Any] | None) -> None:
+    """Writes into a recipe what was measured and predicted for the checkpoint that it was found on."""
+    numbers = {name: (document or {}).get(name) for name in ("measured", "predicted")}
+    if path.is_file() and any(numbers.values()):
+        recipe = {key: value for key, value in read_recipe(path).items() if key != "hash"}
+        write_json(path, recipe | {name: found for name, found in numbers.items() if found})
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
@@ -196,11 +164,3 @@ def _chosen(bank: Bank, config: np.ndarray) -> list[tuple[WeightLayer, Option]]:
         (layer, keep if option == FULL_PRECISION else bank.options[option])
         for layer, option in zip(bank.layers, config, strict=True)
     ]
-
-
-def _pattern(layer: WeightLayer) -> str:
-    return rf"(^|\.){re.escape(layer.module)}\.weight$"
-
-
-def _ggml_name(option: Option) -> str:
-    return "f16" if option.traits.keep else str(option).replace("_k", "_K")

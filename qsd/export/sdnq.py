@@ -15,7 +15,8 @@ from torch import Tensor
 from qsd.bank import Bank
 from qsd.export.folder import CONFIG_NAME, RECIPE_NAME, without_paths, write_json
 from qsd.export.native import narrowest, num_bytes
-from qsd.export.recipe import recipe_of, sdnq_settings
+from qsd.export.recipe import recipe_of
+from qsd.export.renderings import sdnq_settings
 from qsd.export.shards import write_shards
 from qsd.export.weights import Part, quantized_modules, refuse, spelled
 from qsd.quantizers import QuantizedWeight

@@ -17,8 +17,9 @@ from qsd.denoisers.identity import check_same_denoiser, identity
 from qsd.denoisers.layers import STACK
 from qsd.denoisers.pipeline import keep_class_names
 from qsd.export.card import CARD_NAME, base_model_of, model_card
-from qsd.export.folder import replacing_export, strip_paths
+from qsd.export.folder import RECIPE_NAME, replacing_export, strip_paths
 from qsd.export.formats import format_of
+from qsd.export.recipe import note_numbers
 from qsd.export.shards import MAX_SHARD_SIZE
 from qsd.runtime.layers import check_supported
 from qsd.support.errors import QsdError
@@ -120,17 +121,13 @@ def export(
         carried, table = carried and carried.part(prefix), _of_layers(table, prefix)
         denoiser, bank, config = _only(pipe, denoiser, bank, config, only)
     chosen = format_of(format)
-<<<<<<< HEAD
     if carried is not None and not chosen.activations:
         raise QsdError(
             f"format {format}: cannot say how activations are rounded; export as qsd, or without them"
         )
     if carried is not None and carried.ranges and isinstance(denoiser, Denoisers):
         raise QsdError("schedule: several denoisers share the steps; export one activation vector instead")
-    whole_pipeline = whole_pipeline and chosen.plugin is not None
-=======
-    whole_pipeline = whole_pipeline and chosen.whole
->>>>>>> 3161970 (Exports as GGUF files and for ComfyUI; sdnq holds scaled codebooks, groups and 8-bit floats)
+            note_numbers(folder / name / RECIPE_NAME, document)
     provenance = software() if provenance is None else provenance
     parts = _named_parts(pipe, denoiser)
     components = _other_components(pipe, parts) if pipe and whole_pipeline else {}
@@ -147,6 +144,7 @@ def export(
             written.append(
                 chosen.write(folder / name, part, own_bank, own_config, provenance, settings, **more)
             )
+            note_numbers(folder / name / RECIPE_NAME, document)
         for done, (key, component) in enumerate(components.items(), start=1):
             if progress:
                 progress(done, len(components) + 1, key)

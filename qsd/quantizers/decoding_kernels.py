@@ -155,3 +155,149 @@ def decode(
         decode_wide(planes, table, bits, out, start, stop)
     else:
         decode_portable(planes, table, bits, out, start, stop)
+
+
+@compiled
+def _store_scaled(values: NDArray[np.float32], scale: Any, out: NDArray[Any], at: int) -> None:
+    """``out[at:] = values * scale`` as words of float32, or of the nearest bfloat16; changes the values."""
+    first, count, wide = np.uintp(at), np.uintp(len(values)), values.view(np.uint32)
+    for j in range(count):
+        values[j] *= scale
+    if out.itemsize == 4:
+        for j in range(count):
+            out[first + j] = wide[j]
+    else:
+        for j in range(count):
+            odd = (wide[j] >> np.uint32(16)) & np.uint32(1)
+            out[first + j] = np.uint16((wide[j] + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+
+@compiled
+def decode_scaled_portable(
+    planes: NDArray[np.uint8],
+    book: NDArray[Any],
+    scales: NDArray[Any],
+    bits: int,
+    out: NDArray[Any],
+    start: int,
+    stop: int,
+) -> None:
+    """Decodes the rows from ``start`` to ``stop``, each under its own scale.
+
+    Args:
+        planes: uint8 [bytes per group * groups], contiguous.
+        book: float32 [2^bits].
+        scales: float32 [rows]; products are finite in the type of ``out``.
+        bits: bits per code.
+        out: words of 4 bytes (float32) or 2 (bfloat16), [rows * row length].
+        start: first row.
+        stop: end of the rows.
+    """
+    size = bits // math.gcd(8, bits)
+    run, groups, mask = len(out) // len(scales), len(planes) // size, np.uint32((1 << bits) - 1)
+    values = np.empty(run, np.float32)
+    for row in range(start, stop):
+        first = i = row * run
+        while i < first + run:
+            plane = i // groups
+            end = min(first + run, (plane + 1) * groups)
+            byte = plane * bits // 8
+            shift = np.uint32(plane * bits - 8 * byte)
+            low = byte * groups + i - plane * groups
+            high = low if shift + bits <= 8 else low + groups
+            for j in range(end - i):
+                word = np.uint32(planes[np.uintp(low + j)]) | (
+                    np.uint32(planes[np.uintp(high + j)]) << np.uint32(8)
+                )
+                values[i - first + j] = book[np.uintp((word >> shift) & mask)]
+            i = end
+        _store_scaled(values, scales[row], out, first)
+
+
+@compiled
+def decode_scaled_wide(
+    planes: NDArray[np.uint8],
+    book: NDArray[Any],
+    scales: NDArray[Any],
+    bits: int,
+    out: NDArray[Any],
+    start: int,
+    stop: int,
+) -> None:
+    """Like :func:`decode_scaled_portable`, by registers; rows are whole registers and lie in one plane each."""
+    size = bits // math.gcd(8, bits)
+    run, groups, mask = len(out) // len(scales), len(planes) // size, (1 << bits) - 1
+    lanes, per_plane, count = REGISTER_BYTES // 4, groups // run, np.uintp(run)
+    table, values = np.zeros(2 * lanes, np.float32), np.empty(run, np.float32)
+    table[: len(book)] = book
+    entries, words, wide = table.view(np.int32), values.view(np.int32), values.view(np.uint32)
+    for plane in range(start // per_plane, -(-stop // per_plane)):
+        byte = plane * bits // 8
+        shift = plane * bits - 8 * byte
+        for row in range(max(start, plane * per_plane), min(stop, (plane + 1) * per_plane)):
+            low = byte * groups + (row - plane * per_plane) * run
+            high = low if shift + bits <= 8 else low + groups
+            for j in range(0, run, lanes):
+                _look_up_register(  # type: ignore[call-arg]
+                    words, j, planes, low + j, high + j, shift, mask, entries
+                )
+            scale, first = scales[row], np.uintp(row * run)
+            for k in range(count):
+                values[k] *= scale
+            if out.itemsize == 4:
+                for k in range(count):
+                    out[first + k] = wide[k]
+            else:
+                for k in range(count):
+                    odd = (wide[k] >> np.uint32(16)) & np.uint32(1)
+                    out[first + k] = np.uint16((wide[k] + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+
+def decode_scaled(
+    planes: NDArray[np.uint8],
+    book: NDArray[Any],
+    scales: NDArray[Any],
+    bits: int,
+    out: NDArray[Any],
+    start: int,
+    stop: int,
+) -> None:
+    """Decodes rows in the fastest way that this processor has."""
+    groups, run = len(planes) * math.gcd(8, bits) // bits, len(out) // len(scales)
+    lanes = REGISTER_BYTES // 4
+    whole = run % lanes == 0 and groups % run == 0 and len(book) <= 2 * lanes
+    decoder = decode_scaled_wide if WIDE and whole else decode_scaled_portable
+    decoder(planes, book, scales, bits, out, start, stop)
+
+
+@compiled
+def rotate(values: NDArray[np.float32], block: int) -> None:
+    """Multiplies every block by Sylvester's orthonormal Hadamard matrix, in place.
+
+    Sixteen blocks lie side by side, so that each step of the fast transform is one of whole registers.
+
+    Args:
+        values: float32, whole blocks.
+        block: a power of two, at most 128.
+    """
+    lanes, size, factor = np.uintp(16), np.uintp(block), np.float32(1 / np.sqrt(block))
+    total = size * lanes
+    beside = np.zeros(total, np.float32)
+    for first in range(0, len(values), block * 16):
+        part = values[first : first + block * 16]
+        blocks = np.uintp(len(part) // block)
+        for lane in range(blocks):
+            for i in range(size):
+                beside[i * lanes + lane] = part[lane * size + i] * factor
+        step = lanes
+        while step < total:
+            i = np.uintp(0)
+            while i < total:
+                for j in range(step):
+                    low, high = beside[i + j], beside[i + j + step]
+                    beside[i + j], beside[i + j + step] = low + high, low - high
+                i += step + step
+            step += step
+        for lane in range(blocks):
+            for i in range(size):
+                part[lane * size + i] = beside[i * lanes + lane]

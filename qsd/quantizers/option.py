@@ -184,6 +184,19 @@ class Option(ABC):
         """
         return None
 
+    def decode(self, tensors: Tensors, shape: Sequence[int], out: Tensor) -> bool:
+        """Writes the weight by a way that is faster than :meth:`table` and :meth:`dequantize`, if there is one.
+
+        Args:
+            tensors: of a weight, on the CPU.
+            shape: of the weight.
+            out: contiguous, as many values, of the wanted dtype; beyond its range they saturate.
+
+        Returns:
+            Whether it was done; if not, ``out`` may hold anything.
+        """
+        return False
+
     def grid(self, tensors: Tensors, units: int) -> tuple[Tensor, Tensor] | None:
         """Where the grid of each unit lies, if the weight is ``(code - zero) * scale``.
 

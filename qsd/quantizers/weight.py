@@ -45,6 +45,11 @@ class QuantizedWeight:
             dtype: of the result; values beyond its range saturate.
             out: contiguous tensor of that dtype, with as many elements, to write the result into.
         """
+        first = next(iter(self.stored.values()))
+        if first.device.type == "cpu":
+            values = torch.empty(self.numel, dtype=dtype) if out is None else out
+            if self.option.decode(self.stored, self.shape, values):
+                return values.view(self.shape)
         table = self.option.table(self.stored, self.numel, dtype)
         if table is not None:
             codes = self.stored["codes"]

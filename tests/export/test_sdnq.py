@@ -25,7 +25,22 @@ OPTIONS = parse_options(
 )
 needs_sdnq = pytest.mark.skipif(importlib.util.find_spec("sdnq") is None, reason="pip install 'qsd[sdnq]'")
 SCALED = parse_options(
-    ["lloyd-3:f8", "lloyd-4:f8", "lloyd-5", "lloyd-4:s8", "nf4", "fp4", "fp8_e4m3", "fp8_e4m3:row", "keep", "uaq-4g8", "uaq-3g8:sym", "uaq-4g8:f8", "uaq-5g8:s8", "uaq-4:f8"]
+    [
+        "lloyd-3:f8",
+        "lloyd-4:f8",
+        "lloyd-5",
+        "lloyd-4:s8",
+        "nf4",
+        "fp4",
+        "fp8_e4m3",
+        "fp8_e4m3:row",
+        "keep",
+        "uaq-4g8",
+        "uaq-3g8:sym",
+        "uaq-4g8:f8",
+        "uaq-5g8:s8",
+        "uaq-4:f8",
+    ]
 )
 OPEN = """
 import torch, sdnq, diffusers

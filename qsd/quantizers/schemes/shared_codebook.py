@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from qsd.quantizers.coding import encode, lookup, saturated, thresholds_of
+from qsd.quantizers.decoding import decode_scaled
 from qsd.quantizers.kmeans import kmeans_codebooks
 from qsd.quantizers.option import (
     HALF,
@@ -143,6 +144,11 @@ class SharedCodebook(Option):
             codes, _ = encode_scaled(values, scale, book, compiled=rows.compiled)
             book = rows.stored(_refitted(values, scale, codes, book)).float()
         return book
+
+    def decode(self, tensors: Tensors, shape: Sequence[int], out: Tensor) -> bool:
+        scale = read_scale(tensors)
+        book = tensors["codebook"].float() if self._fitted else self._fixed_book(scale.device)
+        return decode_scaled(tensors["codes"], book[0], scale, out)
 
     def table(self, tensors: Tensors, count: int, dtype: torch.dtype) -> Tensor | None:
         scale = read_scale(tensors)[:, None]

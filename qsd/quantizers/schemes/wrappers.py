@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from qsd.quantizers.coding import saturated
+from qsd.quantizers.decoding import rotate, scratch
 from qsd.quantizers.option import HALF, WRAPPERS, Option, Rows, Stored, Tensors, Traits
 from qsd.quantizers.scales import fan_in
+from qsd.quantizers.weight import QuantizedWeight
 from qsd.support.errors import QsdError
 
 _LARGEST_BLOCK = 128
@@ -58,6 +60,15 @@ class Hadamard(Option):
     def core(self, tensors: Tensors, shape: Sequence[int]) -> tuple[Option, Callable[[Tensor], Tensor]]:
         option, restore = self.inner.core(tensors, shape)
         return option, lambda values: rotated(restore(values).reshape(shape[0], -1)).view(tuple(shape))
+
+    def decode(self, tensors: Tensors, shape: Sequence[int], out: Tensor) -> bool:
+        values = out.view(-1) if out.dtype == torch.float32 else scratch(out.numel())
+        QuantizedWeight(self.inner, tuple(shape), dict(tensors)).dequantize(torch.float32, values)
+        rotate(values, block_size(fan_in(shape)))
+        if out.dtype != torch.float32:
+            limit = torch.finfo(out.dtype).max
+            out.view(-1).copy_(values.clamp_(-limit, limit))
+        return True
 
     def dequantize(self, tensors: Tensors, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         values = self.inner.dequantize(tensors, shape, torch.float32)
