@@ -55,32 +55,32 @@ context_embedder txt_in
 x_embedder img_in
 norm_out.linear final_layer.adaLN_modulation.1 swapped
 proj_out final_layer.linear
-transformer_blocks.N.norm1.linear double_blocks.N.img_mod.lin
-transformer_blocks.N.norm1_context.linear double_blocks.N.txt_mod.lin
-transformer_blocks.N.attn.to_q double_blocks.N.img_attn.qkv 0
-transformer_blocks.N.attn.to_k double_blocks.N.img_attn.qkv 1
-transformer_blocks.N.attn.to_v double_blocks.N.img_attn.qkv 2
-transformer_blocks.N.attn.add_q_proj double_blocks.N.txt_attn.qkv 0
-transformer_blocks.N.attn.add_k_proj double_blocks.N.txt_attn.qkv 1
-transformer_blocks.N.attn.add_v_proj double_blocks.N.txt_attn.qkv 2
-transformer_blocks.N.attn.norm_q.weight double_blocks.N.img_attn.norm.query_norm.scale
-transformer_blocks.N.attn.norm_k.weight double_blocks.N.img_attn.norm.key_norm.scale
-transformer_blocks.N.attn.norm_added_q.weight double_blocks.N.txt_attn.norm.query_norm.scale
-transformer_blocks.N.attn.norm_added_k.weight double_blocks.N.txt_attn.norm.key_norm.scale
-transformer_blocks.N.attn.to_out.0 double_blocks.N.img_attn.proj
-transformer_blocks.N.attn.to_add_out double_blocks.N.txt_attn.proj
-transformer_blocks.N.ff.net.0.proj double_blocks.N.img_mlp.0
-transformer_blocks.N.ff.net.2 double_blocks.N.img_mlp.2
-transformer_blocks.N.ff_context.net.0.proj double_blocks.N.txt_mlp.0
-transformer_blocks.N.ff_context.net.2 double_blocks.N.txt_mlp.2
-single_transformer_blocks.N.norm.linear single_blocks.N.modulation.lin
-single_transformer_blocks.N.attn.to_q single_blocks.N.linear1 0
-single_transformer_blocks.N.attn.to_k single_blocks.N.linear1 1
-single_transformer_blocks.N.attn.to_v single_blocks.N.linear1 2
-single_transformer_blocks.N.proj_mlp single_blocks.N.linear1 3
-single_transformer_blocks.N.attn.norm_q.weight single_blocks.N.norm.query_norm.scale
-single_transformer_blocks.N.attn.norm_k.weight single_blocks.N.norm.key_norm.scale
-single_transformer_blocks.N.proj_out single_blocks.N.linear2
+transformer_blocks.*.norm1.linear double_blocks.*.img_mod.lin
+transformer_blocks.*.norm1_context.linear double_blocks.*.txt_mod.lin
+transformer_blocks.*.attn.to_q double_blocks.*.img_attn.qkv 0
+transformer_blocks.*.attn.to_k double_blocks.*.img_attn.qkv 1
+transformer_blocks.*.attn.to_v double_blocks.*.img_attn.qkv 2
+transformer_blocks.*.attn.add_q_proj double_blocks.*.txt_attn.qkv 0
+transformer_blocks.*.attn.add_k_proj double_blocks.*.txt_attn.qkv 1
+transformer_blocks.*.attn.add_v_proj double_blocks.*.txt_attn.qkv 2
+transformer_blocks.*.attn.norm_q.weight double_blocks.*.img_attn.norm.query_norm.scale
+transformer_blocks.*.attn.norm_k.weight double_blocks.*.img_attn.norm.key_norm.scale
+transformer_blocks.*.attn.norm_added_q.weight double_blocks.*.txt_attn.norm.query_norm.scale
+transformer_blocks.*.attn.norm_added_k.weight double_blocks.*.txt_attn.norm.key_norm.scale
+transformer_blocks.*.attn.to_out.0 double_blocks.*.img_attn.proj
+transformer_blocks.*.attn.to_add_out double_blocks.*.txt_attn.proj
+transformer_blocks.*.ff.net.0.proj double_blocks.*.img_mlp.0
+transformer_blocks.*.ff.net.2 double_blocks.*.img_mlp.2
+transformer_blocks.*.ff_context.net.0.proj double_blocks.*.txt_mlp.0
+transformer_blocks.*.ff_context.net.2 double_blocks.*.txt_mlp.2
+single_transformer_blocks.*.norm.linear single_blocks.*.modulation.lin
+single_transformer_blocks.*.attn.to_q single_blocks.*.linear1 0
+single_transformer_blocks.*.attn.to_k single_blocks.*.linear1 1
+single_transformer_blocks.*.attn.to_v single_blocks.*.linear1 2
+single_transformer_blocks.*.proj_mlp single_blocks.*.linear1 3
+single_transformer_blocks.*.attn.norm_q.weight single_blocks.*.norm.query_norm.scale
+single_transformer_blocks.*.attn.norm_k.weight single_blocks.*.norm.key_norm.scale
+single_transformer_blocks.*.proj_out single_blocks.*.linear2
 """
 _SD3 = """
 pos_embed.pos_embed pos_embed
@@ -92,30 +92,30 @@ time_text_embed.text_embedder.linear_2 y_embedder.mlp.2
 context_embedder context_embedder
 norm_out.linear final_layer.adaLN_modulation.1 swapped
 proj_out final_layer.linear
-transformer_blocks.N.norm1.linear joint_blocks.N.x_block.adaLN_modulation.1
-transformer_blocks.N.norm1_context.linear joint_blocks.N.context_block.adaLN_modulation.1
-transformer_blocks.N.attn.to_q joint_blocks.N.x_block.attn.qkv 0
-transformer_blocks.N.attn.to_k joint_blocks.N.x_block.attn.qkv 1
-transformer_blocks.N.attn.to_v joint_blocks.N.x_block.attn.qkv 2
-transformer_blocks.N.attn.norm_q joint_blocks.N.x_block.attn.ln_q
-transformer_blocks.N.attn.norm_k joint_blocks.N.x_block.attn.ln_k
-transformer_blocks.N.attn.to_out.0 joint_blocks.N.x_block.attn.proj
-transformer_blocks.N.attn2.to_q joint_blocks.N.x_block.attn2.qkv 0
-transformer_blocks.N.attn2.to_k joint_blocks.N.x_block.attn2.qkv 1
-transformer_blocks.N.attn2.to_v joint_blocks.N.x_block.attn2.qkv 2
-transformer_blocks.N.attn2.norm_q joint_blocks.N.x_block.attn2.ln_q
-transformer_blocks.N.attn2.norm_k joint_blocks.N.x_block.attn2.ln_k
-transformer_blocks.N.attn2.to_out.0 joint_blocks.N.x_block.attn2.proj
-transformer_blocks.N.attn.add_q_proj joint_blocks.N.context_block.attn.qkv 0
-transformer_blocks.N.attn.add_k_proj joint_blocks.N.context_block.attn.qkv 1
-transformer_blocks.N.attn.add_v_proj joint_blocks.N.context_block.attn.qkv 2
-transformer_blocks.N.attn.norm_added_q joint_blocks.N.context_block.attn.ln_q
-transformer_blocks.N.attn.norm_added_k joint_blocks.N.context_block.attn.ln_k
-transformer_blocks.N.attn.to_add_out joint_blocks.N.context_block.attn.proj
-transformer_blocks.N.ff.net.0.proj joint_blocks.N.x_block.mlp.fc1
-transformer_blocks.N.ff.net.2 joint_blocks.N.x_block.mlp.fc2
-transformer_blocks.N.ff_context.net.0.proj joint_blocks.N.context_block.mlp.fc1
-transformer_blocks.N.ff_context.net.2 joint_blocks.N.context_block.mlp.fc2
+transformer_blocks.*.norm1.linear joint_blocks.*.x_block.adaLN_modulation.1
+transformer_blocks.*.norm1_context.linear joint_blocks.*.context_block.adaLN_modulation.1
+transformer_blocks.*.attn.to_q joint_blocks.*.x_block.attn.qkv 0
+transformer_blocks.*.attn.to_k joint_blocks.*.x_block.attn.qkv 1
+transformer_blocks.*.attn.to_v joint_blocks.*.x_block.attn.qkv 2
+transformer_blocks.*.attn.norm_q joint_blocks.*.x_block.attn.ln_q
+transformer_blocks.*.attn.norm_k joint_blocks.*.x_block.attn.ln_k
+transformer_blocks.*.attn.to_out.0 joint_blocks.*.x_block.attn.proj
+transformer_blocks.*.attn2.to_q joint_blocks.*.x_block.attn2.qkv 0
+transformer_blocks.*.attn2.to_k joint_blocks.*.x_block.attn2.qkv 1
+transformer_blocks.*.attn2.to_v joint_blocks.*.x_block.attn2.qkv 2
+transformer_blocks.*.attn2.norm_q joint_blocks.*.x_block.attn2.ln_q
+transformer_blocks.*.attn2.norm_k joint_blocks.*.x_block.attn2.ln_k
+transformer_blocks.*.attn2.to_out.0 joint_blocks.*.x_block.attn2.proj
+transformer_blocks.*.attn.add_q_proj joint_blocks.*.context_block.attn.qkv 0
+transformer_blocks.*.attn.add_k_proj joint_blocks.*.context_block.attn.qkv 1
+transformer_blocks.*.attn.add_v_proj joint_blocks.*.context_block.attn.qkv 2
+transformer_blocks.*.attn.norm_added_q joint_blocks.*.context_block.attn.ln_q
+transformer_blocks.*.attn.norm_added_k joint_blocks.*.context_block.attn.ln_k
+transformer_blocks.*.attn.to_add_out joint_blocks.*.context_block.attn.proj
+transformer_blocks.*.ff.net.0.proj joint_blocks.*.x_block.mlp.fc1
+transformer_blocks.*.ff.net.2 joint_blocks.*.x_block.mlp.fc2
+transformer_blocks.*.ff_context.net.0.proj joint_blocks.*.context_block.mlp.fc1
+transformer_blocks.*.ff_context.net.2 joint_blocks.*.context_block.mlp.fc2
 """
 _RESNET = {
     "norm1": "in_layers.0",
@@ -160,12 +160,12 @@ def _grouped(rules: list[_Rule], keys: list[str]) -> tuple[Original, ...] | None
 
 
 def _read(rules: str) -> list[_Rule]:
-    """Lines of ``diffusers' name, original name, place``; N is any number."""
+    """Lines of ``diffusers' name, original name, place``; a star is any number."""
     read = []
     for line in rules.split("\n")[1:-1]:
         ours, theirs, place = f"{line} ".split(" ", 2)
-        pattern = re.escape(ours).replace("N", r"(\d+)")
-        read.append((pattern, theirs.replace("N", r"\1"), place.strip()))
+        pattern = re.escape(ours).replace(r"\*", r"(\d+)")
+        read.append((pattern, theirs.replace("*", r"\1"), place.strip()))
     return read
 
 

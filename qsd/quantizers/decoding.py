@@ -103,7 +103,7 @@ def scratch(count: int) -> Tensor:
 
 
 def _shared(job: Callable[[int, int], None], count: int, size: int) -> None:
-    """Runs a job over 0 to ``count``, shared among torch's threads if that is worth it; an item is ``size``."""
+    """Runs a job over 0 to ``count`` items of a size, on all of torch's threads if that is worth it."""
     threads = torch.get_num_threads()
     if threads == 1 or count * size < SHARED_WEIGHTS:
         job(0, count)

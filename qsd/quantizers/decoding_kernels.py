@@ -224,7 +224,7 @@ def decode_scaled_wide(
     start: int,
     stop: int,
 ) -> None:
-    """Like :func:`decode_scaled_portable`, by registers; rows are whole registers and lie in one plane each."""
+    """Like :func:`decode_scaled_portable`; rows are whole registers and each lies in one plane."""
     size = bits // math.gcd(8, bits)
     run, groups, mask = len(out) // len(scales), len(planes) // size, (1 << bits) - 1
     lanes, per_plane, count = REGISTER_BYTES // 4, groups // run, np.uintp(run)

@@ -185,7 +185,7 @@ class Option(ABC):
         return None
 
     def decode(self, tensors: Tensors, shape: Sequence[int], out: Tensor) -> bool:
-        """Writes the weight by a way that is faster than :meth:`table` and :meth:`dequantize`, if there is one.
+        """Writes the weight in a way that is faster than :meth:`table` or :meth:`dequantize`.
 
         Args:
             tensors: of a weight, on the CPU.

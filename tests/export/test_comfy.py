@@ -3,7 +3,6 @@
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from support.tiny_pipelines import random_denoiser, tiny_unet
 
 from qsd.bank import Bank, build_bank
 from qsd.export import export
-from qsd.export.original import layout_of
+from qsd.export.original import Layout, layout_of
 from qsd.quantizers import parse_options
 from qsd.support.errors import QsdError
 
@@ -28,43 +27,49 @@ import json, torch
 from comfy_kitchen.tensor import QuantizedTensor, get_layout_class
 from safetensors import safe_open
 LAYOUTS = {"int8_tensorwise": "TensorWiseINT8Layout", "float8_e4m3fn": "TensorCoreFP8Layout"}
-path, expected = sys.argv[1:]
-expected = torch.load(expected)
-with safe_open(path, "pt") as file:
-    layers = json.loads(file.metadata()["_quantization_metadata"])["layers"]
-    marked = {key.removesuffix(".comfy_quant") for key in file.keys() if key.endswith("comfy_quant")}
-    assert marked == set(layers)
-    for name, settings in layers.items():
-        assert json.loads(bytes(file.get_tensor(name + ".comfy_quant").tolist())) == settings
-        codes = file.get_tensor(name + ".weight")
-        layout = LAYOUTS[settings["format"]]
-        params = get_layout_class(layout).Params(
-            scale=file.get_tensor(name + ".weight_scale"),
-            orig_dtype=torch.float32,
-            orig_shape=tuple(codes.shape),
-        )
-        weight = QuantizedTensor(codes, layout, params).dequantize()
-        assert torch.equal(weight, expected.pop(name)), name
-assert not expected, list(expected)
+for path, expected in torch.load(sys.argv[1]).items():
+    with safe_open(path, "pt") as file:
+        layers = json.loads(file.metadata()["_quantization_metadata"])["layers"]
+        marked = {key.removesuffix(".comfy_quant") for key in file.keys() if key.endswith("comfy_quant")}
+        assert marked == set(layers) == set(expected)
+        for name, settings in layers.items():
+            assert json.loads(bytes(file.get_tensor(name + ".comfy_quant").tolist())) == settings
+            codes = file.get_tensor(name + ".weight")
+            layout = LAYOUTS[settings["format"]]
+            params = get_layout_class(layout).Params(
+                scale=file.get_tensor(name + ".weight_scale"),
+                orig_dtype=torch.float32,
+                orig_shape=tuple(codes.shape),
+            )
+            weight = QuantizedTensor(codes, layout, params).dequantize()
+            assert torch.equal(weight, expected[name]), name
 print("equal")
 """
 
 
-def of_modules(bank: Bank, config: np.ndarray) -> dict[str, tuple[Any, Any]]:
-    return {
-        layer.module: (bank.options[option], bank.weights[index][option])
-        for index, (layer, option) in enumerate(zip(bank.layers, config, strict=True))
-    }
-
-
 @needs_kitchen
-@pytest.mark.parametrize("kind", ["flux", "pixart"])
-def test_comfy_kitchen_restores_the_same_weights(kind: str, tmp_path: Path) -> None:
-    denoiser = random_denoiser("flux") if kind == "flux" else tiny_pixart()
-    bank = build_bank(denoiser, OPTIONS)
-    config = bank.uniform_config("keep")
-    layout = layout_of(denoiser, denoiser.state_dict())
-    assert layout.original == (kind == "flux")
+def test_comfy_kitchen_restores_the_same_weights(tmp_path: Path) -> None:
+    expected = {}
+    for kind, denoiser in {"flux": random_denoiser("flux"), "pixart": tiny_pixart()}.items():
+        bank = build_bank(denoiser, OPTIONS)
+        config = bank.uniform_config("keep")
+        layout = layout_of(denoiser, denoiser.state_dict())
+        assert layout.original == (kind == "flux")
+        whole = in_turn(bank, config, layout)
+        assert {0, 1, 2} <= set(config.tolist())
+        result = export(denoiser, bank, config, tmp_path / kind, format="comfy")
+        path = result.path / "diffusion_model.safetensors"
+        expected[str(path)] = whole
+        with safe_open(path, "pt") as file:
+            keys = file.keys()
+            names = {key for key in keys if not key.endswith(("comfy_quant", "weight_scale"))}
+        assert names == {tensor.name for tensor in layout.tensors}
+    torch.save(expected, tmp_path / "expected.pt")
+    assert apart(READ, tmp_path / "expected.pt").strip() == "equal"
+
+
+def in_turn(bank: Bank, config: np.ndarray, layout: Layout) -> dict[str, torch.Tensor]:
+    """Gives linear layers all options in turn, one for each tensor of the file; returns quantized tensors."""
     places = {layer.module: index for index, layer in enumerate(bank.layers)}
     segmented = {layer.module for layer in bank.layers if layer.segment}
     turn, expected = 0, {}
@@ -72,8 +77,8 @@ def test_comfy_kitchen_restores_the_same_weights(kind: str, tmp_path: Path) -> N
         modules = [key.removesuffix(".weight") for key in tensor.keys]
         if not all(module in places for module in modules) or segmented & set(modules):
             continue
-        kinds = [0, 1, 2] if len(modules) == 1 else [0, 1]
         chosen = [places[module] for module in modules]
+        kinds = [0, 1, 2] if len(modules) == 1 else [0, 1]
         config[chosen] = kinds[turn % len(kinds)] if bank.layers[chosen[0]].kind == "linear" else 0
         turn += 1
         if config[chosen[0]]:
@@ -81,14 +86,7 @@ def test_comfy_kitchen_restores_the_same_weights(kind: str, tmp_path: Path) -> N
             whole = torch.cat([weight.dequantize() for weight in weights if weight is not None])
             whole = torch.cat(whole.chunk(2)[::-1]) if tensor.swapped else whole
             expected[tensor.name.removesuffix(".weight")] = whole
-    assert {0, 1, 2} <= set(config.tolist())
-    result = export(denoiser, bank, config, tmp_path / "out", format="comfy")
-    torch.save(expected, tmp_path / "expected.pt")
-    path = result.path / "diffusion_model.safetensors"
-    assert apart(READ, path, tmp_path / "expected.pt").strip() == "equal"
-    with safe_open(path, "pt") as file:
-        names = {key for key in file.keys() if not key.endswith(("comfy_quant", "weight_scale"))}  # noqa: SIM118
-    assert names == {tensor.name for tensor in layout.tensors}
+    return expected
 
 
 def test_what_it_cannot_hold_is_named(tmp_path: Path) -> None:

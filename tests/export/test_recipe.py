@@ -103,7 +103,7 @@ def test_numbers_go_with_a_recipe(bank: Bank, tmp_path: Path, capsys: pytest.Cap
     words = ["--recipe", str(result.path / "recipe.json"), "--pipeline", str(tmp_path / "same")]
     assert main(["export", *words, "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    assert "this one" in printed and "of the recipe" not in printed
+    assert "this one" in printed and "of the recipe (" not in printed
     assert "fid 1.25" in printed and "-log(fid) -0.2" in printed
 
 

@@ -1,6 +1,7 @@
 """Files for sdnq, opened in a process of their own that has diffusers and sdnq and cannot import qsd."""
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from support.tiny_pipelines import pixart_alpha, tiny_unet, unet_inputs
 
 from qsd.bank import FULL_PRECISION, Applier, Bank, build_bank
 from qsd.cli import main
+from qsd.denoisers.tracing import chain_graph
 from qsd.export import export
 from qsd.export.sdnq import codes_of_group, pack_sdnq, sdnq_weight
 from qsd.quantizers import QuantizedWeight, parse_options
@@ -37,43 +39,37 @@ SCALED = parse_options(
         "keep",
         "uaq-4g8",
         "uaq-3g8:sym",
-        "uaq-4g8:f8",
-        "uaq-5g8:s8",
-        "uaq-4:f8",
+        "uaq-5g8",
     ]
 )
 OPEN = """
-import torch, sdnq, diffusers
-folder, data = sys.argv[1:]
-given = torch.load(data)
-model = getattr(diffusers, given["class"]).from_pretrained(folder, torch_dtype=given["dtype"]).eval()
-assert sum("Linear" in type(m).__name__ and type(m) is not torch.nn.Linear for m in model.modules()) > 9
-with torch.no_grad():
-    for name, weight in given["weights"].items():
-        module = model.get_submodule(name)
-        bias, module.bias = module.bias, None
-        assert torch.equal(module(torch.eye(weight.shape[1])).T, weight), name
-        module.bias = bias
-    difference = (model(**given["inputs"], return_dict=False)[0] - given["output"]).abs().max().item()
-print("difference", difference)
-"""
-PIPELINE = """
-import torch, sdnq
-from diffusers import DiffusionPipeline
-pipe = DiffusionPipeline.from_pretrained(sys.argv[1])
+import json
+import diffusers, sdnq, torch
+from sdnq import packed_int
+given = torch.load(sys.argv[1])
+for bits, (codes, packed) in given["codes"].items():
+    theirs = getattr(packed_int, f"pack_uint{bits}")(codes)
+    assert theirs.shape == packed.shape and torch.equal(theirs, packed), bits
+differences = {}
+for name, case in given["cases"].items():
+    kind = getattr(diffusers, case["class"])
+    model = kind.from_pretrained(case["folder"], torch_dtype=case["dtype"]).eval()
+    assert sum(hasattr(module, "sdnq_dequantizer") for module in model.modules()) > 9
+    with torch.no_grad():
+        for path, weight in case["weights"].items():
+            module = model.get_submodule(path)
+            bias, module.bias = module.bias, None
+            assert torch.equal(module(torch.eye(weight.shape[1])).T, weight), (name, path)
+            module.bias = bias
+        output = model(**case["inputs"], return_dict=False)[0].float()
+    differences[name] = ((output - case["output"]).abs().max() / output.abs().max()).item()
+pipe = diffusers.DiffusionPipeline.from_pretrained(given["pipeline"])
 assert any(hasattr(module, "sdnq_dequantizer") for module in pipe.transformer.modules())
 pipe.set_progress_bar_config(disable=True)
 draw = torch.Generator().manual_seed(0)
-images = pipe("a three", num_inference_steps=2, generator=draw, output_type="pt").images
-print((images - torch.load(sys.argv[2])).abs().max().item())
-"""
-PACK = """
-import torch
-from sdnq import packed_int
-for bits, (codes, packed) in torch.load(sys.argv[1]).items():
-    theirs = getattr(packed_int, f"pack_uint{bits}")(codes)
-    assert theirs.shape == packed.shape and torch.equal(theirs, packed), bits
-print("equal")
+images = pipe("a three", num_inference_steps=2, generator=draw, output_type="np").images
+differences["pipeline"] = float(abs(images - given["images"]).max())
+print(json.dumps(differences))
 """
 
 
@@ -82,10 +78,10 @@ def bank() -> Bank:
     return build_bank(tiny_pixart(), OPTIONS)
 
 
-def check(denoiser: Any, bank: Bank, config: Any, inputs: dict[str, Any], tmp_path: Path) -> float:
-    """Weights are the same in float32; the largest difference of outputs over the largest output."""
+def case(denoiser: Any, bank: Bank, config: Any, inputs: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """An export and what it must compute; its linear weights bit for bit in float32."""
     dtype = next(denoiser.parameters()).dtype
-    result = export(denoiser, bank, config, tmp_path / "out", format="sdnq")
+    result = export(denoiser, bank, config, folder, format="sdnq")
     weights = {
         layer.module: weight.dequantize()
         for layer, option, row in zip(bank.layers, config, bank.weights, strict=True)
@@ -93,15 +89,37 @@ def check(denoiser: Any, bank: Bank, config: Any, inputs: dict[str, Any], tmp_pa
     }
     with Applier(bank, denoiser) as applier:
         applier.apply(config)
-        output = forward(denoiser, inputs, dtype)
+        output = forward(denoiser, inputs, dtype).float()
     cast = {
         key: value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
         for key, value in inputs.items()
     }
-    given = {"class": type(denoiser).__name__, "dtype": dtype, "inputs": cast, "output": output}
-    torch.save(given | {"weights": weights if dtype == torch.float32 else {}}, tmp_path / "expected.pt")
-    printed = apart(OPEN, result.path, tmp_path / "expected.pt")
-    return float(printed.split()[-1]) / output.abs().max().item()
+    return {
+        "class": type(denoiser).__name__,
+        "folder": str(result.path),
+        "dtype": dtype,
+        "inputs": cast,
+        "output": output,
+        "weights": weights if dtype == torch.float32 else {},
+    }
+
+
+def scaled(folder: Path) -> dict[str, Any]:
+    """Every option of :data:`SCALED` occurs, those in groups in linear layers."""
+    denoiser = tiny_pixart()
+    bank = build_bank(denoiser, SCALED)
+    config = bank.uniform_config("keep")
+    turn = 0
+    for index, layer in enumerate(bank.layers):
+        fits = {
+            number
+            for number, option in enumerate(bank.options)
+            if bank.available[index, number] and (layer.kind == "linear" or not option.traits.group)
+        }
+        turn = next(step for step in range(turn + 1, turn + 99) if step % len(SCALED) in fits)
+        config[index] = turn % len(SCALED)
+    assert set(config.tolist()) == set(range(len(SCALED)))
+    return case(denoiser, bank, config, pixart_inputs(), folder)
 
 
 @needs_sdnq
@@ -109,62 +127,42 @@ def test_sdnq_computes_the_same(bank: Bank, tmp_path: Path) -> None:
     config, denoiser = mixed(bank), tiny_pixart()
     assert len(bank.layers) > len(OPTIONS), "every option occurs"
     config[-1] = FULL_PRECISION
-    assert check(denoiser, bank, config, pixart_inputs(), tmp_path) <= 1e-6
-
-
-@needs_sdnq
-def test_scaled_codebooks_groups_and_floats(tmp_path: Path) -> None:
-    denoiser = tiny_pixart()
-    bank = build_bank(denoiser, SCALED)
-    config = bank.uniform_config("keep")
-    turn = 0
-    for index, layer in enumerate(bank.layers):
-        fits = [
-            option
-            for option in range(len(bank.options))
-            if bank.available[index, option]
-            and not (layer.kind != "linear" and bank.options[option].traits.group)
-        ]
-        turn = next(step for step in range(turn + 1, turn + 99) if step % len(SCALED) in fits)
-        config[index] = turn % len(SCALED)
-    assert set(config.tolist()) == set(range(len(SCALED)))
-    assert check(denoiser, bank, config, pixart_inputs(), tmp_path) <= 1e-6
-
-
-@needs_sdnq
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_unets_and_16_bit_denoisers(dtype: torch.dtype, tmp_path: Path) -> None:
-    denoiser: Any = tiny_unet().to(dtype)
+    cases = {
+        "transformer": case(denoiser, bank, config, pixart_inputs(), tmp_path / "pixart"),
+        "scaled": scaled(tmp_path / "scaled"),
+    }
     options = parse_options(("uaq-4", "kmeans_c-3", "kmeans_a-4", "lloyd-4:f8", "int8", "fp8_e4m3"))
-    bank = build_bank(denoiser, options, graph="chain")
-    assert any(layer.kind == "conv2d" for layer in bank.layers)
-    difference = check(denoiser, bank, mixed(bank), unet_inputs(), tmp_path)
-    assert difference <= (1e-6 if dtype == torch.float32 else 0.02)
-
-
-@needs_sdnq
-def test_a_whole_pipeline(tmp_path: Path) -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        unet: Any = tiny_unet().to(dtype)
+        built = build_bank(unet, options, traced=chain_graph(unet))
+        assert any(layer.kind == "conv2d" for layer in built.layers)
+        cases[str(dtype)] = case(unet, built, mixed(built), unet_inputs(), tmp_path / str(dtype))
     pipe = pixart_alpha()
-    bank = build_bank(pipe, parse_options(("uaq-4", "lloyd-4:f8")))
-    export(pipe, bank, mixed(bank), tmp_path / "out", format="sdnq")
     pipe.set_progress_bar_config(disable=True)
-    with Applier(bank, pipe.transformer) as applier:
-        applier.apply(mixed(bank))
+    built = build_bank(pipe.transformer, parse_options(("uaq-4", "lloyd-4:f8")))
+    export(pipe, built, mixed(built), tmp_path / "pipeline", format="sdnq")
+    with Applier(built, pipe.transformer) as applier:
+        applier.apply(mixed(built))
         draw = torch.Generator().manual_seed(0)
-        images = pipe("a three", num_inference_steps=2, generator=draw, output_type="pt").images
-    torch.save(images, tmp_path / "images.pt")
-    assert float(apart(PIPELINE, tmp_path / "out", tmp_path / "images.pt")) <= 1e-5
+        images = pipe("a three", num_inference_steps=2, generator=draw, output_type="np").images
+    given = {"cases": cases, "codes": known_codes(), "pipeline": str(tmp_path / "pipeline"), "images": images}
+    torch.save(given, tmp_path / "given.pt")
+    differences = json.loads(apart(OPEN, tmp_path / "given.pt"))
+    assert set(differences) == {*cases, "pipeline"}
+    for name, difference in differences.items():
+        assert difference <= (0.02 if "float16" in name else 1e-5 if name == "pipeline" else 1e-6), (
+            differences
+        )
 
 
-@needs_sdnq
-def test_packing_is_that_of_sdnq(tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    cases = {}
-    for bits in range(2, 8):
-        codes = torch.randint(0, 1 << bits, (9 * codes_of_group(bits),), generator=generator).to(torch.uint8)
-        cases[bits] = (codes, pack_sdnq(codes, bits))
-    torch.save(cases, tmp_path / "codes.pt")
-    assert apart(PACK, tmp_path / "codes.pt").strip() == "equal"
+def known_codes() -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """Bits -> codes, and how they are packed."""
+    draw = torch.Generator().manual_seed(0)
+    drawn = {
+        bits: torch.randint(0, 1 << bits, (9 * codes_of_group(bits),), generator=draw).to(torch.uint8)
+        for bits in range(2, 8)
+    }
+    return {bits: (codes, pack_sdnq(codes, bits)) for bits, codes in drawn.items()}
 
 
 @pytest.mark.parametrize("bits", range(2, 8))

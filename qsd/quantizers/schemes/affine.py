@@ -88,7 +88,8 @@ class Affine(Option):
 
     @property
     def carriers(self) -> frozenset[str]:
-        return frozenset({"sdnq", "comfy"} if self == Affine(8, symmetric=True) else {"sdnq"})
+        comfy = {"comfy"} if self == Affine(8, symmetric=True) else set()
+        return frozenset(comfy if self.scales else {"sdnq"} | comfy)  # finer scales round in float32
 
     @property
     def _far_zero(self) -> bool:
