@@ -141,7 +141,7 @@ def _joined(original: Original, found: dict[str, Stored], modules: dict[str, lis
         ]
         raise QsdError(
             f"comfy: {', '.join(layers)} are one tensor '{original.name}' in the original checkpoint, stored "
-            "in one way there; give them all int8 or all keep"
+            "in one way there; give them all int8 or all keep (`qsd search --couple qkv`)"
         )
     tensors: dict[str, Tensor] = {}
     for suffix, first in parts[0].tensors.items():

@@ -67,7 +67,7 @@ def write_gguf(
         for path in (module, *parts[0][0].tied):
             found[f"{path}.weight"] = stored
     refused += [f"{key} ({each.values.ndim} dimensions)" for key, each in found.items() if _too_deep(each)]
-    refuse(NAME, refused, "use GGUF types, the same for all parts of a weight")
+    refuse(NAME, refused, "use GGUF types, the same for all parts of a weight (`qsd search --for gguf`)")
     layout = layout_of(denoiser, found)
     tensors = {each.name: _joined(each, found, modules) for each in layout.tensors}
     folder.mkdir()
@@ -133,7 +133,7 @@ def _joined(original: Original, found: dict[str, Stored], modules: dict[str, lis
         ]
         raise QsdError(
             f"gguf: {', '.join(layers)} are one tensor '{original.name}' in the original checkpoint and "
-            "have one type there; give them one option"
+            "have one type there; give them one option (`qsd search --couple qkv`)"
         )
     values = np.concatenate([part.values for part in parts]) if len(parts) > 1 else parts[0].values
     if original.swapped:

@@ -106,7 +106,7 @@ def held(
         layer = layers[bare[0]]
         add = {"sdnq": "uaq-4", "gguf": "q4_k, q8_0", "comfy": "int8, fp8_e4m3"}.get(format, "int8")
         remedy = (
-            f"{format} has no segments of weights; use another format"
+            f"{format} splits no weights; add 'keep' to the bank, or build it with --graph chain"
             if layer.segment and format == "sdnq"
             else f'add some with `qsd bank --add "[{add}, keep]"`'
         )
@@ -120,12 +120,12 @@ def held(
 def _holds(format: FormatName, layer: WeightLayer, option: Option) -> bool:
     if format == "qsd":
         return True
-    if format == "sdnq" and layer.segment is not None:
-        return False
     if option.traits.keep:
         return True
+    if format == "sdnq" and layer.segment is not None:
+        return False
     if format not in option.carriers:
         return False
     if format == "sdnq":
-        return layer.kind in _SDNQ_KINDS
+        return layer.kind in _SDNQ_KINDS and (layer.kind == "linear" or not option.traits.group)
     return format == "gguf" or (layer.kind == "linear" and layer.segment is None)

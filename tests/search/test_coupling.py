@@ -77,13 +77,16 @@ def test_formats_hold_what_their_carriers_say() -> None:
     for format, expected in {
         "qsd": sizes >= 0,
         "gguf": [[0, 0, 1, 0, 1], [0, 0, 1, 0, 1], [0, 0, 0, 0, 1]],
+        "sdnq": [[1, 1, 0, 0, 1], [0, 0, 0, 0, 1], [1, 1, 0, 0, 1]],
         "comfy": [[0, 1, 0, 0, 1], [0, 0, 0, 0, 1], [0, 0, 0, 0, 1]],
     }.items():
         found = held(format, layers, options, sizes)  # type: ignore[arg-type]
         np.testing.assert_array_equal(found >= 0, np.array(expected, bool), err_msg=format)
         np.testing.assert_array_equal(found[found >= 0], sizes[found >= 0])
-    with pytest.raises(QsdError, match=r"'up\.skip\[0:32\]'.*: sdnq can hold none .* sdnq has no segments"):
-        held("sdnq", layers, options, sizes)
+    with pytest.raises(
+        QsdError, match=r"'up\.skip\[0:32\]'.*: sdnq can hold none .*; sdnq splits no weights"
+    ):
+        held("sdnq", layers, options[:2], sizes[:, :2])
     with pytest.raises(QsdError, match=r"gguf can hold none of the bank's options for it; add some with"):
         held("gguf", layers, options[:2], sizes[:, :2])
     with pytest.raises(QsdError, match="format 'ggml': there is none; use one of qsd, sdnq"):
