@@ -1,5 +1,6 @@
 """Export and reload of what is wrong: one line that names the file and the remedy, nothing overwritten."""
 
+import errno
 import json
 from importlib import import_module
 from pathlib import Path
@@ -217,3 +218,26 @@ def test_it_does_not_quantize_while_loading(exported: Path, tmp_path: Path) -> N
         lambda: PixArtTransformer2DModel.from_pretrained(tmp_path / "full", quantization_config=settings),
         "does not quantize while loading",
     )
+
+
+@pytest.mark.parametrize("format", ["qsd", "sdnq", "gguf", "comfy", "recipe"])
+def test_a_full_disk_leaves_nothing_that_looks_complete(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last file cannot be written: the earlier export stays as it was, and there is no new one."""
+    bank = build_bank(tiny_pixart(), (Option.parse("keep"),))
+    config = bank.uniform_config("keep")
+    out = tmp_path / "out"
+    settings: dict[str, Any] = {"format": format}
+    export(tiny_pixart(), bank, config, out, **settings)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def full(*_arguments: Any, **_settings: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("qsd.export.write.model_card", full)  # the last that is written
+    for target in (out, tmp_path / "new"):
+        with pytest.raises(OSError, match="No space left"):
+            export(tiny_pixart(), bank, config, target, **settings)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

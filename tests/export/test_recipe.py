@@ -20,7 +20,7 @@ from qsd.export import export, load_export
 from qsd.export.original import Layout, layout_of
 from qsd.export.recipe import apply_recipe, options_of, read_recipe
 from qsd.export.renderings import renderings
-from qsd.quantizers import Option, parse_options
+from qsd.quantizers import DEFAULT_OPTIONS, Option, parse_options
 from qsd.support.errors import QsdError
 
 
@@ -185,3 +185,13 @@ def test_unknown_formats_are_refused(bank: Bank, tmp_path: Path) -> None:
     ):
         export(tiny_pixart(), bank, mixed(bank), tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_documented_table_is_what_options_say() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "exporting.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `(.+?)` \| (yes|no) \| (yes|no) \| (yes|no) \| (yes|no) \|$", page, re.M)
+    assert [text for text, *_ in table] == [str(option) for option in DEFAULT_OPTIONS]
+    for text, *held in table:
+        carriers = {"qsd"} | Option.parse(text).carriers
+        expected = ["yes" if name in carriers else "no" for name in ("qsd", "sdnq", "gguf", "comfy")]
+        assert held == expected, text

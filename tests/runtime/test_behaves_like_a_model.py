@@ -1,6 +1,7 @@
 """What people do with a denoiser, done with a quantized one: exact, or an error that says what to do."""
 
 import copy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,22 @@ def test_a_whole_denoiser_compiles_without_breaks(folder: Path) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(forward(compiled, pixart_inputs()), expected)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="inductor needs a C compiler")
+def test_layers_compile_with_inductor(unet_folder: Path) -> None:
+    """One linear layer, one convolution in segments or whole; whole denoisers compile for minutes."""
+    model = unet(unet_folder)
+    linear = next(layer for layer in quantized_layers(model).values() if isinstance(layer, nn.Linear))
+    convolution = next(layer for layer in quantized_layers(model).values() if isinstance(layer, nn.Conv2d))
+    inputs = torch.randn(2, linear.in_features), torch.randn(1, convolution.in_channels, 8, 8)
+
+    def both(rows: torch.Tensor, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return linear(rows), convolution(pictures)
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(both, fullgraph=True)(*inputs), both(*inputs))
 
 
 # offloading
