@@ -18,11 +18,13 @@ from qsd.export.recipe import recipe_of
 from qsd.export.weights import Part, quantized_modules, refuse, spelled
 from qsd.quantizers import QuantizedWeight
 from qsd.quantizers.packing import unpack
+from qsd.quantizers.schemes.w4a8 import GROUP, codebook, rotation_block
 from qsd.support.documents import write_json
 from qsd.support.errors import QsdError
 
 NAME = "comfy"
 FILE_NAME = "diffusion_model.safetensors"
+_BOOK = "_codebook"
 _WEIGHTS_ONLY = {"full_precision_matrix_mult": True}
 """Inputs stay in 16 bits, as where the config was measured."""
 
@@ -51,6 +53,14 @@ def comfy_weight(weight: QuantizedWeight) -> Stored | None:
         codes = unpack(stored["codes"], 8, weight.numel).view(weight.shape).short()
         centred = (codes - grid[1].short()[:, None]).to(torch.int8)
         return Stored({"format": "int8_tensorwise"}, {"": centred, "_scale": grid[0].float()[:, None]})
+    if "nibbles" in stored:
+        settings = {
+            "format": "asym_w4a8_int8",
+            "group_size": GROUP,
+            "convrot_groupsize": rotation_block(weight.shape[1]),
+        }
+        parts = {f"_{name}": stored[name] for name in ("s_rel", "s_channel")}
+        return Stored(settings, {"": stored["nibbles"], **parts, _BOOK: codebook()})
     return Stored({"format": "float8_e4m3fn"}, {"": stored["weight"], "_scale": stored["scale"].view(())})
 
 
@@ -82,7 +92,7 @@ def write_comfy(
             continue
         for path in (module, *parts[0][0].tied):
             found[f"{path}.weight"] = stored
-    refuse(NAME, refused, "use int8 or fp8_e4m3 for whole linear layers and keep for others")
+    refuse(NAME, refused, "use int8, w4a8 or fp8_e4m3 for whole linear layers and keep for others")
     tensors: dict[str, Tensor] = {}
     layers: dict[str, dict[str, Any]] = {}
     quantized: set[str] = set()
@@ -130,7 +140,7 @@ def _joined(original: Original, found: dict[str, Stored], modules: dict[str, lis
     """
     parts = [found[key] for key in original.keys]
     one = len({json.dumps(part.settings) for part in parts}) == 1
-    shared = {suffix for suffix, tensor in parts[0].tensors.items() if tensor.ndim == 0}
+    shared = {suffix for suffix, tensor in parts[0].tensors.items() if tensor.ndim == 0 or suffix == _BOOK}
     if not one or any(
         not torch.equal(part.tensors[suffix], parts[0].tensors[suffix]) for part in parts for suffix in shared
     ):
@@ -141,7 +151,7 @@ def _joined(original: Original, found: dict[str, Stored], modules: dict[str, lis
         ]
         raise QsdError(
             f"comfy: {', '.join(layers)} are one tensor '{original.name}' in the original checkpoint, stored "
-            "in one way there; give them all int8 or all keep (`qsd search --couple qkv`)"
+            "in one way there; give them all int8, all w4a8 or all keep (`qsd search --couple qkv`)"
         )
     tensors: dict[str, Tensor] = {}
     for suffix, first in parts[0].tensors.items():

@@ -104,7 +104,7 @@ def held(
     bare = np.flatnonzero((sizes < 0).all(axis=1))
     if len(bare):
         layer = layers[bare[0]]
-        add = {"sdnq": "uaq-4", "gguf": "q4_k, q8_0", "comfy": "int8, fp8_e4m3"}.get(format, "int8")
+        add = {"sdnq": "uaq-4", "gguf": "q4_k, q8_0", "comfy": "w4a8, int8"}.get(format, "int8")
         remedy = (
             f"{format} splits no weights; add 'keep' to the bank, or build it with --graph chain"
             if layer.segment and format == "sdnq"

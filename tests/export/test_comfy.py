@@ -18,7 +18,7 @@ from qsd.export.original import Layout, layout_of
 from qsd.quantizers import parse_options
 from qsd.support.errors import QsdError
 
-OPTIONS = parse_options(("keep", "int8", "fp8_e4m3"))
+OPTIONS = parse_options(("keep", "int8", "fp8_e4m3", "w4a8"))
 needs_kitchen = pytest.mark.skipif(
     importlib.util.find_spec("comfy_kitchen") is None, reason="pip install 'qsd[comfy]'"
 )
@@ -26,7 +26,11 @@ READ = """
 import json, torch
 from comfy_kitchen.tensor import QuantizedTensor, get_layout_class
 from safetensors import safe_open
-LAYOUTS = {"int8_tensorwise": "TensorWiseINT8Layout", "float8_e4m3fn": "TensorCoreFP8Layout"}
+LAYOUTS = {
+    "int8_tensorwise": "TensorWiseINT8Layout",
+    "float8_e4m3fn": "TensorCoreFP8Layout",
+    "asym_w4a8_int8": "AsymW4A8Int8Layout",
+}
 for path, expected in torch.load(sys.argv[1]).items():
     with safe_open(path, "pt") as file:
         layers = json.loads(file.metadata()["_quantization_metadata"])["layers"]
@@ -36,13 +40,22 @@ for path, expected in torch.load(sys.argv[1]).items():
             assert json.loads(bytes(file.get_tensor(name + ".comfy_quant").tolist())) == settings
             codes = file.get_tensor(name + ".weight")
             layout = LAYOUTS[settings["format"]]
+            shape = list(codes.shape)
+            more = {}
+            if settings["format"] == "asym_w4a8_int8":
+                shape[1] *= 2
+                more = {key: settings[key] for key in ("group_size", "convrot_groupsize")}
+                more |= {key: file.get_tensor(name + ".weight_" + key) for key in ("s_channel", "codebook")}
+            scale = "s_rel" if more else "scale"
             params = get_layout_class(layout).Params(
-                scale=file.get_tensor(name + ".weight_scale"),
+                scale=file.get_tensor(name + ".weight_" + scale),
                 orig_dtype=torch.float32,
-                orig_shape=tuple(codes.shape),
+                orig_shape=tuple(shape),
+                **more,
             )
             weight = QuantizedTensor(codes, layout, params).dequantize()
-            assert torch.equal(weight, expected[name]), name
+            exact = settings["format"] != "asym_w4a8_int8"  # products of the rotation may be summed otherwise
+            torch.testing.assert_close(weight, expected[name], rtol=0, atol=0 if exact else 1e-6)
 print("equal")
 """
 
@@ -56,13 +69,14 @@ def test_comfy_kitchen_restores_the_same_weights(tmp_path: Path) -> None:
         layout = layout_of(denoiser, denoiser.state_dict())
         assert layout.original == (kind == "flux")
         whole = in_turn(bank, config, layout)
-        assert {0, 1, 2} <= set(config.tolist())
+        assert set(config.tolist()) == {0, 1, 2, 3}
         result = export(denoiser, bank, config, tmp_path / kind, format="comfy")
         path = result.path / "diffusion_model.safetensors"
         expected[str(path)] = whole
         with safe_open(path, "pt") as file:
             keys = file.keys()
-            names = {key for key in keys if not key.endswith(("comfy_quant", "weight_scale"))}
+            extra = ("comfy_quant", "weight_scale", "weight_s_rel", "weight_s_channel", "weight_codebook")
+            names = {key for key in keys if not key.endswith(extra)}
         assert names == {tensor.name for tensor in layout.tensors}
     torch.save(expected, tmp_path / "expected.pt")
     assert apart(READ, tmp_path / "expected.pt").strip() == "equal"
@@ -78,8 +92,9 @@ def in_turn(bank: Bank, config: np.ndarray, layout: Layout) -> dict[str, torch.T
         if not all(module in places for module in modules) or segmented & set(modules):
             continue
         chosen = [places[module] for module in modules]
-        kinds = [0, 1, 2] if len(modules) == 1 else [0, 1]
-        config[chosen] = kinds[turn % len(kinds)] if bank.layers[chosen[0]].kind == "linear" else 0
+        kinds = [0, 1, 2, 3] if len(modules) == 1 else [3, 1, 0]
+        option = kinds[turn % len(kinds)] if bank.layers[chosen[0]].kind == "linear" else 0
+        config[chosen] = option if bank.available[chosen, option].all() else 0
         turn += 1
         if config[chosen[0]]:
             weights = [bank.weights[place][config[place]] for place in chosen]
@@ -99,7 +114,7 @@ def test_what_it_cannot_hold_is_named(tmp_path: Path) -> None:
         export(unet, bank, config, tmp_path / "out", format="comfy")
     linear = next(index for index, layer in enumerate(bank.layers) if layer.kind == "linear")
     config[convolution], config[linear] = 1, 2
-    with pytest.raises(QsdError, match=r"\(uaq-4\); use int8 or fp8_e4m3 for whole linear layers"):
+    with pytest.raises(QsdError, match=r"\(uaq-4\); use int8, w4a8 or fp8_e4m3 for whole linear layers"):
         export(unet, bank, config, tmp_path / "out", format="comfy")
 
 

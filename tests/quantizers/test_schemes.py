@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qsd.quantizers import Option, QuantizedWeight, parse_options, quantize, relative_error
+from qsd.quantizers.schemes import w4a8
 from qsd.quantizers.schemes.shared_codebook import fit_scales
 from qsd.quantizers.schemes.wrappers import rotated
 
@@ -26,6 +27,7 @@ OPTIONS = parse_options(
         "kmeans_c-3",
         "kmeans_c-3g32",
         "kmeans_a-4",
+        "w4a8",
         "lloyd-2g16:s8",
         "lloyd-3",
         "lloyd-4:s8",
@@ -234,3 +236,24 @@ def test_larger_tables_share_no_state() -> None:
     for option, again in itertools.islice(((o, quantize(some, [o])[o]) for o in OPTIONS), 0, None, 3):
         for name, tensor in again.tensors().items():
             assert torch.equal(together[option].tensors()[name].float(), tensor.float())
+
+
+def test_w4a8_decodes_as_its_definition_says() -> None:
+    """Against the loop over weights, and a rotation by the Kronecker product written out."""
+    option = Option.parse("w4a8")
+    exact = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+    weight = quantize(exact, [option])[option]
+    stored, book = weight.stored, w4a8.codebook()
+    seed = torch.tensor([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], dtype=torch.float64)
+    matrix = torch.kron(torch.kron(seed, seed), seed) / 8
+    rotated = torch.empty(3, 64, dtype=torch.float64)
+    for row in range(3):
+        for column in range(64):
+            byte = int(stored["nibbles"][row, column // 2]) & 0xFF
+            code = byte >> 4 if column % 2 else byte & 15
+            product = float(book[code]) * float(stored["s_rel"][row, column // 16])
+            rotated[row, column] = max(-127, min(127, round(product))) * float(stored["s_channel"][row])
+    torch.testing.assert_close(weight.dequantize().double(), rotated @ matrix, atol=1e-6, rtol=0)
+    assert relative_error(exact, weight) < 0.09
+    assert not option.accepts((3, 24)) and not option.accepts((3, 64, 1, 1))
+    assert [w4a8.rotation_block(inputs) for inputs in (64, 128, 1152, 768, 48)] == [64, 64, 64, 256, 16]

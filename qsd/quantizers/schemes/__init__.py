@@ -7,7 +7,8 @@ from qsd.quantizers.schemes import (
     keep,
     kmeans,
     shared_codebook,
+    w4a8,
     wrappers,
 )
 
-__all__ = ["affine", "codes_of_floats", "gguf_types", "keep", "kmeans", "shared_codebook", "wrappers"]
+__all__ = ["affine", "codes_of_floats", "gguf_types", "keep", "kmeans", "shared_codebook", "w4a8", "wrappers"]
