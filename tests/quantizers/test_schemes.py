@@ -27,7 +27,6 @@ OPTIONS = parse_options(
         "kmeans_c-3",
         "kmeans_c-3g32",
         "kmeans_a-4",
-        "w4a8",
         "lloyd-2g16:s8",
         "lloyd-3",
         "lloyd-4:s8",
@@ -255,5 +254,10 @@ def test_w4a8_decodes_as_its_definition_says() -> None:
             rotated[row, column] = max(-127, min(127, round(product))) * float(stored["s_channel"][row])
     torch.testing.assert_close(weight.dequantize().double(), rotated @ matrix, atol=1e-6, rtol=0)
     assert relative_error(exact, weight) < 0.09
+    assert 8 * weight.num_bytes == 3 * 64 * (4 + 8 / 16) + 3 * 32
+    zeros = quantize(torch.cat([torch.zeros(2, 64), exact[:1] * 1e30]), [option])[option]
+    assert zeros.dequantize()[:2].abs().max() < 1e12 and zeros.dequantize().isfinite().all()
+    large = zeros.dequantize(torch.float16)
+    assert large.isfinite().all() and large.abs().max() == torch.finfo(torch.float16).max
     assert not option.accepts((3, 24)) and not option.accepts((3, 64, 1, 1))
     assert [w4a8.rotation_block(inputs) for inputs in (64, 128, 1152, 768, 48)] == [64, 64, 64, 256, 16]

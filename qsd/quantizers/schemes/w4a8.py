@@ -124,7 +124,7 @@ def _rotated(values: Tensor) -> Tensor:
 
 @functools.cache
 def _regular_hadamard(size: int) -> Tensor:
-    """The symmetric orthonormal Hadamard matrix of equal row sums, a Kronecker power; float32 [size, size]."""
+    """The orthonormal, symmetric Hadamard matrix whose rows have equal sums, float32 [size, size]."""
     seed = 1 - 2 * torch.eye(4).flip(0)
     matrix = torch.ones(1, 1)
     while len(matrix) < size:
