@@ -42,6 +42,11 @@ SCALED = parse_options(
         "uaq-5g8",
     ]
 )
+DRAWN: dict[str, Any] = {
+    "num_inference_steps": 2,
+    "use_resolution_binning": False,
+    "output_type": "np",
+}
 OPEN = """
 import json
 import diffusers, sdnq, torch
@@ -67,7 +72,7 @@ pipe = diffusers.DiffusionPipeline.from_pretrained(given["pipeline"])
 assert any(hasattr(module, "sdnq_dequantizer") for module in pipe.transformer.modules())
 pipe.set_progress_bar_config(disable=True)
 draw = torch.Generator().manual_seed(0)
-images = pipe("a three", num_inference_steps=2, generator=draw, output_type="np").images
+images = pipe("a three", **given["drawn"], generator=draw).images
 differences["pipeline"] = float(abs(images - given["images"]).max())
 print(json.dumps(differences))
 """
@@ -144,8 +149,14 @@ def test_sdnq_computes_the_same(bank: Bank, tmp_path: Path) -> None:
     with Applier(built, pipe.transformer) as applier:
         applier.apply(mixed(built))
         draw = torch.Generator().manual_seed(0)
-        images = pipe("a three", num_inference_steps=2, generator=draw, output_type="np").images
-    given = {"cases": cases, "codes": known_codes(), "pipeline": str(tmp_path / "pipeline"), "images": images}
+        images = pipe("a three", **DRAWN, generator=draw).images
+    given = {
+        "cases": cases,
+        "codes": known_codes(),
+        "pipeline": str(tmp_path / "pipeline"),
+        "images": images,
+        "drawn": DRAWN,
+    }
     torch.save(given, tmp_path / "given.pt")
     differences = json.loads(apart(OPEN, tmp_path / "given.pt"))
     assert set(differences) == {*cases, "pipeline"}
