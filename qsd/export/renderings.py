@@ -57,8 +57,10 @@ def torchao_settings(option: Option) -> dict[str, Any] | None:
         return _torchao_object(
             "Float8WeightOnlyConfig",
             2,
-            weight_dtype=_torchao_object("torch.dtype", None, "float8_e4m3fn"),
-            granularity=_torchao_object(granularity[0], 1, **granularity[1]),
+            {
+                "weight_dtype": _torchao_object("torch.dtype", None, "float8_e4m3fn"),
+                "granularity": _torchao_object(granularity[0], 1, granularity[1]),
+            },
         )
     if traits.grid != "uniform" or "sdnq" not in option.carriers:
         return None
@@ -66,15 +68,19 @@ def torchao_settings(option: Option) -> dict[str, Any] | None:
     return _torchao_object(
         "IntxWeightOnlyConfig",
         2,
-        weight_dtype=_torchao_object("torch.dtype", None, f"int{int(traits.bits)}"),
-        granularity=_torchao_object(grouped[0], 1, **grouped[1]),
-        mapping_type=_torchao_object("MappingType", None, "SYMMETRIC" if traits.symmetric else "ASYMMETRIC"),
+        {
+            "weight_dtype": _torchao_object("torch.dtype", None, f"int{int(traits.bits)}"),
+            "granularity": _torchao_object(grouped[0], 1, grouped[1]),
+            "mapping_type": _torchao_object(
+                "MappingType", None, "SYMMETRIC" if traits.symmetric else "ASYMMETRIC"
+            ),
+        },
     )
 
 
-def _torchao_object(kind: str, version: int | None, data: str | None = None, **fields: Any) -> dict[str, Any]:
+def _torchao_object(kind: str, version: int | None, data: str | dict[str, Any]) -> dict[str, Any]:
     numbered = {} if version is None else {"_version": version}
-    return {"_type": kind, **numbered, "_data": fields if data is None else data}
+    return {"_type": kind, **numbered, "_data": data}
 
 
 def _torchao(chosen: Chosen) -> dict[str, str]:
@@ -84,7 +90,9 @@ def _torchao(chosen: Chosen) -> dict[str, str]:
         if not option.traits.keep and (settings is None or layer.kind != "linear"):
             return {}
         configs[layer.module] = settings
-    return {"torchao.json": json.dumps(_torchao_object("FqnToConfig", 1, fqn_to_config=configs), indent=2)}
+    return {
+        "torchao.json": json.dumps(_torchao_object("FqnToConfig", 1, {"fqn_to_config": configs}), indent=2)
+    }
 
 
 def _sdnq(chosen: Chosen) -> dict[str, str]:

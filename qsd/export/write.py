@@ -127,7 +127,7 @@ def export(
         )
     if carried is not None and carried.ranges and isinstance(denoiser, Denoisers):
         raise QsdError("schedule: several denoisers share the steps; export one activation vector instead")
-            note_numbers(folder / name / RECIPE_NAME, document)
+    whole_pipeline = whole_pipeline and chosen.whole
     provenance = software() if provenance is None else provenance
     parts = _named_parts(pipe, denoiser)
     components = _other_components(pipe, parts) if pipe and whole_pipeline else {}

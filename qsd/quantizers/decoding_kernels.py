@@ -291,12 +291,12 @@ def rotate(values: NDArray[np.float32], block: int) -> None:
                 beside[i * lanes + lane] = part[lane * size + i] * factor
         step = lanes
         while step < total:
-            i = np.uintp(0)
-            while i < total:
+            at = np.uintp(0)
+            while at < total:
                 for j in range(step):
-                    low, high = beside[i + j], beside[i + j + step]
-                    beside[i + j], beside[i + j + step] = low + high, low - high
-                i += step + step
+                    low, high = beside[at + j], beside[at + j + step]
+                    beside[at + j], beside[at + j + step] = low + high, low - high
+                at += step + step
             step += step
         for lane in range(blocks):
             for i in range(size):
