@@ -138,7 +138,7 @@ class ClusterPool(Generic[Item, Result]):
 
         futures = {self._client.submit(_work, item, retries=RETRIES, pure=False): item for item in items}
         try:
-            for future in as_completed(list(futures)):
+            for future in as_completed(list(futures), loop=self._client.loop):
                 item = futures.pop(future)
                 if future.status == "error":
                     self.failed.append(Failure(item, first_line(future.exception())))
