@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check docs help wheel clean
+.PHONY: demo test check docs help lowest wheel clean
 
 demo: $(STAMP)
 	$(BIN)/qsd demo --out runs/demo
@@ -34,6 +34,18 @@ wheel: $(STAMP)
 	$(abspath $(BIN))/python -m qsd.cli compress checkpoints/digits-dit --max-bits 3.6 --out small \
 		--options '[uaq-3, uaq-4]' --evaluation.prompts datasets/digits/class_prompts.txt \
 		--evaluation.num_images 8 --evaluation.steps 2 --evaluation.guidance 1.0
+
+# The lowest versions that pyproject.toml allows, in an environment of their own; torch is that of constraints.txt.
+LOWEST_TESTS := tests/test_package.py tests/cli/test_flags.py tests/cli/test_fit.py tests/store tests/support \
+	tests/bank tests/configs tests/quantizers tests/search tests/ranker/test_checkpoint.py \
+	tests/export/test_export.py tests/runtime/test_layers.py tests/evaluation/test_images.py
+lowest:
+	rm -rf build/lowest && mkdir -p build && $(PYTHON) -m venv build/lowest
+	$(PYTHON) .ci/lowest.py > build/lowest.txt
+	build/lowest/bin/python -m pip install --quiet --upgrade pip
+	build/lowest/bin/python -m pip install --quiet -c constraints.txt torch
+	build/lowest/bin/python -m pip install --quiet -c build/lowest.txt -e . pytest hypothesis
+	OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest -q -x -m "not slow" $(LOWEST_TESTS)
 
 # torch goes first and pinned: an unpinned torch may bring gigabytes of CUDA.
 $(STAMP): pyproject.toml constraints.txt

@@ -38,20 +38,6 @@ def smallest_bytes(num_bytes: np.ndarray) -> int:
     return int(np.where(num_bytes < 0, np.iinfo(np.int64).max, num_bytes).min(axis=1).sum())
 
 
-def substitutes(available: np.ndarray) -> np.ndarray:
-    """For each layer and option the option itself, or the next one in the table that the layer can take.
-
-    Args:
-        available: bool [L, O], at least one option per layer.
-
-    Returns:
-        int8 [L, O].
-    """
-    num_options = available.shape[1]
-    steps = np.stack([np.roll(available, -step, axis=1) for step in range(num_options)])
-    return ((np.arange(num_options) + steps.argmax(axis=0)) % num_options).astype(np.int8)
-
-
 def uniform_configs(num_bytes: np.ndarray, num_weights: np.ndarray) -> np.ndarray:
     """The configs that use one option wherever it is available.
 

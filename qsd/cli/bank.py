@@ -13,7 +13,8 @@ from qsd.api import write_bank
 from qsd.bank import Bank
 from qsd.bank.growing import with_options, without_options
 from qsd.cli.console import bar, command_line, console, messages, print_json, run_function
-from qsd.cli.overwriting import check_replaceable, spelled
+from qsd.cli.overwriting import check_replaceable
+from qsd.cli.tables import number_table
 from qsd.denoisers import GraphKind, holdings, load_inputs
 from qsd.denoisers.accounting import average_bits_of_all
 from qsd.denoisers.components import denoiser_like
@@ -163,9 +164,10 @@ def uniform_rows(built: Bank, num_parameters: int) -> list[dict[str, float | int
 
 def _table(built: Bank, rows: list[dict[str, float | int | str]], out: str) -> Table:
     weights = int(built.num_weights.sum())
-    table = Table(title=f"{out}: {len(built.layers)} weight layers, {weights:,} weights, uniform configs")
-    for heading in ("option", "bytes", "average bits", "of all parameters", "mean relative error"):
-        table.add_column(heading, justify="left" if heading == "option" else "right", overflow="fold")
+    table = number_table(
+        f"{out}: {len(built.layers)} weight layers, {weights:,} weights, uniform configs",
+        ("option", "bytes", "average bits", "of all parameters", "mean relative error"),
+    )
     for row in rows:
         table.add_row(
             str(row["option"]),
@@ -179,4 +181,4 @@ def _table(built: Bank, rows: list[dict[str, float | int | str]], out: str) -> T
 
 def run(words: Sequence[str]) -> None:
     """Runs the verb."""
-    run_function(bank, spelled(words))
+    run_function(bank, words)

@@ -8,15 +8,14 @@ from typing import Any, Literal
 from rich.table import Table
 
 from qsd.cli import fit
-from qsd.cli.compressing import EFFORTS, TABLES, Compression, Goal
+from qsd.cli.compressing import TABLES, Compression, Plan
 from qsd.cli.console import bar, command_line, console, messages, print_json, run_function
 from qsd.cli.costs import cost_facts, show_cost
+from qsd.cli.goals import EFFORTS, Goal
+from qsd.cli.measured import measured_table
 from qsd.denoisers.pipeline import DtypeName
 from qsd.evaluation import EvaluationSettings
-from qsd.evaluation.evaluator import LABELS
 from qsd.support.errors import QsdError
-
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def compress(
@@ -40,9 +39,9 @@ def compress(
 
     Prints first what it will cost, measured on two batches. Every stage goes on where it was when the same
     command is run again. Writes `pipeline` (which `DiffusionPipeline.from_pretrained` opens after
-    `import qsd`), `config.json`, `grid.png` and `summary.json` to the folder, and what it works on to `work`
-    in it. Without --evaluation it draws 80 of 100 shipped prompts, verifies on the other 20, and compares
-    with the full-precision images; with real images (--evaluation.reference) it goes by FID.
+    `import qsd`), `config.json`, `report.html`, `grid.png` and `summary.json` to the folder, and what it
+    works on to `work` in it. Without --evaluation it draws 80 of 100 shipped prompts, verifies on the other
+    20, and compares with the full-precision images; with real images (--evaluation.reference) it goes by FID.
 
     Args:
         pipeline: diffusers folder, shipped pipeline, or hub id.
@@ -62,10 +61,7 @@ def compress(
         dry_run: print the cost and stop.
         json: print the summary as JSON.
     """
-    run = Compression(
-        pipeline,
-        out,
-        Goal(max_bits, _bytes(max_size), _factor(within)),
+    plan = Plan(
         EFFORTS[effort],
         list(map(str, TABLES[format])) if options is None else options,
         evaluation,
@@ -73,9 +69,9 @@ def compress(
         device=device,
         dtype=dtype,
         format=format,
-        command=command_line(),
-        bar=bar,
     )
+    goal = Goal.parse(max_bits, max_size, within)
+    run = Compression(pipeline, out, [goal], plan, command=command_line(), bar=bar)
     with messages.status("drawing two batches"):
         cost = run.cost()
     show_cost(cost, messages)
@@ -84,46 +80,22 @@ def compress(
             print_json({"cost": cost_facts(cost)})
         return
     summary = run.run(fit.run)
+    run.save(summary)
     if json:
         print_json(summary | {"cost": cost_facts(cost)})
         return
-    console.print(_table(summary))
+    console.print(compared_table(summary))
     console.print(
         f"{summary['chosen']} exported: {summary['bytes']:,} bytes of denoiser, "
         f"{summary['full_precision_bytes']:,} at 16 bits; open {summary['pipeline']} after `import {format}`",
     )
 
 
-def _table(summary: dict[str, Any]) -> Table:
-    names = [found.name for found in LABELS if found.name in summary["rows"][0]]
+def compared_table(summary: dict[str, Any]) -> Table:
+    """What was measured, for people."""
     held_out = "other prompts and " if summary["held_out_prompts"] else ""
     title = f"measured on {held_out}fresh noise, {summary['images']} images x {len(summary['seeds'])}"
-    table = Table(title=title)
-    for heading in ("config", "bits", "MB", *(name.replace("_", " ") for name in names)):
-        table.add_column(heading, justify="left" if heading == "config" else "right")
-    for row in summary["rows"]:
-        cells = [f"{row[name]:.4g}" for name in names]
-        style = "bold" if row["name"] == summary["chosen"] else None
-        table.add_row(row["name"], f"{row['avg_bits']:.2f}", f"{row['bytes'] / 1e6:.2f}", *cells, style=style)
-    return table
-
-
-def _bytes(text: str | None) -> int | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmg]?i?b?)\s*", text.lower())
-    if match is None or match[2] not in _UNITS:
-        raise QsdError(f"max-size {text!r}: give a size such as 1.2GB, 900MiB or 1200000")
-    return int(float(match[1]) * _UNITS[match[2]])
-
-
-def _factor(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return float(text.lower().removesuffix("-fid").removesuffix("x"))
-    except ValueError:
-        raise QsdError(f"within {text!r}: give a multiple of full precision's FID such as 1.1x") from None
+    return measured_table(title, summary["rows"], [summary["chosen"]])
 
 
 def _agreed() -> bool:

@@ -3,27 +3,29 @@
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from qsd.api import build_bank, label, probe, search, smallest
-from qsd.bank import FULL_PRECISION, Applier, Bank
+from qsd.bank import Bank
+from qsd.cli.comparing import Found, Row, add_rivals, best_of, draw_fronts, draw_rows, rows_to_compare
+from qsd.cli.goals import Effort, Goal
 from qsd.configs.document import config_to_json, save_config
 from qsd.denoisers import trace_whole
 from qsd.denoisers.components import denoiser_like
 from qsd.denoisers.identity import identity, same_denoiser
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
-from qsd.evaluation import EvaluationSettings, headline
-from qsd.evaluation.evaluator import LABELS
-from qsd.evaluation.generate import Generator
-from qsd.evaluation.grid import ImageRow, draw_grid
+from qsd.evaluation import LABELS, EvaluationSettings
+from qsd.explain.report import write_report
+from qsd.explain.run_folder import RunFolder
 from qsd.export.write import export
-from qsd.labels import Measurer, Pool, Prober, verify
+from qsd.labels import Measurer, Pool, Prober, store_conditions, verify
 from qsd.labels.estimate import Cost, estimate, probe_images
+from qsd.labels.remembered import Remembered
 from qsd.quantizers import DEFAULT_OPTIONS, parse_options
 from qsd.ranker.bounds import full_precision_bound
 from qsd.ranker.checkpoint import Ranker, load_ranker
@@ -37,8 +39,8 @@ from qsd.support.progress import Progress
 from qsd.support.provenance import provenance
 
 Bar = Callable[[str], contextlib.AbstractContextManager[Progress]]
-Row = dict[str, Any]
-NATIVE = "qsd"
+Fit = Callable[[list[str]], None]
+NATIVE: FormatName = "qsd"
 TABLES = {
     NATIVE: DEFAULT_OPTIONS,
     "sdnq": parse_options(["uaq-3", "uaq-4", "uaq-5", "kmeans_a-3", "kmeans_a-4", "kmeans_a-5", "int8"]),
@@ -46,64 +48,50 @@ TABLES = {
 """What is chosen from for each format, if nobody names options."""
 HELD_OUT = 5
 """Every so manieth default prompt is drawn by the verification alone."""
-_GRID = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Effort:
-    """How much is drawn before searching.
+class Plan:
+    """What a run is to do, besides its goals.
 
     Attributes:
-        probe_images: per option of a layer.
-        labels: random configs measured end to end; with none the search goes by the probed changes alone.
-        seeds: noise seeds of the verification.
+        effort: how much is drawn.
+        options: the option table.
+        evaluation: how to draw, probe and label; None draws the shipped prompts by the pipeline's own
+            defaults and compares with full precision.
+        verification: how to verify; None as ``evaluation``, or with its default prompts on others of them.
+        ranker: YAML of `fit`.
+        search: how much to search.
+        seeds: of the noise in the verification; empty for the first after that of the labels.
+        format: of the export (:data:`qsd.export.formats.FORMATS`); every option must fit into it.
+        every: compare with all uniform configs and with the best labeled random ones, and draw the front.
+        workers: processes on the CPU.
+        device: where one process draws.
+        dtype: of everything but the image autoencoder.
     """
 
-    probe_images: int
-    labels: int
-    seeds: int
-
-
-EFFORTS = {"quick": Effort(16, 0, 2), "normal": Effort(32, 50, 2), "thorough": Effort(64, 300, 3)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Goal:
-    """What the small denoiser may be: exactly one of the three.
-
-    Attributes:
-        max_bits: average bits per weight.
-        max_bytes: bytes of the weight layers.
-        within: largest FID as a multiple of full precision's; the smallest config that keeps it is searched.
-    """
-
-    max_bits: float | None = None
-    max_bytes: int | None = None
-    within: float | None = None
-
-    def __post_init__(self) -> None:
-        given = [value for value in dataclasses.astuple(self) if value is not None]
-        if len(given) != 1:
-            raise QsdError(
-                "compress: say how small, with one of --max-bits 3.5, --max-size 1.2GB, --within 1.1x"
-            )
+    effort: Effort
+    options: Sequence[str]
+    evaluation: EvaluationSettings | None = None
+    verification: EvaluationSettings | None = None
+    ranker: str = "ranker.yaml"
+    search: SearchSettings = dataclasses.field(default_factory=SearchSettings)
+    seeds: tuple[int, ...] = ()
+    format: FormatName = NATIVE
+    every: bool = False
+    workers: int = 1
+    device: str = "cpu"
+    dtype: DtypeName = "float32"
 
 
 class Compression:
-    """One run of ``qsd compress`` in a folder: ``work`` holds what is gone on with, the rest is the result.
+    """One run in a folder: ``work`` holds what is gone on with, the rest is the result.
 
     Args:
         pipeline: diffusers folder, shipped pipeline, or hub id.
         out: folder of the result.
-        goal: how small.
-        effort: how much is drawn.
-        options: the option table.
-        evaluation: how to draw and measure; None draws the shipped prompts by the pipeline's own defaults and
-            compares with full precision.
-        workers: processes on the CPU.
-        device: where one process draws.
-        dtype: of everything but the image autoencoder.
-        format: of the export (:data:`qsd.export.formats.FORMATS`); every option must fit into it.
+        goals: how small; what the last one finds is exported.
+        plan: everything else.
         command: for the provenance.
         bar: makes a progress bar from a title.
 
@@ -113,41 +101,28 @@ class Compression:
     """
 
     def __init__(
-        self,
-        pipeline: str,
-        out: str | Path,
-        goal: Goal,
-        effort: Effort,
-        options: Sequence[str],
-        evaluation: EvaluationSettings | None,
-        *,
-        workers: int,
-        device: str,
-        dtype: DtypeName = "float32",
-        format: FormatName,
-        command: str,
-        bar: Bar,
+        self, pipeline: str, out: str | Path, goals: Sequence[Goal], plan: Plan, *, command: str, bar: Bar
     ) -> None:
         self.pipeline = pipeline
         self.out = Path(out)
         self.work = self.out / "work"
-        self.goal = goal
-        self.effort = effort
-        self.options = parse_options(list(options))
-        self.format = format
-        foreign = [str(o) for o in self.options if format != NATIVE and format not in o.carriers]
+        self.goals = goals
+        self.plan = plan
+        self.options = parse_options(list(plan.options))
+        foreign = [str(o) for o in self.options if plan.format != NATIVE and plan.format not in o.carriers]
         if foreign:
             raise QsdError(
-                f"compress: {format} cannot hold {', '.join(foreign)}; leave --options out, or name others"
+                f"compress: {plan.format} cannot hold {', '.join(foreign)}; name others or none as --options"
             )
-        self.workers = workers
-        self.dtype: DtypeName = dtype
         self.command = command
         self.bar = bar
-        self.pipe: Any = load_pipeline(pipeline, device=device, dtype=dtype)
+        self.seconds: dict[str, float] = {}
+        self.pipe: Any = load_pipeline(pipeline, device=plan.device, dtype=plan.dtype)
         self.work.mkdir(parents=True, exist_ok=True)
-        self.evaluation, self.verification = self._evaluations(evaluation)
-        if goal.within is not None and (self.evaluation.reference is None or effort.labels == 0):
+        self.evaluation, self.verification = self._evaluations()
+        self.seeds = plan.seeds or tuple(self.evaluation.noise_seed + 1 + n for n in range(plan.effort.seeds))
+        bounded = any(goal.within is not None for goal in goals)
+        if bounded and (self.evaluation.reference is None or plan.effort.labels == 0):
             raise QsdError(
                 "compress: --within bounds the FID, which needs real images (--evaluation.reference) and "
                 "labels (--effort normal or thorough)"
@@ -156,79 +131,78 @@ class Compression:
     def cost(self) -> Cost:
         """What the run will take, from two batches and one quantized layer; nothing is written."""
         module, traced = trace_whole(self.pipe)
+        effort = self.plan.effort
         images = {
-            "probe": probe_images(traced.layers, self.options, self.effort.probe_images),
-            "label": (self.effort.labels + 1) * self.evaluation.num_images if self.effort.labels else 0,
-            "verify": 4 * self.effort.seeds * self.verification.num_images,
+            "probe": probe_images(traced.layers, self.options, effort.probe_images),
+            "label": (effort.labels + 1) * self.evaluation.num_images if effort.labels else 0,
+            "verify": 4 * len(self.seeds) * self.verification.num_images,
         }
         return estimate(
-            self.pipe,
-            module,
-            traced.layers,
-            self.options,
-            self.evaluation,
-            images,
-            workers=self.workers,
+            *(self.pipe, module, traced.layers, self.options, self.evaluation, images),
+            workers=self.plan.workers,
         )
 
-    def run(self, fit: Callable[[list[str]], None]) -> dict[str, Any]:
+    def run(self, fit: Fit) -> dict[str, Any]:
         """Runs the stages.
 
         Args:
             fit: runs ``lightning fit`` with the given words.
 
         Returns:
-            What ``summary.json`` holds.
+            What ``summary.json`` shall hold.
         """
-        bank = self._bank()
-        store = self._measured(bank)
-        ranker = self._ranker(store, fit)
-        front = self._search(bank, store, ranker)
-        rows = self._verify(bank, front)
-        chosen = self._chosen(rows)
-        result = export(
-            self.pipe,
-            bank,
-            chosen["config"],
-            self.out / "pipeline",
-            format=self.format,
-            provenance=provenance(self.command),
-        )
-        save_config(
-            self.out / "config.json",
-            config_to_json(
-                chosen["config"],
-                bank.layer_names,
-                [str(option) for option in bank.options],
-                bank.denoiser,
-                bank.options_hash,
-                measured={name: chosen[name] for name in _names(chosen)},
-                command=self.command,
-            ),
-        )
-        self._grid(bank, rows)
-        for row in rows:
-            del row["config"]
-        summary = {
+        with self._stage("bank"):
+            bank = self._bank()
+        with self._stage("measure"):
+            store = self._measured(bank)
+        with self._stage("fit"):
+            ranker = self._ranker(store, fit)
+        with self._stage("search"):
+            found = [self._search(goal, bank, store, ranker) for goal in self.goals]
+        rows = rows_to_compare(bank, store, found, every=self.plan.every)
+        with self._stage("verify"):
+            self._verify(bank, rows)
+        add_rivals(rows)
+        chosen = best_of([row for row in rows[1:] if row["bytes"] <= rows[-1]["bytes"]])
+        with self._stage("export"):
+            exported = export(
+                *(self.pipe, bank, chosen["config"], self.out / "pipeline"),
+                format=self.plan.format,
+                provenance=provenance(self.command),
+            )
+            self._save_config(bank, chosen)
+        with self._stage("draw"):
+            draw_rows(self.pipe, bank, rows, self.verification, self.seeds[0], self.out / "grid.png")
+            if self.plan.every and ranker is not None:
+                draw_fronts(rows, found, store, ranker.target, self.out / "pareto.png")
+        return {
             "pipeline": str(self.out / "pipeline"),
             "chosen": chosen["name"],
-            "bytes": result.num_bytes,
-            "full_precision_bytes": result.full_precision_bytes,
-            "rows": rows,
+            "bytes": exported.num_bytes,
+            "full_precision_bytes": exported.full_precision_bytes,
+            "rows": [{key: value for key, value in row.items() if key != "config"} for row in rows],
             "held_out_prompts": self.verification.prompts != self.evaluation.prompts,
             "images": self.verification.num_images,
-            "seeds": self._seeds(),
+            "seeds": list(self.seeds),
+            "seconds": self.seconds,
             "provenance": provenance(self.command),
         }
-        write_json(self.out / "summary.json", summary)
-        return summary
 
-    def _evaluations(
-        self, evaluation: EvaluationSettings | None
-    ) -> tuple[EvaluationSettings, EvaluationSettings]:
+    def save(self, summary: dict[str, Any]) -> None:
+        """Writes ``summary.json`` and ``report.html``, the page that shows the run."""
+        write_json(self.out / "summary.json", summary)
+        write_report(RunFolder.open(self.out), self.out / "report.html")
+
+    @contextlib.contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 1)
+
+    def _evaluations(self) -> tuple[EvaluationSettings, EvaluationSettings]:
         """How to probe and label, and how to verify: with the default prompts, on others of them."""
-        if evaluation is not None:
-            return evaluation, evaluation
+        if self.plan.evaluation is not None:
+            return self.plan.evaluation, self.plan.verification or self.plan.evaluation
         prompts = find("datasets/prompts.txt").read_text(encoding="utf-8").splitlines()
         accepted = inspect.signature(type(self.pipe).__call__).parameters
         if "prompt" not in accepted and "class_labels" in accepted:
@@ -249,10 +223,6 @@ class Compression:
             )
         return settings[0], settings[1]
 
-    def _seeds(self) -> tuple[int, ...]:
-        first = self.evaluation.noise_seed + 1
-        return tuple(range(first, first + self.effort.seeds))
-
     def _bank(self) -> Bank:
         path = self.work / "bank.safetensors"
         if path.exists():
@@ -270,153 +240,105 @@ class Compression:
         return bank
 
     def _pool(self, tool: Any, settings: EvaluationSettings) -> contextlib.AbstractContextManager[Any]:
-        if self.workers < 2:
+        if self.plan.workers < 2:
             return contextlib.nullcontext()
-        return Pool(
-            tool, self.pipeline, self.work / "bank.safetensors", settings, self.workers, dtype=self.dtype
-        )
+        plan, bank = self.plan, self.work / "bank.safetensors"
+        return Pool(tool, self.pipeline, bank, settings, plan.workers, dtype=plan.dtype)
 
     def _measured(self, bank: Bank) -> Store:
         """The store with probes and, if the effort has any, labels."""
-        path, effort = self.work / "store.h5", self.effort
+        effort = self.plan.effort
         few = dataclasses.replace(
             self.evaluation, num_images=min(effort.probe_images, self.evaluation.num_images)
         )
+        shared: dict[str, Any] = {"evaluator": self.evaluation, "command": self.command}
+        where = (self.pipe, bank, self.work / "store.h5")
         with self._pool(Prober, few) as pool, self.bar("Probe") as progress:
-            store = probe(
-                self.pipe,
-                bank,
-                path,
-                evaluator=self.evaluation,
-                num_images=few.num_images,
-                run=pool.run if pool else None,
-                command=self.command,
-                progress=progress,
-            )
+            run = pool.run if pool else None
+            store = probe(*where, **shared, num_images=few.num_images, run=run, progress=progress)
         if not effort.labels:
             return store
         with self._pool(Measurer, self.evaluation) as pool, self.bar("Label") as progress:
-            return label(
-                self.pipe,
-                bank,
-                path,
-                num_configs=effort.labels,
-                evaluator=self.evaluation,
-                run=pool.run if pool else None,
-                command=self.command,
-                progress=progress,
-            )
+            run = pool.run if pool else None
+            return label(*where, **shared, num_configs=effort.labels, run=run, progress=progress)
 
-    def _ranker(self, store: Store, fit: Callable[[list[str]], None]) -> Ranker | None:
-        """Trained anew if the store has more labels than the one that is there."""
+    def _ranker(self, store: Store, fit: Fit) -> Ranker | None:
+        """Trained anew if the store has more labels than the one that is there, or the YAML is another."""
         if not len(store.records):
             return None
         folder, mark = self.work / "ranker", self.work / "ranker-of.txt"
-        known = f"{len(store.records)} labels"
-        if not (folder.exists() and mark.exists() and mark.read_text() == known):
+        known = f"{len(store.records)} labels, {self.plan.ranker}"
+        if not (folder.exists() and mark.exists() and mark.read_text(encoding="utf-8") == known):
             where = [f"--data.stores=[{store.path}]", f"--out={folder}"]
             if not self.evaluation.reference:
                 where.append("--data.target=-log(latent_mse)")
             fit(
                 [
-                    *("fit", "--config", str(find("ranker.yaml")), *where),
+                    *("fit", "--config", str(find(self.plan.ranker)), *where, "--overwrite"),
                     *("--trainer.logger=false", f"--trainer.default_root_dir={self.work}"),
                 ]
             )
-            mark.write_text(known)
+            mark.write_text(known, encoding="utf-8")
         return load_ranker(folder)
 
-    def _search(self, bank: Bank, store: Store, ranker: Ranker | None) -> Front:
-        settings = SearchSettings()
+    def _search(self, goal: Goal, bank: Bank, store: Store, ranker: Ranker | None) -> Found:
+        shared: dict[str, Any] = {
+            "format": self.plan.format,
+            "settings": self.plan.search,
+            "command": self.command,
+        }
         with self.bar("Search") as progress:
-            if self.goal.within is not None:
+            if goal.within is not None:
                 assert ranker is not None, "checked at the start"
-                bounds = [full_precision_bound(ranker, self.goal.within)]
-                front = smallest(
-                    *(ranker, bank, bounds),
-                    format=self.format,
-                    settings=settings,
-                    command=self.command,
-                    progress=progress,
-                ).front
+                bounds = [full_precision_bound(ranker, goal.within)]
+                front = smallest(ranker, bank, bounds, **shared, progress=progress).front
+                found = Found(front, len(front) - 1, int(front.num_bytes[-1]))
             else:
                 front = search(
-                    ranker,
-                    bank,
+                    *(ranker, bank),
                     method="evolution" if ranker else "length",
-                    format=self.format,
-                    max_bits=self.goal.max_bits,
-                    max_bytes=self.goal.max_bytes,
+                    max_bits=goal.max_bits,
+                    max_bytes=goal.max_bytes,
                     store=store,
-                    settings=settings,
-                    command=self.command,
                     progress=progress,
+                    **shared,
                 )
-        front.save(self.work / "front.json")
-        return front
+                found = Found(front, front.best_index(), front.meta.max_bytes or int(front.num_bytes.max()))
+        front.save(self.work / self._front_name(front))
+        return found
 
-    def _verify(self, bank: Bank, front: Front) -> list[Row]:
-        """Full precision, the best uniform configs of about the size, and what was found, measured alike."""
-        best = len(front) - 1 if self.goal.within is not None else front.best_index()
-        size = int(front.num_bytes[best])
-        weights = int(bank.num_weights.sum())
-        full = np.full(len(bank.layers), FULL_PRECISION, dtype=np.int8)
-        rows: list[Row] = [{"name": "full precision", "config": full, "bytes": 2 * weights}]
-        rows += _uniform_rows(bank, size)
-        rows.append({"name": "searched", "config": front.configs[best], "bytes": size})
+    def _front_name(self, front: Front) -> str:
+        return "front.json" if len(self.goals) == 1 else f"front-{front.meta.max_bits or 0:.2f}-bits.json"
+
+    def _verify(self, bank: Bank, rows: list[Row]) -> None:
+        """Measures all rows alike; a run that was stopped goes on behind its last measurement."""
+        conditions = store_conditions(self.pipe, bank, self.verification, config_seed=0)
         with self._pool(Measurer, self.verification) as pool, self.bar("Verify") as progress:
-            run = pool.run if pool else Measurer(self.pipe, bank, self.verification).run
+            run = pool.run if pool else lambda jobs: Measurer(self.pipe, bank, self.verification).run(jobs)
             measured = verify(
                 np.stack([row["config"] for row in rows]),
-                self._seeds(),
-                run,
+                self.seeds,
+                Remembered(run, self.work / "verified.json", conditions).run,
                 num_images=self.verification.num_images,
                 progress=progress,
             )
         for row, labels in zip(rows, measured, strict=True):
-            row |= {"avg_bits": 8 * row["bytes"] / weights, "measured": True, **labels}
-        return rows
+            row |= {"measured": True, **labels}
 
-    def _chosen(self, rows: list[Row]) -> Row:
-        """The row that measured best among those that are no larger than the searched one."""
-        name = headline(rows[-1])
-        better = {found.name: found.larger_is_better for found in LABELS}[name]
-        fitting = [row for row in rows[1:] if row["bytes"] <= rows[-1]["bytes"]]
-        return (max if better else min)(fitting, key=lambda row: row[name])
-
-    def _grid(self, bank: Bank, rows: list[Row]) -> None:
-        count = min(_GRID, self.verification.num_images)
-        few = dataclasses.replace(self.verification, num_images=count, batch_size=count)
-        generator = Generator(self.pipe, few)
-        images = []
-        with Applier(bank, denoiser_like(self.pipe, bank.denoiser)) as applier:
-            for row in rows:
-                applier.apply(row["config"])
-                drawn = torch.cat([batch for _, _, batch in generator.batches(self._seeds()[0])])
-                images.append(ImageRow(f"{row['name']}\n{row['avg_bits']:.2f} bits", drawn))
-        draw_grid(images, list(generator.prompts), self.out / "grid.png")
-
-
-def _uniform_rows(bank: Bank, size: int) -> list[Row]:
-    """The uniform config of most bytes that is no larger, and the one of fewest that is."""
-    rows: list[Row] = []
-    for option in bank.options:
-        with contextlib.suppress(QsdError):  # layers that cannot take it
-            config = bank.uniform_config(option)
-            rows.append({"name": str(option), "config": config, "bytes": int(bank.config_bytes(config))})
-    below = [row for row in rows if row["bytes"] <= size]
-    above = [row for row in rows if row["bytes"] > size]
-    return [
-        *([max(below, key=lambda row: row["bytes"])] if below else []),
-        *([min(above, key=lambda row: row["bytes"])] if above else []),
-    ]
+    def _save_config(self, bank: Bank, row: Row) -> None:
+        config = config_to_json(
+            row["config"],
+            bank.layer_names,
+            [str(option) for option in bank.options],
+            bank.denoiser,
+            bank.options_hash,
+            measured={found.name: row[found.name] for found in LABELS if found.name in row},
+            command=self.command,
+        )
+        save_config(self.out / "config.json", config)
 
 
 def _default(accepted: Any, name: str, otherwise: Any) -> Any:
     """What the pipeline's own call takes where nothing is said."""
     value = accepted[name].default if name in accepted else None
     return otherwise if value in (None, inspect.Parameter.empty) else value
-
-
-def _names(row: Row) -> list[str]:
-    return [found.name for found in LABELS if found.name in row]

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jsonargparse import ArgumentParser, auto_cli
+from jsonargparse import auto_cli
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from qsd.cli.flags import FlagsParser
 from qsd.support.errors import printable
 from qsd.support.progress import Progress
 
@@ -54,20 +55,19 @@ def run_function(
     options, name = [_option(word) for word in words[1:]], f"qsd {words[0]}"
     if callable(function) and "config" in inspect.signature(function).parameters:
         # elsewhere --config is a file with values for the options; here the function wants it for itself
-        parser = ArgumentParser(prog=name)
+        parser = FlagsParser(prog=name)
         parser.add_function_arguments(function)
         function(**parser.parse_args(options).as_dict())
     else:
-        auto_cli(components, args=options, prog=name, as_positional=positional)
+        auto_cli(components, args=options, prog=name, as_positional=positional, parser_class=FlagsParser)
 
 
 def _option(word: str) -> str:
-    """Lets people type ``--max-bits`` and a bare ``--json``, where the parser knows ``--max_bits=VALUE``."""
+    """Lets people type ``--max-bits`` where the parser knows ``--max_bits``."""
     if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")
-    name = "--" + name.removeprefix("--").replace("-", "_")
-    return "--json=true" if word == "--json" else name + equals + value
+    return "--" + name.removeprefix("--").replace("-", "_") + equals + value
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qsd.cli.console import console, print_json
+from qsd.cli.tables import number_table
 from qsd.labels.estimate import Cost
 from qsd.labels.shares import DRAWING
 
@@ -31,10 +32,7 @@ def show_shares(seconds: dict[str, float], json: bool) -> None:
         print_json({"seconds": seconds})
         return
     whole = sum(seconds.values())
-    table = Table(title=f"one label, {whole:.2f} s")
-    table.add_column("")
-    table.add_column("seconds", justify="right")
-    table.add_column("share", justify="right")
+    table = number_table(f"one label, {whole:.2f} s", ("", "seconds", "share"))
     for part, spent in seconds.items():
         table.add_row(part, f"{spent:.3f}", f"{spent / whole:.1%}")
     drawing = sum(seconds[part] for part in DRAWING)
@@ -57,10 +55,7 @@ def cost_facts(cost: Cost) -> dict[str, Any]:
 
 def _table(cost: Cost) -> Table:
     measured = "two batches and one layer" if cost.bank_seconds else "two batches"
-    table = Table(title="what it will cost", caption=f"measured on {measured}")
-    table.add_column("")
-    table.add_column("images", justify="right")
-    table.add_column("time", justify="right")
+    table = number_table("what it will cost", ("", "images", "time"), caption=f"measured on {measured}")
     if cost.bank_seconds:
         table.add_row("quantize every layer every way", "", _time(cost.bank_seconds))
     for stage, images in cost.images.items():

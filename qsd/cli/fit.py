@@ -21,7 +21,9 @@ from rich.text import Text
 
 from qsd.cli.config_files import with_config_files
 from qsd.cli.console import command_line, console, messages
-from qsd.cli.overwriting import check_replaceable, spelled
+from qsd.cli.flags import FlagsParser
+from qsd.cli.overwriting import check_replaceable
+from qsd.cli.tables import number_table
 from qsd.ranker.checkpoint import is_ranker, load_ranker, save_ranker, trained_on
 from qsd.ranker.data import StoreDataModule
 from qsd.ranker.ensemble import Ensemble
@@ -29,11 +31,14 @@ from qsd.ranker.evaluation import Report, compare
 from qsd.ranker.metrics import LARGER_IS_BETTER
 from qsd.ranker.module import RankerModule, check_precision
 from qsd.ranker.posteriors import TARGET, Posteriors, coverage, fit_posteriors
-from qsd.support.documents import write_json
 from qsd.support.errors import QsdError
 from qsd.support.paths import find
 
 _PACKAGES = ("qsd", "torch", "lightning", "torch_geometric")
+
+
+class _Parser(FlagsParser, LightningArgumentParser):
+    """Lightning's parser, with flags."""
 
 
 class RankerCLI(LightningCLI):
@@ -130,6 +135,7 @@ class RankerCLI(LightningCLI):
             auxiliary=[target.text for target in self.datamodule.targets[1:]],
             hyper_parameters=json.loads(self.parser.dump(self.config, format="json"))[self.subcommand],
             metrics=reports,
+            calibration=calibrations,
             unseen=[data.unseen for data in stores],
             provenance={
                 "command": command_line(),
@@ -138,8 +144,6 @@ class RankerCLI(LightningCLI):
                 "epochs": self.trainer.current_epoch,
             },
         )
-        write_json(folder / "metrics.json", reports, hashed=False)
-        write_json(folder / "calibration.json", calibrations, hashed=False)
         console.print(f"ranker, metrics.json and calibration.json: {folder}")
 
     def test(
@@ -253,7 +257,8 @@ def run(args: Sequence[str]) -> None:
         RankerCLI(
             RankerModule,
             StoreDataModule,
-            args=spelled(with_config_files(args)),  # other verbs and scripts fit too
+            args=with_config_files(args),  # other verbs and scripts fit too
+            parser_class=_Parser,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={
@@ -300,10 +305,11 @@ def _table(report: Report, title: str) -> Table:
 
 def _calibration_table(rows: Mapping[str, Mapping[str, float]], title: str) -> Table:
     """Labels as rows, measures of calibration as columns."""
-    table = Table(title=title, caption="coverage of the intervals of one standard deviation and of 90 %")
-    table.add_column("")
-    for heading in ("Spearman", "in 1 s.d.", "in 90 %", "NLL", "miscalibration"):
-        table.add_column(heading, justify="right")
+    table = number_table(
+        title,
+        ("", "Spearman", "in 1 s.d.", "in 90 %", "NLL", "miscalibration"),
+        caption="coverage of the intervals of one standard deviation and of 90 %",
+    )
     for name, row in rows.items():
         table.add_row(
             name,

@@ -11,6 +11,7 @@ from rich.table import Table
 from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, console, print_json
 from qsd.cli.overwriting import check_replaceable
+from qsd.cli.tables import number_table
 from qsd.configs.document import config_to_json, layers_to_json, load_document, save_config
 from qsd.configs.schedule import even_ranges, save_schedule
 from qsd.denoisers.pipeline import load_pipeline
@@ -199,10 +200,9 @@ def _write(words: JointWords, bank: Bank, found: _Found) -> None:
 
 
 def _table(out: str, rows: list[tuple[str, dict[str, float], float | None]], target: str) -> Table:
-    table = Table(title=f"{out}: activations simulated", caption=f"predicted {target}" if target else None)
-    table.add_column("file", overflow="fold")
-    for heading in ("bits", "activation bits", "bit-operations", *(["predicted"] if target else [])):
-        table.add_column(heading, justify="right")
+    headings = ("file", "bits", "activation bits", "bit-operations", *(["predicted"] if target else []))
+    caption = f"predicted {target}" if target else None
+    table = number_table(f"{out}: activations simulated", headings, caption)
     for name, costs, value in rows:
         cells = [
             f"{costs['bits']:.3f}",

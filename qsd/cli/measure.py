@@ -5,18 +5,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from qsd.bank import FULL_PRECISION, Bank
 from qsd.cli.config_names import read_configs
 from qsd.cli.console import bar, console, print_json, run_function
+from qsd.cli.measured import measured_table
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
-from qsd.evaluation import LABELS, EvaluationSettings, headline
+from qsd.evaluation import EvaluationSettings
 from qsd.labels import Measurer, Pool, verify
 
 _FULL_BYTES = 2  # of a weight at full precision
-_SHORT = {"agreement": "agree", "latent_mse": "lat. mse"}  # all columns fit a terminal of 80
 
 
 def measure(
@@ -54,18 +53,18 @@ def measure(
     evaluation = evaluation.held_out()
     named, activations = read_configs(loaded, configs)
     full = np.full((1, len(loaded.layers)), FULL_PRECISION, dtype=np.int8)
-    genomes = np.concatenate([full, named])
+    vectors = np.concatenate([full, named])
     shared: dict[str, Any] = {"num_images": evaluation.num_images, "activations": [None, *activations]}
     make = functools.partial(Measurer, integers=integers)
     with bar("Measure") as progress:
         if workers > 1:
             with Pool(make, pipeline, bank, evaluation, workers, device, dtype) as pool:
-                rows = verify(genomes, noise_seeds, pool.run, **shared, progress=progress)
+                rows = verify(vectors, noise_seeds, pool.run, **shared, progress=progress)
         else:
             measurer = make(
                 load_pipeline(pipeline, device=device, dtype=dtype, encoders=False), loaded, evaluation
             )
-            rows = verify(genomes, noise_seeds, measurer.run, **shared, progress=progress)
+            rows = verify(vectors, noise_seeds, measurer.run, **shared, progress=progress)
     num_weights = int(loaded.num_weights.sum())
     sizes = [_FULL_BYTES * num_weights, *loaded.config_bytes(named).tolist()]
     for name, size, row in zip(["full precision", *configs], sizes, rows, strict=True):
@@ -82,20 +81,7 @@ def measure(
 def _table(rows: list[dict[str, Any]]) -> Table:
     images, seeds = rows[0]["num_images"], rows[0]["seeds"]
     title = f"measured on {images} images with noise seeds {', '.join(map(str, seeds))}"
-    table = Table(title=title, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    first = headline(rows[0])
-    labels = [label.name for label in LABELS if label.name in rows[0] and label.name != first]
-    table.add_column("config", overflow="fold")
-    for heading in ("bits", "MB", first, *labels):
-        table.add_column(_SHORT.get(heading, heading), justify="right", no_wrap=True)
-    for row in rows:
-        numbers = [
-            f"{row['avg_bits']:.2f}",
-            f"{row['bytes'] / 1e6:.3f}",
-            f"{row[first]:.2f}±{row[f'{first}_std']:.2f}",
-        ]
-        table.add_row(row["name"], *numbers, *(f"{row[label]:.3g}" for label in labels))
-    return table
+    return measured_table(title, rows)
 
 
 def run(words: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """A result that stands where a verb is to write: only one that the same input made is replaced."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,6 @@ def check_replaceable(
             "name another --out, or replace it with --overwrite"
         )
     return True
-
-
-def spelled(words: Sequence[str]) -> list[str]:
-    """Lets people type a bare ``--overwrite``, where the parser wants a value."""
-    return [
-        "--overwrite=true" if word == "--overwrite" and after not in ("true", "false") else word
-        for word, after in zip(words, [*words[1:], ""], strict=True)
-    ]
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -5,8 +5,6 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
-from rich.table import Table
-
 from qsd.api import probe as probe_options
 from qsd.bank import Bank
 from qsd.cli.config_names import read_configs
@@ -14,6 +12,7 @@ from qsd.cli.console import bar, command_line, console, print_json, run_function
 from qsd.cli.costs import show_costs
 from qsd.cli.processes import check_complete, own_device, own_shard, pool_of, say_how_to_merge
 from qsd.cli.store import show
+from qsd.cli.tables import number_table
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Prober
@@ -124,10 +123,10 @@ def show_steps(found: StepProbe, json: bool) -> None:
     if json:
         print_json(found.to_json())
         return
-    table = Table(title="latent MSE per step, activations simulated in these steps alone")
-    table.add_column("bits")
-    for start, stop in found.ranges:
-        table.add_column(f"{start} to {stop - 1}", justify="right")
+    table = number_table(
+        "latent MSE per step, activations simulated in these steps alone",
+        ("bits", *(f"{start} to {stop - 1}" for start, stop in found.ranges)),
+    )
     for option, changes in zip(found.options, found.latent_mse, strict=True):
         table.add_row(option, *(f"{change:.3g}" for change in changes))
     console.print(table)

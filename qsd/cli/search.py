@@ -13,7 +13,8 @@ from qsd.api import smallest
 from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, console, messages, print_json, run_function
 from qsd.cli.joint_search import JointWords, run_joint
-from qsd.cli.overwriting import check_replaceable, spelled
+from qsd.cli.overwriting import check_replaceable
+from qsd.cli.tables import number_table
 from qsd.configs.document import config_to_json, save_config
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation import EvaluationSettings
@@ -356,9 +357,11 @@ def _round(one: Round) -> dict[str, Any]:
 
 
 def _table(front: Front, target: str, out: str) -> Table:
-    table = Table(title=f"{out}: {len(front)} configs, predicted (not measured)", caption=f"target {target}")
-    for heading in ("average bits", "bytes", "predicted", "std"):
-        table.add_column(heading, justify="right")
+    table = number_table(
+        f"{out}: {len(front)} configs, predicted (not measured)",
+        ("average bits", "bytes", "predicted", "std"),
+        caption=f"target {target}",
+    )
     rows = _rows(front)
     for row in rows[:: max(1, len(rows) // 16)][:-1] + rows[-1:]:
         table.add_row(
@@ -374,13 +377,12 @@ def _extrapolation(ranker: Ranker, bank: Bank, front: Front, best: int) -> str:
 def _round_table(one: Round, number: int, target: str) -> Table:
     """The measured members of a round."""
     optimism = one.optimism
-    table = Table(
-        title=f"round {number}: measured under fresh noise, {target}",
+    table = number_table(
+        f"round {number}: measured under fresh noise, {target}",
+        ("average bits", "bytes", "predicted", "measured", "90 % interval"),
         caption=f"optimism (predicted - measured): winner {optimism[one.winner]:+.3f}, "
         f"mean {optimism.mean():+.3f}",
     )
-    for heading in ("average bits", "bytes", "predicted", "measured", "90 % interval"):
-        table.add_column(heading, justify="right")
     for place, member in enumerate(one.members):
         row = one.front.measured[member] or {}
         low, high = row.get("target_interval", (float("nan"), float("nan")))
@@ -410,5 +412,4 @@ def _say(answer: Answer, bounds: Sequence[Bound], confidence: float) -> None:
 
 def run(words: Sequence[str]) -> None:
     """Runs the verb."""
-    words = [re.sub(r"^--for(?==|$)", "--format", word) for word in words]
-    run_function(search, spelled(words))
+    run_function(search, [re.sub(r"^--for(?==|$)", "--format", word) for word in words])

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from qsd.cli.console import bar, console, print_json, run_function
+from qsd.cli.tables import number_table
 from qsd.store import SCHEMA_VERSION, SPLITS, Header, Store
 from qsd.store.merging import merge as merge_stores
 
@@ -112,9 +112,10 @@ def show(store: Store, json: bool) -> None:
         return
     repeats = facts["records"] - facts["configs"]
     more = f", {repeats} more from other noise seeds" if repeats else ""
-    table = Table(title=f"{store.path}: {facts['configs']} configs of {facts['denoiser']['class']}{more}")
-    for heading in ("label", "full precision", "min", "median", "max", "missing"):
-        table.add_column(heading, justify="left" if heading == "label" else "right")
+    table = number_table(
+        f"{store.path}: {facts['configs']} configs of {facts['denoiser']['class']}{more}",
+        ("label", "full precision", "min", "median", "max", "missing"),
+    )
     for name, row in facts["labels"].items():
         full = row["full_precision"]
         numbers = ["" if full is None else f"{full:.4g}"]

@@ -1,5 +1,6 @@
 """``tune``: an Optuna study over the ranker, with a live table."""
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,9 @@ from rich.live import Live
 from rich.table import Table
 
 from qsd.cli.console import console, messages, run_function
+from qsd.cli.overwriting import check_replaceable
 from qsd.ranker.studies import open_study
+from qsd.ranker.study_results import facts_of, write_results
 from qsd.ranker.tuning import (
     MONITOR,
     best_trial,
@@ -19,9 +22,9 @@ from qsd.ranker.tuning import (
     read_base,
     read_space,
     tune,
-    write_results,
 )
 from qsd.support.paths import find
+from qsd.support.yaml_files import read_yaml
 
 _SHOWN = 10
 
@@ -46,6 +49,7 @@ def run_tune(
     labels: list[int] | None = None,
     epochs: int | None = None,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> None:
     """Searches for better settings of `fit` on validation records; run again to resume, or twice at once.
 
@@ -62,8 +66,12 @@ def run_tune(
         epochs: of a trial, by default those of the YAML; 0 compares closed forms alone, in seconds, without
             training the network (--space tune_responses.yaml).
         seed: of the sampler.
+        overwrite: replace the results of another study, YAML or space; those of the same are replaced anyway.
     """
     base, dimensions = read_base(find(config)), read_space(find(space))
+    plain = json.loads(json.dumps(base, default=str))
+    facts = {"study": study, "YAML": plain, "space": read_yaml(find(space))}
+    check_replaceable(Path(out) / "best.yaml", facts, lambda: facts_of(Path(out)), overwrite=overwrite)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     opened = open_study(storage, study, seed, labels or [])
@@ -73,7 +81,7 @@ def run_tune(
             live.update(_table(current, trials), refresh=True)
 
         tune(opened, base, dimensions, trials, show, epochs)
-    write_results(opened, base, out)
+    write_results(opened, base, out, facts)
     console.print(
         f"best validation Spearman {best_trial(opened).value:.4f}; "
         f"lightning fit --config {Path(out) / 'best.yaml'}"

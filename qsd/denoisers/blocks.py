@@ -27,12 +27,6 @@ def block_of(module: str, blocks: Iterable[str]) -> str | None:
     return next((block for block in blocks if module == block or module.startswith(block + ".")), None)
 
 
-def stage_names(modules: Iterable[str]) -> list[str]:
-    """The U-Net stages among module paths in order of appearance, such as ``down_blocks.0``."""
-    stages = (stage_of(module) for module in modules)
-    return list(dict.fromkeys(stage for stage in stages if stage is not None))
-
-
 def stage_of(module: str) -> str | None:
     """The U-Net stage that holds a module path, None outside of the stages."""
     match = _STAGE.match(module)

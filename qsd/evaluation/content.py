@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from torch import nn
+
 from qsd.denoisers.identity import component_identity
 from qsd.evaluation.extractors import ClassifierFeatures, clip_loader, load_features
 from qsd.evaluation.pictures import pictures_hash
@@ -44,7 +46,11 @@ def settings_content(settings: EvaluationSettings) -> dict[str, Any]:
 
 def features_content(name: str) -> dict[str, str]:
     """Identity of a feature extractor, see :func:`qsd.evaluation.extractors.load_features`."""
-    features = load_features(name)
+    return extractor_content(name, load_features(name))
+
+
+def extractor_content(name: str, features: nn.Module) -> dict[str, str]:
+    """The same of an extractor that is loaded."""
     if isinstance(features, ClassifierFeatures):
         preprocessing = json_hash(component_identity(features.processor))
         return component_identity(features.model) | {"preprocessing": preprocessing}

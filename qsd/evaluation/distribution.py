@@ -11,8 +11,11 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from qsd.evaluation.extractors import InceptionFeatures, load_features
 from qsd.evaluation.generate import check_finite
+from qsd.evaluation.real_features import real_features
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError
+
+_PART = 8192
 
 
 class Distribution:
@@ -29,14 +32,13 @@ class Distribution:
         self._classes = None if classes is None else torch.tensor(classes)
         if self._classes is not None and isinstance(self._features, InceptionFeatures):
             raise QsdError("agreement needs a classifier; give its folder as features or leave classes out")
-        reference = settings.open_reference()
-        real = torch.cat([self._features(batch)[0].cpu() for batch in reference.batches(settings.batch_size)])
+        real = real_features(settings, self._features, device)
         self._fid = frechet_metric(real)
-        subset = settings.subset_size(len(reference))
+        subset = settings.subset_size(len(real))
         if subset < settings.kid_subset_size:
             logging.getLogger(__name__).warning(
                 "kid_subset_size is lowered from %d to %d: there are %d images and %d real ones",
-                *(settings.kid_subset_size, subset, settings.num_images, len(reference)),
+                *(settings.kid_subset_size, subset, settings.num_images, len(real)),
             )
         self._kid = _kernel_metric(real, settings.kid_subsets, subset)
         self._hits = self._count = 0
@@ -73,7 +75,8 @@ class Distribution:
 def frechet_metric(real: torch.Tensor) -> FrechetInceptionDistance:
     """FID to real images whose features [N, F] are ready; it is updated with ready features, too."""
     metric = FrechetInceptionDistance(feature=_ready(real), reset_real_features=False)
-    metric.update(real, real=True)
+    for part in real.split(_PART):  # it is summed up in double precision
+        metric.update(part, real=True)
     return metric
 
 

@@ -51,11 +51,6 @@ PEERS: dict[str, tuple[str, Callable[[nn.Module], None]]] = {
 """Name -> module to look for, and what quantizes a denoiser in place to 4 bits."""
 
 
-def installed_peers() -> list[str]:
-    """Names of the peers that can be imported."""
-    return [name for name, (module, _) in PEERS.items() if _is_there(module)]
-
-
 def quantize_by(peer: str, denoiser: nn.Module) -> nn.Module:
     """A denoiser quantized by another library, in place.
 

@@ -129,7 +129,8 @@ def _measured(rows: list[dict[str, Any]]) -> dict[str, Any]:
     numbers = [
         key
         for key in dict.fromkeys(key for row in rows for key in row)
-        if key not in ("name", "seeds", "measured", "config", "max_bits", "record", "num_images")
+        if key not in ("name", "seeds", "measured", "config", "max_bits", "limit", "record", "num_images")
+        and not key.startswith("best_rival")
         and any(isinstance(row.get(key), int | float) for row in rows)
     ]
     table = [[str(row.get("name", "")), *(_number(row.get(key)) for key in numbers)] for row in rows]

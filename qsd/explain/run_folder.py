@@ -43,7 +43,7 @@ class RunFolder:
             QsdError: there is no front in it, or a part is damaged.
         """
         path = Path(path)
-        files = [*sorted(path.glob("front*.json")), *sorted((path / "work").glob("front.json"))]
+        files = [*sorted(path.glob("front*.json")), *sorted((path / "work").glob("front*.json"))]
         if not files:
             raise QsdError(
                 f"{path}: holds no front.json; give a folder of `qsd compress`, `qsd demo` or `qsd search`"

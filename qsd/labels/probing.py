@@ -282,8 +282,8 @@ def resketched(responses: Responses, path: str | Path) -> Responses:
 def _units(changes: np.ndarray) -> np.ndarray:
     """Of changes [L, O, images, e], units in which all images change equally, over all options, [images].
 
-    A few touchy images turn into others under many options. They would fill the sums, and they are not those
-    that turn when a label's hundreds are drawn.
+    A few sensitive images turn into others under many options. They would fill the sums, and they are not
+    those that turn when a label's hundreds are drawn.
     """
     mean_square = np.square(changes).sum(axis=3).mean(axis=(0, 1))
     return np.asarray(np.sqrt(mean_square / max(mean_square.mean(), 1e-300)))

@@ -66,7 +66,7 @@ def _key(config: np.ndarray, activations: np.ndarray | Schedule | None) -> Any:
 def summarize(
     measured: Sequence[dict[str, float]], noise_seeds: Sequence[int], num_images: int
 ) -> dict[str, Any]:
-    """Mean of every label over seeds, with the spread of the headline and the conditions."""
+    """Mean of every label over seeds, with the standard deviation of the headline and the conditions."""
     row: dict[str, Any] = {
         name: float(np.mean([labels[name] for labels in measured])) for name in measured[0]
     }

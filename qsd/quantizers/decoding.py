@@ -76,7 +76,7 @@ def decode_scaled(packed: Tensor, book: Tensor, scales: Tensor, out: Tensor) -> 
     return True
 
 
-def rotate(values: Tensor, block: int) -> None:
+def rotate_blocks(values: Tensor, block: int) -> None:
     """Multiplies blocks by Sylvester's orthonormal Hadamard matrix, in place.
 
     Args:

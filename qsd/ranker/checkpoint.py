@@ -5,25 +5,23 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from qsd.bank import Bank
-from qsd.denoisers.graph import Graph, Node
-from qsd.denoisers.identity import describe, differing_part, same_denoiser
-from qsd.denoisers.layers import WeightLayer
+from qsd.denoisers.identity import describe, same_denoiser
 from qsd.quantizers.options import Option
+from qsd.ranker.document import FILE_NAME, RankerDocument, header_from_json, header_to_json
 from qsd.ranker.ensemble import Ensemble, Member
 from qsd.ranker.features import FEATURE_VERSION, GraphFeatures
 from qsd.ranker.joint import pairs, weight_options
+from qsd.ranker.matching import Described, check_same
 from qsd.ranker.network import NetworkSettings
 from qsd.ranker.posteriors import TARGET, Posteriors, describe_posteriors, load_posteriors
 from qsd.search.posterior import Posterior
 from qsd.store import Header
-from qsd.support.documents import Schema, check_schema, read_json, write_json
+from qsd.support.documents import check_schema, read_json, write_json
 from qsd.support.errors import QsdError, first_line
 from qsd.support.folders import replacing, restore
 from qsd.support.hashing import verifying
@@ -32,23 +30,10 @@ from qsd.support.tensors import all_finite, open_tensors, save_tensors
 
 FORMAT = "qsd-ranker"
 VERSION = 7
-FILE_NAME = "ranker.json"
+_METRICS, _CALIBRATION = "metrics.json", "calibration.json"
 _POSTERIOR = "posterior-{}.safetensors"
 _ARRAYS = "qsd-ranker-arrays"
 _REMEDY = "train the ranker again"
-
-
-class Described(Protocol):
-    """What a bank and the header of a store both say about themselves."""
-
-    @property
-    def denoiser(self) -> dict[str, Any]: ...
-    @property
-    def layers(self) -> list[WeightLayer]: ...
-    @property
-    def options(self) -> tuple[Option, ...]: ...
-    @property
-    def activation_options(self) -> Sequence[object]: ...
 
 
 class Ranker:
@@ -205,7 +190,7 @@ class Ranker:
         Raises:
             QsdError: another option table, another denoiser, or other layers.
         """
-        _check_same(self.folder, self.header, other, file)
+        check_same(self.folder, self.header, other, file)
 
 
 def save_ranker(
@@ -219,6 +204,7 @@ def save_ranker(
     auxiliary: Sequence[str] = (),
     hyper_parameters: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     unseen: Sequence[Sequence[str]] | None = None,
 ) -> None:
@@ -233,7 +219,8 @@ def save_ranker(
         network: architecture of the members; by default the first member's.
         auxiliary: further expressions that it learned beside it.
         hyper_parameters: plain values.
-        metrics: numbers to remember.
+        metrics: numbers to remember, also written as ``metrics.json``.
+        calibration: likewise ``calibration.json``, for people.
         provenance: versions, seed, command.
         unseen: by store, options that were probed and that no label has seen.
     """
@@ -251,7 +238,7 @@ def save_ranker(
         "metrics": dict(metrics or {}),
         "provenance": dict(provenance or {}),
         "denoisers": [
-            _header_to_json(header) | {"unseen": list(some)}
+            header_to_json(header) | {"unseen": list(some)}
             for header, some in zip(headers, unseen or [()] * len(headers), strict=True)
         ],
     }
@@ -266,6 +253,9 @@ def save_ranker(
             arrays, described = describe_posteriors(some, header.responses)
             files[name] = save_tensors(new / name, arrays, {"format": _ARRAYS, "version": 1})
             predictors.append(described)
+        for name, numbers in ((_METRICS, metrics), (_CALIBRATION, calibration)):
+            if numbers is not None:
+                write_json(new / name, numbers, hashed=False)
         write_json(new / FILE_NAME, document | {"posteriors": predictors, "files": files})
 
 
@@ -282,7 +272,7 @@ def load_ranker(folder: str | Path, denoiser: Mapping[str, Any] | None = None) -
     """
     folder = find(folder)
     document = _read_document(folder)
-    headers = [_header_from_json(data, folder) for data in document["denoisers"]]
+    headers = [header_from_json(data, folder) for data in document["denoisers"]]
     store = 0 if denoiser is None else _position(folder, headers, denoiser)
     graphs = [GraphFeatures.of(header) for header in headers]
     settings = NetworkSettings(**document["network"])
@@ -354,7 +344,8 @@ def _member_file(index: int) -> str:
 
 
 def _is_ours(name: str) -> bool:
-    return name == FILE_NAME or fnmatch(name, "member-*.safetensors") or fnmatch(name, _POSTERIOR.format("*"))
+    patterns = (FILE_NAME, _METRICS, _CALIBRATION, "member-*.safetensors", _POSTERIOR.format("*"))
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def _read_document(folder: Path) -> dict[str, Any]:
@@ -369,121 +360,5 @@ def _read_document(folder: Path) -> dict[str, Any]:
                 f"{file}: {key} {document.get(key)}, but this qsd has {ours}; train the ranker again or use "
                 "the qsd that trained it"
             )
-    check_schema(_Document, document, file, _REMEDY)
+    check_schema(RankerDocument, document, file, _REMEDY)
     return document
-
-
-class _Denoiser(Schema):
-    denoiser: dict[str, Any]
-    layers: Annotated[list[WeightLayer], Field(min_length=1)]
-    nodes: list[Node]
-    edge_index: Annotated[list[list[int]], Field(min_length=2, max_length=2)]
-    options: Annotated[list[str], Field(min_length=1, max_length=127)]
-    options_hash: str
-    num_bytes: list[list[Annotated[int, Field(ge=-1, lt=2**63)]]]
-    relative_error: list[list[Annotated[float, Field(ge=0)]]]
-    conditions: dict[str, Any]
-    activation_options: Annotated[list[str], Field(min_length=1, max_length=127)]
-    full_precision: dict[str, float]
-    unseen: list[str] = Field(default_factory=list)
-
-
-class _Document(Schema):
-    format: str
-    version: int
-    feature_version: str
-    target: str
-    auxiliary: list[str]
-    num_members: Annotated[int, Field(ge=0, le=1000)]
-    network: NetworkSettings
-    hyper_parameters: dict[str, Any]
-    metrics: dict[str, Any]
-    provenance: dict[str, Any]
-    denoisers: Annotated[list[_Denoiser], Field(min_length=1)]
-    posteriors: list[dict[str, dict[str, Any]]]
-    files: dict[str, str]
-    hash: str | None = None
-
-
-def _check_same(folder: Path, header: Header, other: Described, file: str | Path) -> None:
-    activations = tuple(map(str, other.activation_options))
-    if activations != header.activation_options:
-        raise QsdError(
-            f"{file}: its activation options are {', '.join(activations)}, but the ranker {folder} was "
-            f"trained on {', '.join(header.activation_options)}; use files of one table"
-        )
-    options = weight_options(header)
-    theirs = weight_options(other) if isinstance(other, Header) else tuple(other.options)
-    unknown = [str(option) for option in theirs if option not in options]
-    if unknown and not isinstance(other, Header):
-        raise QsdError(
-            f"{file}: {', '.join(unknown)} neither labeled nor probed in the store that the ranker {folder} "
-            "learned from; run `qsd probe` with this bank, train again, or `qsd bank --drop` them"
-        )
-    if theirs != options and isinstance(other, Header):
-        raise QsdError(
-            f"{file}: its options are {', '.join(map(str, theirs))}, but the ranker {folder} was "
-            f"trained on {', '.join(map(str, options))}; use files of one option table"
-        )
-    if part := differing_part(header.denoiser, other.denoiser):
-        raise QsdError(
-            f"{file}: made for {describe(other.denoiser)}, but the ranker {folder} was trained for "
-            f"{describe(header.denoiser)} (another {part}); use files of one denoiser"
-        )
-    layers, others = ([layer.name for layer in one.layers] for one in (header, other))
-    if layers != others:
-        raise QsdError(
-            f"{file}: its weight layers differ from those of the ranker {folder} "
-            f"({len(others)} and {len(layers)}); make both with one version of qsd"
-        )
-    _check_same_codes(folder, header.conditions.get("bank"), other, file)
-
-
-def _check_same_codes(
-    folder: Path, learned: Mapping[str, str] | None, other: Described, file: str | Path
-) -> None:
-    """Equal options of equal denoisers may still have other codes, if another quantizer made the bank."""
-    codes = other.option_hashes() if isinstance(other, Bank) else getattr(other, "conditions", {}).get("bank")
-    for option, found in (codes or {}).items():
-        if (learned or {}).get(option, found) != found:
-            raise QsdError(
-                f"{file}: its codes of {option} are not those that the ranker {folder} learned from; "
-                "use the bank that its store was labeled with, or label a store of this one"
-            )
-
-
-def _header_to_json(header: Header) -> dict[str, Any]:
-    return {
-        "denoiser": header.denoiser,
-        "layers": [layer.to_json() for layer in header.layers],
-        "nodes": header.graph.to_json(),
-        "edge_index": header.graph.edge_index.tolist(),
-        "options": [str(option) for option in header.options],
-        "options_hash": header.options_hash,
-        "num_bytes": header.num_bytes.tolist(),
-        "relative_error": np.where(header.available, header.relative_error, 0.0).tolist(),
-        "conditions": header.conditions,
-        "activation_options": list(header.activation_options),
-        "full_precision": header.provenance.get("full_precision", {}),
-    }
-
-
-def _header_from_json(data: Mapping[str, Any], folder: Path) -> Header:
-    try:
-        num_bytes = np.array(data["num_bytes"], dtype=np.int64)
-        return Header(
-            denoiser=data["denoiser"],
-            layers=[WeightLayer.from_json(layer) for layer in data["layers"]],
-            graph=Graph.from_json(data["nodes"], np.array(data["edge_index"], dtype=np.int64).reshape(2, -1)),
-            options=tuple(Option.parse(text) for text in data["options"]),
-            num_bytes=num_bytes,
-            relative_error=np.where(num_bytes < 0, np.nan, np.array(data["relative_error"], np.float64)),
-            labels=(),
-            conditions=data["conditions"],
-            provenance={},
-            activation_options=tuple(data["activation_options"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise QsdError(
-            f"{folder / FILE_NAME}: damaged ({first_line(error)}); train the ranker again"
-        ) from error

@@ -100,7 +100,7 @@ class Member(nn.Module):
 
     @torch.no_grad()
     def fit_hops(self, store: int, data: StoreData, member: int) -> None:
-        """Takes mean, spread and weight of each hop's norms, after training.
+        """Takes mean, standard deviation and weight of each hop's norms, after training.
 
         Args:
             store: position of the store.

@@ -20,8 +20,8 @@ def soft_ranks(scores: Tensor, temperature: float = 0.1) -> Tensor:
     Returns:
         float [..., n].
     """
-    spread = scores.std(dim=-1, keepdim=True, correction=0).clamp_min(1e-6)
-    difference = (scores.unsqueeze(-1) - scores.unsqueeze(-2)) / (temperature * spread.unsqueeze(-1))
+    std = scores.std(dim=-1, keepdim=True, correction=0).clamp_min(1e-6)
+    difference = (scores.unsqueeze(-1) - scores.unsqueeze(-2)) / (temperature * std.unsqueeze(-1))
     return torch.sigmoid(difference).sum(dim=-1) + 0.5  # the term j = i contributes one half
 
 
@@ -102,8 +102,8 @@ def hop_loss(norms: Tensor, target: Tensor, gains: Tensor, kind: str) -> Tensor:
     Returns:
         Scalar.
     """
-    spread = norms.std(dim=-1, keepdim=True, correction=0).clamp_min(1e-6)
-    standardized = (norms - norms.mean(dim=-1, keepdim=True)) / spread
+    std = norms.std(dim=-1, keepdim=True, correction=0).clamp_min(1e-6)
+    standardized = (norms - norms.mean(dim=-1, keepdim=True)) / std
     loss = norms.new_zeros(())
     if kind in ("spearman", "hybrid"):
         loss = loss + spearman_loss(standardized, target).mean()

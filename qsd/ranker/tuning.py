@@ -2,19 +2,13 @@
 
 import contextlib
 import copy
-import csv
 import dataclasses
-import functools
-import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
-import matplotlib
 import optuna
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor
 from optuna.study import MaxTrialsCallback
@@ -25,7 +19,6 @@ from qsd.ranker.data import DEFAULT_FOLDS, StoreDataModule
 from qsd.ranker.module import RankerModule, check_precision
 from qsd.ranker.studies import LABELS, retry
 from qsd.support.errors import QsdError, first_line
-from qsd.support.files import atomic
 from qsd.support.yaml_files import read_yaml
 
 MONITOR = "val_spearman"
@@ -228,28 +221,6 @@ def _value(base: Mapping[str, Any], key: str) -> Any:
     return place
 
 
-def write_results(study: optuna.Study, base: Mapping[str, Any], folder: str | Path) -> None:
-    """Writes ``best.yaml`` (for `lightning fit --config`), ``trials.csv`` and Optuna's plots.
-
-    A fit of ``best.yaml`` writes to a ranker folder of its own, ``runs/ranker-STUDY-best``.
-
-    Raises:
-        QsdError: no trial has finished unpruned.
-    """
-    folder = Path(folder)
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    best = best_trial(study)
-    with atomic(folder / "best.yaml") as temporary:
-        labels = study.user_attrs[LABELS]
-        learned = f" of members with {', '.join(map(str, labels))} labels" if labels else ""
-        remark = f"# best of {len(study.trials)} trials, validation Spearman{learned} {best.value:.4f}\n"
-        out = f"runs/ranker-{re.sub(r'[^A-Za-z0-9_.-]+', '-', study.study_name)}-best"
-        chosen = with_values(base, {**best.params, "out": out})
-        temporary.write_text(remark + yaml.safe_dump(chosen, sort_keys=False), encoding="utf-8")
-    _write_csv(study, folder / "trials.csv")
-    _write_plots(study, folder, len(complete))
-
-
 def monitored(study: optuna.Study) -> list[str]:
     """Names of a trial's scores: of each number of labels, if the study has several."""
     labels = study.user_attrs[LABELS]
@@ -345,43 +316,3 @@ def read_base(path: str | Path) -> dict[str, Any]:
         QsdError: it is missing or no YAML mapping.
     """
     return read_yaml(path)
-
-
-def _write_csv(study: optuna.Study, path: Path) -> None:
-    keys = sorted({key for trial in study.trials for key in trial.params})
-    with atomic(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", "state", MONITOR, *monitored(study), "loses", "seconds", *keys])
-        for trial in study.trials:
-            seconds = trial.duration.total_seconds() if trial.duration else ""
-            scores = [trial.value, *(trial.user_attrs.get(name, "") for name in monitored(study))]
-            parameters = [trial.params.get(key, "") for key in keys]
-            state = trial.state.name.lower()
-            writer.writerow([trial.number, state, *scores, loses(study, trial), seconds, *parameters])
-
-
-def _write_plots(study: optuna.Study, folder: Path, num_complete: int) -> None:
-    from optuna.visualization import matplotlib as plots  # imports pyplot, so not before a plot is wanted
-
-    matplotlib.use("Agg")
-    keys = sorted(best_trial(study).params)
-    drawn: dict[str, Callable[..., Any]] = {
-        "history": plots.plot_optimization_history,
-        "parallel": functools.partial(plots.plot_parallel_coordinate, params=keys),
-    }
-    if num_complete > 2 and len({trial.value for trial in study.trials}) > 1:
-        drawn["importances"] = plots.plot_param_importances
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        for name, plot in drawn.items():
-            axes = plot(study, target_name="validation Spearman")
-            if name == "parallel":  # Optuna cuts long names and crowds the axes
-                axes.set_xticks(range(len(keys) + 1), ["validation Spearman", *map(_last_two, keys)])
-                axes.figure.set_size_inches(3 + 1.8 * len(keys), 6)
-            axes.figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
-            matplotlib.pyplot.close(axes.figure)
-
-
-def _last_two(key: str) -> str:
-    """The end of a dotted key, on two lines."""
-    return "\n".join(key.split(".")[-2:])

@@ -9,7 +9,6 @@ from qsd.runtime.layers import (
 )
 from qsd.runtime.memory import cache_weights, discard_edits
 from qsd.runtime.packed import PackedWeight
-from qsd.runtime.profiling import profile
 from qsd.runtime.registration import register
 
 __all__ = [
@@ -21,6 +20,5 @@ __all__ = [
     "QuantizedLinear",
     "cache_weights",
     "discard_edits",
-    "profile",
     "register",
 ]

@@ -1,6 +1,5 @@
 """Search: from what is known of configs to configs on a Pareto front, within a byte budget."""
 
-from qsd.search.baselines import best_labeled
 from qsd.search.budget import Budget
 from qsd.search.evaluator import Evaluator
 from qsd.search.front import Front, FrontMeta
@@ -29,7 +28,6 @@ __all__ = [
     "SearchSettings",
     "Space",
     "Task",
-    "best_labeled",
     "crowding_distance",
     "evolve",
     "fit_additive",

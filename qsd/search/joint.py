@@ -114,8 +114,8 @@ def _sweep(values: np.ndarray, costs: JointCosts) -> np.ndarray:
     if not len(bounded):
         return values.argmax(axis=1)[None]
     unit = np.where(np.isfinite(costs.tables), costs.tables, 0.0)[bounded] / costs.limits[bounded, None, None]
-    spread = np.ptp(np.where(np.isfinite(values), values, np.nan_to_num(values, neginf=0.0)), axis=1).sum()
-    grid = spread * np.concatenate([[0.0], np.logspace(-3, 2, 24 if len(bounded) > 1 else 96)])
+    reach = np.ptp(np.where(np.isfinite(values), values, np.nan_to_num(values, neginf=0.0)), axis=1).sum()
+    grid = reach * np.concatenate([[0.0], np.logspace(-3, 2, 24 if len(bounded) > 1 else 96)])
     found = []
     for multipliers in np.stack(np.meshgrid(*[grid] * len(bounded)), -1).reshape(-1, len(bounded)):
         found.append((values - np.tensordot(multipliers, unit, 1)).argmax(axis=1))

@@ -1,4 +1,4 @@
-"""NSGA-II (Deb, Pratap, Agarwal, Meyarivan 2002) over int8 genomes: most quality, fewest bytes."""
+"""NSGA-II (Deb, Pratap, Agarwal, Meyarivan 2002) over int8 configs: most quality, fewest bytes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,19 +79,19 @@ def evolve(
     Returns:
         int8 [<= population, L], the last population, distinct configs, best front first.
     """
-    genomes = np.unique(fit(seeds), axis=0)
-    quality, cost = score(genomes), sizes(genomes, num_bytes)
+    configs = np.unique(fit(seeds), axis=0)
+    quality, cost = score(configs), sizes(configs, num_bytes)
     mutations = Mutations.make(num_bytes)
     for generation in range(generations):
         kept = select_survivors(quality, cost, population)  # best first, so a lower index wins tournaments
-        genomes, quality, cost = genomes[kept], quality[kept], cost[kept]
-        children = _unseen(fit(_offspring(genomes, mutations, population, rng)), genomes)
-        genomes = np.concatenate([genomes, children])
+        configs, quality, cost = configs[kept], quality[kept], cost[kept]
+        children = _unseen(fit(_offspring(configs, mutations, population, rng)), configs)
+        configs = np.concatenate([configs, children])
         quality = np.concatenate([quality, score(children)])
         cost = np.concatenate([cost, sizes(children, num_bytes)])
         if progress is not None:
             progress(generation + 1, generations, f"best predicted quality {quality.max():.4g}")
-    return genomes[select_survivors(quality, cost, population)]
+    return configs[select_survivors(quality, cost, population)]
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ def _unseen(children: np.ndarray, parents: np.ndarray) -> np.ndarray:
     return children[sorted(fresh.values())]
 
 
-def _keys(genomes: np.ndarray) -> list[bytes]:
-    genomes = np.ascontiguousarray(genomes)
-    return genomes.view(f"V{genomes.shape[1]}").ravel().tolist()
+def _keys(configs: np.ndarray) -> list[bytes]:
+    configs = np.ascontiguousarray(configs)
+    return configs.view(f"V{configs.shape[1]}").ravel().tolist()
 
 
 def _offspring(parents: np.ndarray, mutations: Mutations, n: int, rng: np.random.Generator) -> np.ndarray:

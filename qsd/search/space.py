@@ -96,11 +96,6 @@ class Space:
         """Configs int8 [..., L] of choices int8 [..., U]."""
         return units[..., self.unit_of_layer]
 
-    def reduce(self, configs: np.ndarray) -> np.ndarray:
-        """Choices int8 [..., U] of configs int8 [..., L]: each unit takes the option of its first layer."""
-        _, first = np.unique(self.unit_of_layer, return_index=True)
-        return configs[..., first]
-
     def by_unit(self, table: np.ndarray) -> np.ndarray:
         """Values by layer float [L, O], added up over the layers of each unit, float64 [U, O].
 

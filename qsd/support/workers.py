@@ -1,12 +1,19 @@
-"""Worker processes that never outlive the work: not an error, not a signal, not their parent's death."""
+"""Worker processes that never outlive the work: not an error, not a signal, not their parent's death.
 
+They check files as their parent does, and what all would remark is said by one.
+"""
+
+import contextlib
+import logging
 import multiprocessing
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Self
 
 from qsd.support.errors import QsdError
+from qsd.support.hashing import verification, verifying
 from qsd.support.stops import die_with_parent
 
 
@@ -20,11 +27,12 @@ class Workers:
     """
 
     def __init__(self, count: int, begin: Callable[..., None], arguments: Sequence[Any]) -> None:
+        context = multiprocessing.get_context("spawn")
         self._executor = ProcessPoolExecutor(
             count,
-            mp_context=multiprocessing.get_context("spawn"),
+            mp_context=context,
             initializer=_begin,
-            initargs=(begin, tuple(arguments)),
+            initargs=(context.Value("i", 0), verifying(), begin, tuple(arguments)),
         )
 
     def __enter__(self) -> Self:
@@ -59,11 +67,18 @@ class Workers:
 
 
 _failure: Exception | None = None
+_settings = contextlib.ExitStack()
 
 
-def _begin(begin: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _begin(begun: Any, check: bool, begin: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     global _failure
     die_with_parent()
+    _settings.enter_context(verification(check))
+    with begun.get_lock():
+        first, begun.value = begun.value == 0, begun.value + 1
+    if not first:  # all would say the same
+        logging.disable(logging.WARNING)
+        warnings.simplefilter("ignore")
     try:
         begin(*arguments)
     except Exception as error:  # an initializer that raises says nothing but that the pool is broken

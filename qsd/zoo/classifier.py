@@ -1,6 +1,8 @@
 """The digit classifier whose pooled features serve FID and KID: a tiny stock ResNet of transformers."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,17 +20,17 @@ _BATCH = 128
 _SHIFT = 1
 
 
-def build_classifier() -> ResNetForImageClassification:
-    """An untrained classifier of 16x16 images in [-1, 1]; its pooled output has 64 features."""
+def build_classifier(names: Sequence[str] = DIGIT_WORDS, depth: int = 1) -> ResNetForImageClassification:
+    """An untrained classifier of images in [-1, 1], of so many blocks a stage; it has 64 pooled features."""
     return ResNetForImageClassification(
         ResNetConfig(
             num_channels=3,
             embedding_size=32,
             hidden_sizes=[32, FEATURES],
-            depths=[1, 1],
+            depths=[depth, depth],
             layer_type="basic",
-            id2label=dict(enumerate(DIGIT_WORDS)),
-            label2id={word: digit for digit, word in enumerate(DIGIT_WORDS)},
+            id2label=dict(enumerate(names)),
+            label2id={name: number for number, name in enumerate(names)},
         )
     )
 
@@ -57,19 +59,7 @@ def train_classifier(
         rows = train[torch.randint(len(train), (_BATCH,))]
         return shifted(images[rows]), classes[rows]
 
-    def loss(pixels: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        return nn.functional.cross_entropy(model(pixels).logits, truth, label_smoothing=0.05)
-
-    final = fit(
-        model.parameters(),
-        draw,
-        loss,
-        steps=steps,
-        learning_rate=3e-3,
-        progress=progress,
-        message="classifier",
-    )
-    model.eval()
+    final = fit_classifier(model, draw, steps=steps, progress=progress)
     right = classify(model, images) == classes
     facts = {
         "loss": final,
@@ -77,6 +67,17 @@ def train_classifier(
         "held_out_accuracy": right[digits.held_out.to(device)].float().mean().item(),
     }
     return facts | {"bytes": write_folder(out, lambda folder: _save(model, folder))}
+
+
+def fit_classifier(model: ResNetForImageClassification, draw: Callable[[], Batch], **settings: Any) -> float:
+    """Trains on drawn (images, classes); settings and result as of :func:`qsd.zoo.optimization.fit`."""
+
+    def loss(pixels: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(model(pixels).logits, truth, label_smoothing=0.05)
+
+    final = fit(model.parameters(), draw, loss, learning_rate=3e-3, message="classifier", **settings)
+    model.eval()
+    return final
 
 
 @torch.no_grad()
@@ -87,8 +88,13 @@ def classify(model: ResNetForImageClassification, images: torch.Tensor) -> torch
 
 def shifted(images: torch.Tensor) -> torch.Tensor:
     """The batch moved by at most one pixel each way, padded with paper."""
-    padded = nn.functional.pad(images, (_SHIFT,) * 4, value=-1.0)
     down, right = torch.randint(2 * _SHIFT + 1, (2,)).tolist()
+    return moved(images, _SHIFT, down, right, paper=-1.0)
+
+
+def moved(images: torch.Tensor, shift: int, down: int, right: int, *, paper: float) -> torch.Tensor:
+    """The window at (down, right), each at most twice the shift, of images padded by the shift."""
+    padded = nn.functional.pad(images, (shift,) * 4, value=paper)
     size = images.shape[-1]
     return padded[..., down : down + size, right : right + size]
 

@@ -1,6 +1,7 @@
 """The denoiser training that all miniatures share: noise prediction on latents, averaged weights."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -128,7 +129,6 @@ def _train_cycle(
 ) -> float:
     add_noise = DDPMScheduler(**NOISE_SCHEDULE).add_noise
     choices = _caption_choices(digits).to(latents.device)
-    average = MovingAverage(miniature.modules, _DECAY)
 
     def draw() -> Batch:
         rows = torch.randint(len(latents), (recipe.batch,))
@@ -145,14 +145,33 @@ def _train_cycle(
         noisy = add_noise(clean, noise, timesteps)
         return nn.functional.mse_loss(miniature.predict(noisy, timesteps, captions), noise)
 
-    miniature.modules.train().requires_grad_(True)
+    return fit_denoiser(
+        miniature.modules, recipe, draw, loss, steps, learning_rate, resume=resume, progress=progress
+    )
+
+
+def fit_denoiser(
+    modules: nn.ModuleDict,
+    recipe: Recipe,
+    draw: Callable[[], Batch],
+    loss: Callable[..., torch.Tensor],
+    steps: int,
+    learning_rate: float,
+    *,
+    decay: float = _DECAY,
+    resume: Path | None = None,
+    progress: Progress | None = None,
+) -> float:
+    """Trains modules, which end with their averaged weights; see :func:`qsd.zoo.optimization.fit`."""
+    modules.train().requires_grad_(True)
+    average = MovingAverage(modules, decay)
     final = fit(
-        miniature.modules.parameters(),
+        modules.parameters(),
         draw,
         loss,
         steps=steps,
         learning_rate=learning_rate,
-        matrices=block_matrices(miniature.modules) if recipe.muon else (),
+        matrices=block_matrices(modules) if recipe.muon else (),
         workers=recipe.workers,
         average=average,
         resume=resume,
@@ -160,7 +179,7 @@ def _train_cycle(
         message="denoiser",
     )
     average.load()
-    miniature.modules.eval().requires_grad_(False)
+    modules.eval().requires_grad_(False)
     return final
 
 

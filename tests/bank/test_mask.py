@@ -9,7 +9,7 @@ from support.tiny import tiny_pixart
 
 import qsd
 from qsd.bank import Applier, Bank, build_bank, config_bytes
-from qsd.bank.sizes import largest_bytes, smallest_bytes, substitutes, uniform_configs
+from qsd.bank.sizes import largest_bytes, smallest_bytes, uniform_configs
 from qsd.configs.sampling import sample_configs
 from qsd.quantizers import DEFAULT_OPTIONS, Option, parse_options
 from qsd.quantizers.schemes.gguf_types import GgufType
@@ -65,9 +65,8 @@ def test_sampled_configs_are_available_and_unchanged_for_a_full_mask(bank: Bank)
     )
 
 
-def test_substitutes_and_extremes_by_hand() -> None:
+def test_extremes_by_hand() -> None:
     num_bytes = np.array([[-1, 5, 7], [4, -1, -1]])
-    assert substitutes(num_bytes >= 0).tolist() == [[1, 1, 2], [0, 0, 0]]
     assert (smallest_bytes(num_bytes), largest_bytes(num_bytes)) == (9, 11)
 
 

@@ -32,7 +32,9 @@ def _measure(folder: Path, names: list[str], capsys: pytest.CaptureFixture[str])
     words = ["measure", "--pipeline", PIPELINE, "--bank", str(folder / "bank.safetensors"), "--json"]
     words += ["--evaluation", str(folder / "evaluation.yaml"), "--noise_seeds", "[1]"]
     assert main([*words, "--configs", f"[{', '.join(names)}]"]) == 0
-    return json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0]["name"] == "full precision" and rows[0]["avg_bits"] == 16
+    return rows
 
 
 def test_uniform_activations_and_schedules_are_measured(

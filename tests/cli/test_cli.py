@@ -35,6 +35,17 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"\n  {verb} " in text for verb in VERBS)
 
 
+def test_a_folder_that_may_not_be_written_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(words: list[str]) -> None:
+        raise PermissionError(13, "Permission denied", "/data/out/store.h5")
+
+    monkeypatch.setattr("qsd.cli.graph.run", run)
+    line = _fails(capsys, "graph")
+    assert "/data/out/store.h5: permission denied; check the path and what it permits" in line
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:

@@ -30,34 +30,36 @@ def test_demo_runs_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     words += ["--settings.search.generations", "3", "--settings.search.improve_rounds", "2"]
     assert main(words) == 0
 
-    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
-    assert set(summary) >= {"full_precision", "uniform", "random_best", "searched", "export", "seconds"}
-    assert len(summary["uniform"]) == 6
-    assert [row["num_images"] for row in summary["searched"]] == [30, 30, 30]
-    sizes = {row["name"]: row["bytes"] for row in summary["uniform"]}
-    same_a, same_uaq, bits = summary["searched"]
-    assert same_a["bytes"] <= sizes["kmeans_a-4:paper"]
-    assert same_uaq["bytes"] <= sizes["uaq-4:paper"]
-    assert bits["avg_bits"] <= bits["max_bits"] == 3.5
-    for row in summary["searched"]:
-        assert {"max_bits", "avg_bits", "bytes", "fid", "fid_std", "num_images", "seeds", "predicted"} <= set(
-            row
-        )
-    assert summary["full_precision"]["psnr"] == 100.0
-
-    exported = summary["export"]
-    assert exported["max_abs_difference"] == 0.0
-    file = tmp_path / exported["path"] / "transformer" / "diffusion_pytorch_model.safetensors"
-    assert file.stat().st_size == exported["bytes"]
-    for name in ("pareto.png", "grid.png", "bank.safetensors", "store.h5", "ranker/metrics.json"):
-        assert (tmp_path / "demo" / name).stat().st_size > 0
+    demo = tmp_path / "demo"
+    summary = json.loads((demo / "summary.json").read_text())
     shipped = Store.open(find("datasets/digits-pixart-alpha.h5"))
-    assert len(Store.open(tmp_path / "demo" / "store.h5").records) == len(shipped.records) + 1
-    front = Front.load(tmp_path / "demo" / "front-3.50-bits.json")
+    full, *others = summary["rows"]
+    kinds = [row["kind"] for row in others]
+    num_options = len(shipped.header.options)
+    assert kinds == ["uniform"] * num_options + ["random"] * 2 + ["searched"] * 2
+    assert full["psnr"] == 100.0 and full["avg_bits"] == 16
+    four, three = others[-2:]
+    for row, bits in ((four, 4.0), (three, 3.5)):
+        assert row["avg_bits"] <= bits == pytest.approx(row["max_bits"], abs=1e-3)
+        assert row["num_images"] == 30 and row["seeds"] == [1]
+        assert {"bytes", "fid", "fid_std", "predicted", "best_rival", "best_rival_fid"} <= set(row)
+    assert summary["max_abs_difference"] == 0.0
+    file = demo / "pipeline" / "transformer" / "diffusion_pytorch_model.safetensors"
+    assert file.stat().st_size == summary["bytes"]
+    for name in (
+        "pareto.png",
+        "grid.png",
+        "report.html",
+        "work/bank.safetensors",
+        "work/ranker/metrics.json",
+    ):
+        assert (demo / name).stat().st_size > 0
+    assert len(Store.open(demo / "work" / "store.h5").records) == len(shipped.records) + 1
+    front = Front.load(demo / "work" / "front-3.50-bits.json")
     assert front.avg_bits.max() <= 3.5
-    assert str(tmp_path) not in (tmp_path / "demo" / "summary.json").read_text().replace(exported["path"], "")
+    assert str(tmp_path) not in (demo / "summary.json").read_text()
 
-    reloaded = DiffusionPipeline.from_pretrained(tmp_path / "demo" / "export")
+    reloaded = DiffusionPipeline.from_pretrained(demo / "pipeline")
     settings = EvaluationSettings(
         prompts="datasets/digits/prompts.txt",
         reference="datasets/digits/images.safetensors",

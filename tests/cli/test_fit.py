@@ -250,6 +250,12 @@ def test_a_try_keeps_the_ranker(place):
     assert {file.name: file.read_bytes() for file in (place / "ranker").iterdir()} == before
 
 
+def test_one_of_several_processes_writes_the_ranker(place, monkeypatch):
+    monkeypatch.setattr(lightning.Trainer, "is_global_zero", property(lambda self: False))
+    run(["fit", "--config", str(place / "config.yaml"), "--out", str(place / "second")])
+    assert not (place / "second").exists()
+
+
 def test_without_checkpoints(place):
     out = place / "unsaved"
     words = ["fit", "--config", str(place / "config.yaml"), "--out", str(out)]

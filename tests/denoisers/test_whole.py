@@ -42,8 +42,17 @@ def test_inputs_on_disk(tmp_path: Path) -> None:
     assert loaded["added_cond_kwargs"] == {"resolution": None, "aspect_ratio": None}
     assert torch.equal(loaded["hidden_states"], pixart_inputs()["hidden_states"])
     assert trace(denoiser, inputs=loaded).graph == trace(denoiser).graph
-    with pytest.raises(QsdError, match="missing or damaged"):
+    with pytest.raises(QsdError, match=r"other\.json: cannot be read"):
         qsd.load_inputs(tmp_path / "other.json")
+    qsd.save_inputs(
+        {"hidden_states": torch.ones(2), "scale": 0.5, "pair": (1, [None])}, other := tmp_path / "o.json"
+    )
+    assert qsd.load_inputs(other)["pair"] == (1, [None])
+    other.with_suffix(".safetensors").replace(path.with_suffix(".safetensors"))
+    with pytest.raises(
+        QsdError, match=r"inputs\.safetensors: written with another document than inputs\.json"
+    ):
+        qsd.load_inputs(path)
     with pytest.raises(QsdError, match=r"name the \.json"):
         qsd.load_inputs(tmp_path / "inputs.safetensors")
 

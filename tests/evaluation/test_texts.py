@@ -77,6 +77,21 @@ def test_refused(tmp_path: Path, name: str, content: bytes | str, message: str) 
     assert "\n" not in str(refused.value)
 
 
+def test_parquet(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="parquet is read with pyarrow, which is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"caption": ["a\u2028b", "c", "d"], "label": [3, 1, 2]})
+    parquet.write_table(table, tmp_path / "p.parquet")
+    assert read_texts(str(tmp_path / "p.parquet"), 2, "prompts", "caption") == ["a\u2028b", "c"]
+    assert read_classes(str(tmp_path / "p.parquet"), 3, "label") == [3, 1, 2]
+    parquet.write_table(table.slice(0, 0), tmp_path / "empty.parquet")
+    with pytest.raises(QsdError, match="0 prompts for 2 images"):
+        read_texts(str(tmp_path / "empty.parquet"), 2, "prompts", "caption")
+    (tmp_path / "p.parquet").write_bytes((tmp_path / "p.parquet").read_bytes()[:-9])
+    with pytest.raises(QsdError, match=r"p\.parquet: damaged parquet file"):
+        read_texts(str(tmp_path / "p.parquet"), 2, "prompts", "caption")
+
+
 def test_classes(tmp_path: Path) -> None:
     assert read_classes(write(tmp_path, "c.txt", "3\n 12 \n\n"), 2) == [3, 12]
     for content, message in [

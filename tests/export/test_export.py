@@ -21,8 +21,7 @@ from qsd.denoisers import tie_equal_weights
 from qsd.denoisers.identity import identity
 from qsd.export import ExportResult, export, load_export
 from qsd.quantizers import Option
-from qsd.runtime import PackedWeight, QuantizedConv2d, QuantizedLinear, profile, register
-from qsd.support.errors import QsdError
+from qsd.runtime import PackedWeight, QuantizedConv2d, QuantizedLinear, register
 
 ALL_OPTIONS = tuple(
     Option.parse(f"{method}-{bits}") for method in ("uaq", "kmeans_c", "kmeans_a") for bits in range(2, 9)
@@ -269,16 +268,3 @@ def test_a_whole_pipeline_opens(bank: Bank, tmp_path: Path) -> None:
 def test_the_denoiser_of_a_pipeline_alone(bank: Bank, tmp_path: Path) -> None:
     export(tiny_pipeline(), bank, mixed(bank), tmp_path, whole_pipeline=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "transformer"]
-
-
-def test_profile_counts_memory_and_time(bank: Bank, tmp_path: Path) -> None:
-    config = bank.uniform_config("kmeans_a-4")
-    export(tiny_pixart(), bank, config, tmp_path)
-    reloaded = load_export(tmp_path)
-    numbers = profile(reloaded, pixart_inputs(), repeats=3)
-    assert numbers["packed_bytes"] == bank.config_bytes(config)
-    assert numbers["dense_bytes"] == 4 * bank.num_weights.sum()
-    assert numbers["seconds"] > 0 and numbers["dense_seconds"] > 0
-    assert isinstance(reloaded.proj_out, QuantizedLinear), "the profiled denoiser stays packed"
-    with pytest.raises(QsdError, match="not quantized"):
-        profile(tiny_pixart(), pixart_inputs())

@@ -245,16 +245,16 @@ def test_sketches_come_back_from_coordinates_and_join_new_ones() -> None:
         np.testing.assert_allclose(ours @ ours.T, gram, atol=5e-3 * gram.max())
 
 
-def test_touchy_images_count_no_more_than_others() -> None:
+def test_sensitive_images_count_no_more_than_others() -> None:
     rng = np.random.default_rng(0)
     changes = rng.normal(size=(20, 3, 5, 8))
-    touchy = changes * np.array([1, 30, 1, 0.1, 0])[:, None]
-    unit = _units(touchy)[:, None]
-    balanced = np.divide(touchy, unit, out=np.zeros_like(touchy), where=unit > 0)
+    uneven = changes * np.array([1, 30, 1, 0.1, 0])[:, None]
+    unit = _units(uneven)[:, None]
+    balanced = np.divide(uneven, unit, out=np.zeros_like(uneven), where=unit > 0)
     lengths = np.square(balanced).sum(axis=3).mean(axis=(0, 1))
     np.testing.assert_allclose(lengths[:4], lengths[0])
     assert lengths[4] == 0
-    assert lengths[0] == pytest.approx(np.square(touchy).sum(axis=3).mean(axis=(0, 1)).mean())
+    assert lengths[0] == pytest.approx(np.square(uneven).sum(axis=3).mean(axis=(0, 1)).mean())
 
 
 def test_principal_coordinates_are_the_best_of_their_number() -> None:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qsd.quantizers import Option, decoding, decoding_kernels, pack, quantize
-from qsd.quantizers.decoding import decode, decode_scaled, rotate
-from qsd.quantizers.schemes.wrappers import rotated
+from qsd.quantizers.decoding import decode, decode_scaled, rotate_blocks
+from qsd.quantizers.rotation import rotate
 
 
 @pytest.fixture(params=[True, False], ids=["registers", "portable"])
@@ -79,20 +79,20 @@ def test_what_has_no_fast_way_is_left_alone() -> None:
 def test_rotation_is_that_of_the_matrix(block: int) -> None:
     for blocks in (1, 15, 16, 50):
         values = torch.randn(blocks, block, generator=torch.Generator().manual_seed(blocks))
-        expected = rotated(values)
-        rotate(values, block)
+        expected = rotate(values)
+        rotate_blocks(values, block)
         torch.testing.assert_close(values, expected, atol=2e-6, rtol=0)
 
 
 def test_rotation_is_shared_by_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     values = torch.randn(67, 64)
     alone = values.clone()
-    rotate(alone, 64)
+    rotate_blocks(alone, 64)
     monkeypatch.setattr(decoding, "SHARED_WEIGHTS", 100)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        rotate(values, 64)
+        rotate_blocks(values, 64)
     finally:
         torch.set_num_threads(before)
     assert torch.equal(values, alone)

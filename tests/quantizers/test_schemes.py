@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from qsd.quantizers import Option, QuantizedWeight, parse_options, quantize, relative_error
+from qsd.quantizers.rotation import rotate
 from qsd.quantizers.schemes import w4a8
 from qsd.quantizers.schemes.shared_codebook import fit_scales
-from qsd.quantizers.schemes.wrappers import rotated
 
 OPTIONS = parse_options(
     [
@@ -201,9 +201,9 @@ def test_gguf_reads_the_very_values(option: Option) -> None:
 
 def test_a_rotation_is_its_own_inverse() -> None:
     some = weight(5, 96)
-    assert torch.allclose(rotated(rotated(some)), some, atol=1e-7)
-    assert torch.allclose(rotated(some).norm(dim=1), some.norm(dim=1))
-    assert not torch.allclose(rotated(some), some)
+    assert torch.allclose(rotate(rotate(some)), some, atol=1e-7)
+    assert torch.allclose(rotate(some).norm(dim=1), some.norm(dim=1))
+    assert not torch.allclose(rotate(some), some)
 
 
 def test_a_low_rank_part_is_the_best_of_the_residual() -> None:

@@ -15,6 +15,7 @@ from qsd.cli.fit import run
 from qsd.ranker import tuning
 from qsd.ranker.metrics import mean_correlation
 from qsd.ranker.studies import open_study
+from qsd.ranker.study_results import write_results
 from qsd.ranker.tuning import (
     Dimension,
     base_trial,
@@ -25,7 +26,6 @@ from qsd.ranker.tuning import (
     read_space,
     tune,
     with_values,
-    write_results,
 )
 from qsd.support.errors import QsdError
 from qsd.support.paths import shipped_root
@@ -50,6 +50,10 @@ SPACE = [
 ]
 
 
+def _stop(*_):
+    raise KeyboardInterrupt
+
+
 def test_a_study_resumes_and_its_best_yaml_fits(base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a fit without logger writes where it stands
     storage = f"sqlite:///{tmp_path / 'study.db'}"
@@ -66,6 +70,11 @@ def test_a_study_resumes_and_its_best_yaml_fits(base, tmp_path, monkeypatch):
     with (tmp_path / "out" / "trials.csv").open() as file:
         assert [row["state"] for row in csv.DictReader(file)] == ["complete"] * 3
     assert {"history.png", "parallel.png"} <= {file.name for file in (tmp_path / "out").iterdir()}
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("qsd.ranker.study_results._write_plots", _stop)
+        write_results(resumed, with_values(base, {"seed_everything": 7}), tmp_path / "out")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
     run(["fit", "--config", str(tmp_path / "out" / "best.yaml"), "--out", str(tmp_path / "ranker")])
     assert (tmp_path / "ranker" / "ranker.json").is_file()
 
@@ -296,10 +305,14 @@ def test_the_command_line(base, tmp_path, monkeypatch, capsys):
     assert yaml.safe_load(Path("tuned/best.yaml").read_text())["data"] == base["data"]
     assert main([*words.split(), "3", "--labels", "[8]"]) == 2
     assert "take another name" in capsys.readouterr().err
-    assert main([*words.split(), "1", "--labels", "[8]", "--study", "few", "--epochs", "0"]) == 0
-    several = ["--labels", "[8, 16]", "--study", "several", "--epochs", "0"]
+    few = ["--labels", "[8]", "--study", "few", "--epochs", "0"]
+    assert main([*words.split(), "1", *few]) == 2
+    assert "tuned/best.yaml: is there already, made of another study" in capsys.readouterr().err
+    assert main([*words.split(), "1", *few, "--out", "few"]) == 0
+    several = ["--labels", "[8, 16]", "--study", "several", "--epochs", "0", "--overwrite"]
     assert main([*words.split(), "1", *several]) == 0
     assert re.search(r" 8 ┃ +16 ┃", capsys.readouterr().err)  # a column each
+    words += " 1 --out other --trials"
     assert main([*words.split(), "3", "--epochs", "-1"]) == 2
     assert "give 0 (closed forms alone) or more" in capsys.readouterr().err
     Path("epochs.yaml").write_text("trainer.max_epochs: {choice: [1, 2]}\n")

@@ -24,7 +24,6 @@ from qsd.search import (
     SearchSettings,
     Space,
     Task,
-    best_labeled,
     crowding_distance,
     evolve,
     greedy_fill,
@@ -250,21 +249,6 @@ def test_an_evaluator_predicts_each_config_once() -> None:
 def test_a_predictor_that_returns_nan_is_an_error() -> None:
     with pytest.raises(QsdError, match="NaN"):
         Evaluator(lambda configs: np.full(len(configs), np.nan))(np.zeros((2, 3), dtype=np.int8))
-
-
-def test_best_labeled() -> None:
-    damage = Damage(4)
-    configs = sample_configs(SIX, 4, 50, seed=0)
-    quality = damage(configs)
-    quality[3] = np.nan
-    budget = Budget.make(damage.num_bytes, damage.num_weights, max_bits=3.8)
-    index = best_labeled(configs, quality, damage.num_bytes, budget)
-    fits = config_bytes(configs, damage.num_bytes) <= budget.max_bytes
-    assert fits[index]
-    assert quality[index] == np.nanmax(quality[fits])
-    smallest = Budget.make(damage.num_bytes, damage.num_weights, max_bytes=int(damage.num_bytes.min(1).sum()))
-    with pytest.raises(QsdError, match="no labeled config"):
-        best_labeled(configs[:1] * 0 + 3, quality[:1], damage.num_bytes, smallest)
 
 
 def test_a_sampled_config_depends_on_seed_and_index_only() -> None:

@@ -1,13 +1,12 @@
 """The HDF5 file of a store: old schemas, links, permissions, what users keep in it, and damage."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from support.synthetic_store import synthetic_header, synthetic_store
+from support.synthetic_store import as_schema_1, synthetic_header, synthetic_store
 
 from qsd.store import Records, Store
 from qsd.support.errors import QsdError
@@ -21,33 +20,10 @@ def _append(path: Path, index: int) -> None:
         store.append(index=index, config=config, labels={}, noise_seed=0, seconds=0.0)
 
 
-def _as_version_1(path: Path) -> None:
-    """Rewrites a store as the first schema had it."""
-    store = Store.open(path)
-    with h5py.File(path) as file:
-        meta = json.loads(file["meta"][()].tobytes())
-    for key in ("hashes", "replaced", "activation_options", "responses"):
-        del meta[key]
-    with h5py.File(path, "w") as file:
-        file.attrs.update(format="qsd-store", schema_version=1)
-        file["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-        file["graph/edge_index"] = store.header.graph.edge_index
-        file["options/num_bytes"] = store.header.num_bytes
-        file["options/relative_error"] = store.header.relative_error
-        file["options/num_weights"] = store.header.num_weights
-        for field in ("index", "config", "labels", "noise_seed", "split", "seconds"):
-            file[f"records/{field}"] = getattr(store.records, field)
-        if store.header.responses is not None:
-            group = file.create_group("options/responses")
-            group.attrs.update(num_images=store.header.responses.num_images, noise_seed=0)
-            for name, values in store.header.responses.spaces.items():
-                group[name] = values
-
-
 def test_the_first_schema_is_read_and_written_as_the_second(tmp_path: Path) -> None:
     path = synthetic_store(tmp_path / "s.h5", num_records=6, probed=True).path
     before = Store.open(path)
-    _as_version_1(path)
+    as_schema_1(path)
     old = Store.open(path)
     assert not old.records.activation.any()
     assert old.header.activation_options == ("16",)

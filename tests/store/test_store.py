@@ -104,6 +104,23 @@ def test_only_one_writer(tmp_path: Path) -> None:
         pass
 
 
+def test_a_writer_reads_under_its_lock_what_others_wrote_since_it_opened(tmp_path: Path) -> None:
+    config = np.zeros(len(synthetic_header().layers), np.int8)
+
+    def append(*indices: int) -> None:
+        with Store.writing(tmp_path / "s.h5") as store:
+            for index in indices:
+                store.append(index=index, config=config, labels={}, noise_seed=0, seconds=0.0)
+
+    Store.create(tmp_path / "s.h5", synthetic_header())
+    append(0, 1)
+    opened = Store.open(tmp_path / "s.h5")
+    append(*range(2, 20))
+    assert len(opened.records) == 2
+    append(20)
+    assert Store.open(tmp_path / "s.h5").records.index.tolist() == list(range(21))
+
+
 def test_truncated_store_is_named(tmp_path: Path) -> None:
     path = synthetic_store(tmp_path / "s.h5", num_records=30).path
     content = path.read_bytes()

@@ -1,8 +1,10 @@
 """A small store with a known truth: log-FID of damage that adds up and interacts within blocks."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 from support.options import SIX
 
@@ -126,3 +128,26 @@ def synthetic_store(
         num_images=np.zeros(num_records, np.int32),
     )
     return Store.create(path, header, records)
+
+
+def as_schema_1(path: Path) -> None:
+    """Rewrites a store as the first schema had it."""
+    store = Store.open(path)
+    with h5py.File(path) as file:
+        meta = json.loads(file["meta"][()].tobytes())
+    for key in ("hashes", "replaced", "activation_options", "responses"):
+        del meta[key]
+    with h5py.File(path, "w") as file:
+        file.attrs.update(format="qsd-store", schema_version=1)
+        file["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+        file["graph/edge_index"] = store.header.graph.edge_index
+        file["options/num_bytes"] = store.header.num_bytes
+        file["options/relative_error"] = store.header.relative_error
+        file["options/num_weights"] = store.header.num_weights
+        for field in ("index", "config", "labels", "noise_seed", "split", "seconds"):
+            file[f"records/{field}"] = getattr(store.records, field)
+        if store.header.responses is not None:
+            group = file.create_group("options/responses")
+            group.attrs.update(num_images=store.header.responses.num_images, noise_seed=0)
+            for name, values in store.header.responses.spaces.items():
+                group[name] = values

@@ -8,8 +8,8 @@ from qsd.quantizers.activations.options import (
     parse_activations,
 )
 from qsd.quantizers.activations.ranges import Calibrated, Calibration, Ranges
-from qsd.quantizers.activations.rotation import rotate
 from qsd.quantizers.activations.schemes import Rounding, rounding
+from qsd.quantizers.rotation import rotate
 
 __all__ = [
     "FULL_ACTIVATIONS",

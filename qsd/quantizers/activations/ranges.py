@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from qsd.quantizers.activations.options import ActivationOption
-from qsd.quantizers.activations.rotation import rotate
+from qsd.quantizers.rotation import rotate
 
 _SMALLEST = 1e-5
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from qsd.quantizers.activations.arithmetic import affine, round_to, round_tokens, straight_through
 from qsd.quantizers.activations.options import ActivationOption
 from qsd.quantizers.activations.ranges import Calibrated, Calibration
-from qsd.quantizers.activations.rotation import rotate
+from qsd.quantizers.rotation import rotate
 from qsd.support.errors import QsdError
 
 Rounding = Callable[[Tensor], Tensor]

@@ -1,8 +1,6 @@
 """What stands around any option: ``hadamard+...``, a rotation, and ``...+r16``, a low-rank residual."""
 
 import dataclasses
-import functools
-import math
 import re
 from collections.abc import Callable, Sequence
 
@@ -10,13 +8,13 @@ import torch
 from torch import Tensor
 
 from qsd.quantizers.coding import saturated
-from qsd.quantizers.decoding import rotate, scratch
+from qsd.quantizers.decoding import rotate_blocks, scratch
 from qsd.quantizers.option import HALF, WRAPPERS, Option, Rows, Stored, Tensors, Traits
+from qsd.quantizers.rotation import block_size, rotate
 from qsd.quantizers.scales import fan_in
 from qsd.quantizers.weight import QuantizedWeight
 from qsd.support.errors import QsdError
 
-_LARGEST_BLOCK = 128
 _SMALLEST_BLOCK = 16
 _ROTATED = "hadamard+"
 _LOW_RANK = re.compile(r"(.+)\+r([1-9][0-9]*)", re.ASCII)
@@ -55,16 +53,16 @@ class Hadamard(Option):
         return self.inner.layout(shape)
 
     def quantize(self, rows: Rows) -> dict[str, Tensor]:
-        return self.inner.quantize(dataclasses.replace(rows, values=rotated(rows.values)))
+        return self.inner.quantize(dataclasses.replace(rows, values=rotate(rows.values)))
 
     def core(self, tensors: Tensors, shape: Sequence[int]) -> tuple[Option, Callable[[Tensor], Tensor]]:
         option, restore = self.inner.core(tensors, shape)
-        return option, lambda values: rotated(restore(values).reshape(shape[0], -1)).view(tuple(shape))
+        return option, lambda values: rotate(restore(values).reshape(shape[0], -1)).view(tuple(shape))
 
     def decode(self, tensors: Tensors, shape: Sequence[int], out: Tensor) -> bool:
         values = out.view(-1) if out.dtype == torch.float32 else scratch(out.numel())
         QuantizedWeight(self.inner, tuple(shape), dict(tensors)).dequantize(torch.float32, values)
-        rotate(values, block_size(fan_in(shape)))
+        rotate_blocks(values, block_size(fan_in(shape)))
         if out.dtype != torch.float32:
             limit = torch.finfo(out.dtype).max
             out.view(-1).copy_(values.clamp_(-limit, limit))
@@ -72,7 +70,7 @@ class Hadamard(Option):
 
     def dequantize(self, tensors: Tensors, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         values = self.inner.dequantize(tensors, shape, torch.float32)
-        return saturated(rotated(values.reshape(shape[0], -1)), dtype).view(tuple(shape))
+        return saturated(rotate(values.reshape(shape[0], -1)), dtype).view(tuple(shape))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,28 +129,6 @@ class LowRank(Option):
 
     def _residual(self, tensors: Tensors, shape: Sequence[int]) -> Tensor:
         return (tensors["left"].float() @ tensors["right"].float()).view(tuple(shape))
-
-
-def block_size(count: int) -> int:
-    """The largest power of two, at most 128, that divides a number of inputs."""
-    return math.gcd(count, _LARGEST_BLOCK)
-
-
-def rotated(values: Tensor) -> Tensor:
-    """Rows [R, n] times a block-diagonal orthonormal Hadamard matrix, which is its own inverse."""
-    block = block_size(values.shape[1])
-    matrix = _hadamard(block).to(values.device)
-    return (values.reshape(-1, block) @ matrix).view(values.shape)
-
-
-@functools.cache
-@torch.inference_mode(False)  # training reads it, too, whoever asked first
-def _hadamard(size: int) -> Tensor:
-    """Sylvester's orthonormal Hadamard matrix, float32 [size, size]."""
-    matrix = torch.ones(1, 1)
-    while len(matrix) < size:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-    return matrix / size**0.5
 
 
 def _read_low_rank(text: str) -> Option | None:

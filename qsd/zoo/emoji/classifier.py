@@ -3,15 +3,13 @@
 from pathlib import Path
 
 import torch
-from torch import nn
-from transformers import ResNetConfig, ResNetForImageClassification
 
 from qsd.support.progress import Progress
 from qsd.zoo.autoencoder import to_pixels
-from qsd.zoo.classifier import FEATURES, classify
+from qsd.zoo.classifier import build_classifier, classify, fit_classifier, moved
 from qsd.zoo.emoji.dataset import CLASSES, IMAGE_SIZE, load_emoji
 from qsd.zoo.folders import write_folder, write_image_processor
-from qsd.zoo.optimization import Batch, fit
+from qsd.zoo.optimization import Batch
 
 _BATCH = 64
 _SHIFT = 2
@@ -31,27 +29,14 @@ def train_emoji_classifier(
     train = torch.nonzero(~held_out)[:, 0]
     torch.manual_seed(seed)
     with device:
-        model = _build_classifier()
+        model = build_classifier(CLASSES, depth=2)
 
     def draw() -> Batch:
         rows = train[torch.randint(len(train), (_BATCH,))]
         return jittered(images[rows]), classes[rows]
 
-    def loss(pixels: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        return nn.functional.cross_entropy(model(pixels).logits, truth, label_smoothing=0.05)
-
-    final = fit(
-        model.parameters(),
-        draw,
-        loss,
-        steps=steps,
-        learning_rate=3e-3,
-        weight_decay=0.05,
-        resume=out.with_name(f"{out.name}.training"),
-        progress=progress,
-        message="classifier",
-    )
-    model.eval()
+    resume = out.with_name(f"{out.name}.training")
+    final = fit_classifier(model, draw, steps=steps, weight_decay=0.05, resume=resume, progress=progress)
     found = classify(model, images)
     right, right_style = found == classes, found % 2 == classes % 2
     facts = {
@@ -70,22 +55,6 @@ def train_emoji_classifier(
 
 def jittered(images: torch.Tensor) -> torch.Tensor:
     """The batch mirrored or not, and moved by at most two pixels each way on white paper."""
-    padded = nn.functional.pad(images, (_SHIFT,) * 4, value=1.0)
     down, right, mirror = torch.randint(2 * _SHIFT + 1, (3,)).tolist()
-    size = images.shape[-1]
-    moved = padded[..., down : down + size, right : right + size]
-    return moved.flip(-1) if mirror > _SHIFT else moved
-
-
-def _build_classifier() -> ResNetForImageClassification:
-    return ResNetForImageClassification(
-        ResNetConfig(
-            num_channels=3,
-            embedding_size=32,
-            hidden_sizes=[32, FEATURES],
-            depths=[2, 2],
-            layer_type="basic",
-            id2label=dict(enumerate(CLASSES)),
-            label2id={name: index for index, name in enumerate(CLASSES)},
-        )
-    )
+    window = moved(images, _SHIFT, down, right, paper=1.0)
+    return window.flip(-1) if mirror > _SHIFT else window

@@ -14,8 +14,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
 from qsd.support.progress import Progress
-from qsd.zoo.diffusion import Recipe, block_matrices
-from qsd.zoo.optimization import Batch, MovingAverage, fit
+from qsd.zoo.diffusion import Recipe, fit_denoiser
+from qsd.zoo.optimization import Batch
 
 _NO_CAPTION = 0.05
 _DECAY = 0.999
@@ -83,21 +83,10 @@ def train_flow(
 
     [(steps, learning_rate)] = miniature.recipe.cycles
     torch.manual_seed(seed)
-    miniature.modules.train().requires_grad_(True)
-    average = MovingAverage(miniature.modules, _DECAY)
-    final = fit(
-        miniature.modules.parameters(),
-        draw,
-        loss,
-        steps=steps,
-        learning_rate=learning_rate,
-        matrices=block_matrices(miniature.modules) if miniature.recipe.muon else (),
-        workers=miniature.recipe.workers,
-        average=average,
+    final = fit_denoiser(
+        *(miniature.modules, miniature.recipe, draw, loss, steps, learning_rate),
+        decay=_DECAY,
         resume=resume,
         progress=progress,
-        message="denoiser",
     )
-    average.load()
-    miniature.modules.eval().requires_grad_(False)
     return {"loss": final}

@@ -35,6 +35,7 @@ def rotate(values: Tensor) -> Tensor:
 @functools.cache
 @torch.inference_mode(False)  # training reads it, too, whoever asked first
 def _hadamard(size: int) -> Tensor:
+    """Sylvester's orthonormal matrix, float32 [size, size]."""
     matrix = torch.ones(1, 1)
     while len(matrix) < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])

@@ -1,0 +1,64 @@
+"""Boolean options are flags: ``--json``, and ``--no-debiased`` where the default is true.
+
+Help shows what can be typed. ``--json=true`` and ``--json false`` are understood as well, and settings files
+say ``json: true``.
+"""
+
+import contextlib
+from argparse import Action
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+_VALUES = ("true", "false", "null")
+
+
+class FlagsParser(ArgumentParser):
+    """A parser whose boolean options take no value."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:  # type: ignore[override]
+        """Parses words, flags among them; see jsonargparse."""
+        return super().parse_args(None if args is None else self._valued(args), *rest, **options)
+
+    def format_help(self, *args: Any, **options: Any) -> str:
+        """The help, in which flags are shown as they are typed."""
+        with self._shown_as_flags():
+            return super().format_help(*args, **options)
+
+    def format_usage(self, *args: Any, **options: Any) -> str:
+        """The usage, likewise."""
+        with self._shown_as_flags():
+            return super().format_usage(*args, **options)
+
+    def _valued(self, words: Sequence[str]) -> list[str]:
+        """Gives flags the values that jsonargparse expects of boolean options."""
+        flags = {name for action in self._actions if _is_boolean(action) for name in action.option_strings}
+        valued, rest = [], list(words)
+        for word, after in zip(rest, [*rest[1:], ""], strict=True):
+            if word in flags and after not in _VALUES:
+                word = f"{word}=true"
+            elif word.startswith(("--no_", "--no-")) and f"--{word[5:]}" in flags:
+                word = f"--{word[5:]}=false"
+            valued.append(word)
+        return valued
+
+    @contextlib.contextmanager
+    def _shown_as_flags(self) -> Iterator[None]:
+        plain = [
+            action for action in self._actions if _is_boolean(action) and isinstance(action.default, bool)
+        ]
+        kept = [(action.nargs, action.option_strings) for action in plain]
+        for action in plain:
+            action.nargs = 0
+            if action.default:
+                action.option_strings = [f"--no_{name.removeprefix('--')}" for name in action.option_strings]
+        try:
+            yield
+        finally:
+            for action, (nargs, names) in zip(plain, kept, strict=True):
+                action.nargs, action.option_strings = nargs, names
+
+
+def _is_boolean(action: Action) -> bool:
+    return action.metavar in ("{true,false}", "{true,false,null}")
