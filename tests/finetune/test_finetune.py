@@ -21,6 +21,7 @@ from qsd.finetune import FinetuneSettings, finetune
 from qsd.finetune.calls import Calls
 from qsd.finetune.trainable import TrainableTensor, TrainableWeight
 from qsd.quantizers import DEFAULT_OPTIONS, Option, quantize
+from qsd.quantizers.rotation import _hadamard, rotate
 from qsd.support.errors import QsdError
 
 PIPELINE = "checkpoints/digits-dit"
@@ -88,8 +89,7 @@ def _check_function(option: str, shape: tuple[int, ...]) -> None:
 
 
 def test_a_rotation_that_was_first_needed_while_drawing_trains() -> None:
-    schemes_hadamard.cache_clear()
-    activation_hadamard.cache_clear()
+    _hadamard.cache_clear()
     option = Option.parse("hadamard+lloyd-3g32:f8")
     quantized = quantize(torch.randn(8, 64), [option])[option]
     with torch.inference_mode():
