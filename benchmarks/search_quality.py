@@ -46,6 +46,7 @@ from qsd.search import SearchSettings
 from qsd.store import Store
 from qsd.support.documents import write_json
 from qsd.support.errors import QsdError
+from qsd.support.hashing import json_hash
 from qsd.support.paths import shipped_root
 from qsd.zoo.registry import MINIATURES, labeling_settings
 
@@ -79,14 +80,22 @@ class Family:
     paper: Path
     images: int
     folder: Path
+    stores: Path | None = None
+    generations: int = 40
 
     def __post_init__(self) -> None:
         self.pipe = load_pipeline(shipped_root() / "checkpoints" / self.name)
-        self.store = Store.open(shipped_root() / "datasets" / f"{self.name}.h5")
+        self.store = Store.open((self.stores or shipped_root() / "datasets") / f"{self.name}.h5")
         self.bank: Bank = build_bank(denoiser_of(self.pipe), self.store.header.options)
         self.evaluation = labeling_settings(self.name, self.images)
         self.measurer = Measurer(self.pipe, self.bank, self.evaluation)
         self.rankers: dict[str, Ranker] = {}
+
+    @property
+    def identity(self) -> str:
+        """Of the option table and the labels: results of another store are not gone on with."""
+        header, records = self.store.header, self.store.records
+        return json_hash([list(map(str, header.options)), len(records), header.provenance.get("command")])[:8]
 
     def ranker(self, target: str) -> Ranker:
         """The process that is fitted to the store's training and validation records."""
@@ -119,26 +128,17 @@ class Family:
             if not folder.is_dir():
                 raise QsdError(f"{folder}: missing; train it with {family.replace('-', '_')}_paper.yaml")
             ranker = load_ranker(folder)
-        if method == "orthogonality":
-            fronts = [
-                api.search(
-                    *(ranker, self.bank),
-                    max_bytes=max_bytes,
-                    pipe=self.pipe,
-                    evaluator=self.evaluation,
-                    orthogonality=OrthogonalitySettings(beta=beta),
-                    **options,
-                )
-                for beta in BETAS
-            ]
-            front = max(fronts, key=lambda one: float(one.score.max()))
-            return front.best()
         alone = method in ("operation", "block", "length", "greedy") or method.startswith("knapsack")
-        settings = SearchSettings(additive_samples=8000) if method == "random" else SearchSettings()
+        settings = SearchSettings(generations=self.generations, improve_rounds=self.generations)
+        if method == "random":  # as many as evolution predicts
+            settings = SearchSettings(additive_samples=200 * self.generations)
         front = api.search(
             *(None if alone and method not in ("operation", "block") else ranker, self.bank),
             max_bytes=max_bytes,
             store=self.store,
+            pipe=self.pipe,
+            evaluator=self.evaluation,
+            orthogonality=OrthogonalitySettings(beta=BETAS[0], sweep=list(BETAS[1:])),
             settings=settings,
             **options,
         )
@@ -200,7 +200,9 @@ def main() -> None:
     parser.add_argument("--no-uniform-sizes", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--target", default="-log(fid)", help="of evolution")
+    parser.add_argument("--target", default="-log(fid) + 0.2*psnr", help="of evolution")
+    parser.add_argument("--generations", type=int, default=40, help="of evolution, and its local rounds")
+    parser.add_argument("--stores", type=Path, help="folder of FAMILY.h5; the shipped ones by default")
     parser.add_argument("--paper", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/search_quality.json"))
     arguments = parser.parse_args()
@@ -209,12 +211,14 @@ def main() -> None:
     )
     seeds = list(range(FIRST_SEED, FIRST_SEED + arguments.seeds))
     for name in arguments.families:
-        cells = results.setdefault(name, {})
-        family: Family | None = None
         with bar(name) as progress:
             family = Family(
-                name, arguments.target, arguments.paper, arguments.images, arguments.out.parent / "rankers"
+                *(name, arguments.target, arguments.paper, arguments.images),
+                arguments.out.parent / "rankers",
+                arguments.stores,
+                arguments.generations,
             )
+            cells = results.setdefault(f"{name} {family.identity}", {})
             budgets = family.budgets(arguments.bits)
             if arguments.no_uniform_sizes:
                 budgets = {key: size for key, size in budgets.items() if key.endswith("bits")}

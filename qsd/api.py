@@ -27,6 +27,7 @@ from qsd.quantizers.activations import parse_activations
 from qsd.quantizers.options import TABLES
 from qsd.ranker.bounds import Answer, Bound, smallest_within
 from qsd.ranker.checkpoint import Ranker
+from qsd.ranker.objectives import objectives_of
 from qsd.ranker.tasks import (
     Known,
     OrthogonalitySettings,
@@ -38,6 +39,7 @@ from qsd.ranker.tasks import (
 )
 from qsd.search import METHODS, Front, MethodName, SearchSettings
 from qsd.search.coupling import Coupling, FormatName
+from qsd.search.objectives import search_objectives
 from qsd.store import Store
 from qsd.support.errors import QsdError
 from qsd.support.progress import Progress
@@ -283,6 +285,7 @@ def search(
     evaluator: EvaluationSettings | None = None,
     score: ScoreName = "errors",
     orthogonality: OrthogonalitySettings | None = None,
+    objectives: Sequence[str] = (),
     settings: SearchSettings | None = None,
     seed: int = 0,
     command: str = "",
@@ -306,6 +309,7 @@ def search(
         evaluator: how it draws.
         score: of `knapsack`.
         orthogonality: settings of that method.
+        objectives: labels such as ``["fid", "psnr"]``, for `evolution`: a front of these and of bytes.
         settings: how much to search.
         seed: equal seeds give equal fronts.
         command: for the provenance.
@@ -333,6 +337,10 @@ def search(
         meta=meta_of(known, provenance()["versions"], command),
         progress=progress,
     )
+    if objectives:
+        if method != "evolution" or ranker is None:
+            raise QsdError("objectives: are for --method evolution with --ranker, which predicts them")
+        return search_objectives(task, objectives_of(ranker, objectives))
     return METHODS[method](task)
 
 

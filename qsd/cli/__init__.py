@@ -38,6 +38,7 @@ VERBS = {
     "measure": _Verb("measure", "measure configs from files: verify what a search found"),
     "explain": _Verb("explain", "say what each layer costs, and which layers' errors add up or cancel"),
     "report": _Verb("report", "write one self-contained HTML page of a run"),
+    "study": _Verb("study", "score the answers to a blind study of `qsd report --study`"),
     "export": _Verb("export", "write a quantized denoiser that diffusers loads"),
     "finetune": _Verb("finetune", "train what an export stores beside its codes; its size stays"),
     "profile": _Verb("profile", "time and memory of an export beside its full-precision pipeline"),

@@ -131,6 +131,8 @@ def _by_ranker(words: JointWords, bank: Bank, steps: StepProbe | None) -> _Found
 def _orthogonal(words: JointWords, bank: Bank) -> _Found:
     if words.pipeline is None or words.evaluation is None:
         raise QsdError("orthogonality: needs --pipeline and --evaluation, to draw with full precision")
+    if words.orthogonality.sweep:
+        raise QsdError("orthogonality.sweep: is for budgets of weights; give one orthogonality.beta")
     with bar("Search") as progress:
         pipe = load_pipeline(words.pipeline, device=words.device)
         gamma = similarities(pipe, bank, words.evaluation, words.orthogonality, progress)

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from qsd.api import search as search_configs
 from qsd.api import smallest
 from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, console, messages, print_json, run_function
+from qsd.cli.found import front_table, round_json, round_table, rows_of, say_answer
 from qsd.cli.joint_search import JointWords, run_joint
 from qsd.cli.overwriting import check_replaceable
-from qsd.cli.tables import number_table
 from qsd.configs.document import config_to_json, save_config
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation import EvaluationSettings
@@ -50,6 +48,7 @@ def search(
     at_least: str | None = None,
     couple: str | None = None,
     format: FormatName = "qsd",
+    objectives: str | None = None,
     store: str | None = None,
     verify: int = 0,
     rounds: int = 1,
@@ -69,9 +68,10 @@ def search(
     """Searches good configs within a size budget that is never exceeded.
 
     Writes `front.json` (the Pareto front, configs by layer name), `best.json` (its best config, ready for
-    `qsd measure` and `qsd export`) and `front.png`. With --max-fid, --min-psnr or --within it searches the
-    smallest config that keeps the bound, and `best.json` is that. With --verify it measures the front's best
-    under fresh noise, appends the records to the store, refits the ranker and searches again.
+    `qsd measure` and `qsd export`) and the picture `front.png` and `front.svg`. With --max-fid, --min-psnr
+    or --within it searches the smallest config that keeps the bound, and `best.json` is that. With --verify
+    it measures the front's best under fresh noise, appends the records to the store, refits the ranker and
+    searches again.
 
     Args:
         bank: the denoiser's bank (`qsd bank`).
@@ -86,7 +86,7 @@ def search(
         max_bytes: budget in bytes instead.
         max_act_bits: budget in mean bits of activations, each layer counting by its multiply-accumulates;
             weights and activations are then searched together, which needs a ranker of a bank with activation
-            options.
+            options; with --method orthogonality no ranker.
         max_bops: budget in bit-operations (multiply-accumulates x weight bits x activation bits) of one
             forward pass of one image; likewise.
         steps: file of `qsd probe --steps-groups`; with one of these budgets, options of activations by group
@@ -104,6 +104,9 @@ def search(
             weight), or both, as in "qkv,segments".
         format: what the result is for, also written --for: qsd, sdnq, gguf or comfy. Only options that it can
             hold are searched, and layers that it stores as one weight share an option.
+        objectives: labels that the ranker predicts, such as fid,psnr ("target" is its target): NSGA-II finds
+            a front of all of them and of bytes instead of weighing them by the target; `best.json` is its
+            member of the best target.
         store: probed store for length, greedy and knapsack over energies; labeled for ridge; the ranker's
             own for --verify, which appends to it.
         verify: measure so many of the front's best per round; needs --ranker, --store, --pipeline and
@@ -144,6 +147,7 @@ def search(
         )
         coupled = {"couple": couple, "for": format if format != "qsd" else None}
         bounds_given = {"max_bytes": max_bytes, "max_fid": max_fid, "min_psnr": min_psnr, "within": within}
+        coupled["objectives"] = objectives
         run_joint(words, {**bounds_given, "store": store, "verify": verify, **coupled})
         return
     if steps is not None:
@@ -175,6 +179,8 @@ def search(
     }
     opened = Store.open(find(store)) if store else None
     target = loaded_ranker.target if loaded_ranker else f"{method} score"
+    if objectives and bounds:
+        raise QsdError("objectives: give them or bounds (--max-fid, --min-psnr, --within), not both")
     answer: Answer | None = None
     found: list[Round] = []
     unseen: dict[str, Any] | None = None
@@ -204,6 +210,7 @@ def search(
                 evaluator=evaluation,
                 score=score,
                 orthogonality=orthogonality,
+                objectives=(objectives or "").replace(",", " ").split(),
                 seed=seed + number,
                 progress=progress,
                 **shared,
@@ -233,7 +240,7 @@ def search(
                 progress=stack.enter_context(bar("Measure")),
             )
             front = found[-1].front
-            if evaluation.holdout_prompts is not None:
+            if evaluation.held_out() is not evaluation:
                 loaded = load_pipeline(pipeline, device=device, dtype=dtype, encoders=False)
                 held_out = Measurer(loaded, loaded_bank, evaluation.held_out())
                 (unseen,) = verify_configs(
@@ -245,28 +252,28 @@ def search(
     best = len(front) - 1 if answer is not None else _best(front)
     write_front(front, loaded_bank, Path(out), quality_label=f"predicted {target}", best=best)
     if json:
-        document: dict[str, Any] = {"front": f"{out}/front.json", "members": _rows(front), "best": best}
+        document: dict[str, Any] = {"front": f"{out}/front.json", "members": rows_of(front), "best": best}
         if answer is not None:
             document["bounds"] = [str(bound) for bound in bounds]
             document |= {"probability": answer.probability, "bytes_even_odds": answer.even}
         if found:
-            document["rounds"] = [_round(one) for one in found]
-            document["winner_on_held_out_prompts"] = unseen
+            document["rounds"] = [round_json(one) for one in found]
+            document["winner_held_out"] = unseen
         print_json(document)
         return
-    console.print(_table(front, target, out))
+    console.print(front_table(front, target, out))
     if loaded_ranker is not None and (remark := _extrapolation(loaded_ranker, loaded_bank, front, best)):
         messages.print(remark)
     for number, one in enumerate(found):
-        console.print(_round_table(one, number + 1, target))
+        console.print(round_table(one, number + 1, target))
     if unseen is not None:
         numbers = ", ".join(f"{name} {unseen[name]:.4g}" for name in unseen if name != "seeds")
-        console.print(f"the winner on held-out prompts: {numbers}")
+        console.print(f"the winner on held-out prompts or real images: {numbers}")
     if answer is not None:
-        _say(answer, bounds, confidence)
+        say_answer(answer, bounds, confidence)
 
 
-_FILES = {"front.json", "best.json", "front.png"}
+_FILES = {"front.json", "best.json", "front.png", "front.svg"}
 
 
 def _facts(file: Path) -> dict[str, Any]:
@@ -281,7 +288,7 @@ def _facts(file: Path) -> dict[str, Any]:
 def write_front(
     front: Front, bank: Bank, folder: Path, *, quality_label: str, best: int | None = None
 ) -> None:
-    """Writes ``front.json``, ``best.json`` and ``front.png``, in place of earlier ones in one step."""
+    """Writes the front, its best config and its picture, in place of earlier ones in one step."""
     best = front.best_index() if best is None else best
     config = config_to_json(
         front.configs[best],
@@ -289,7 +296,7 @@ def write_front(
         [str(option) for option in bank.options],
         bank.denoiser,
         bank.options_hash,
-        predicted=_rows(front)[best],
+        predicted=rows_of(front)[best],
         measured=front.measured[best],
         command=front.meta.command,
     )
@@ -335,79 +342,8 @@ def _best(front: Front) -> int:
     return max(measured)[1] if measured else front.best_index()
 
 
-def _rows(front: Front) -> list[dict[str, float | int]]:
-    return [
-        {
-            "bytes": int(front.num_bytes[index]),
-            "avg_bits": float(front.avg_bits[index]),
-            "predicted": float(front.predicted[index]),
-            "std": float(front.std[index]),
-        }
-        for index in range(len(front))
-    ]
-
-
-def _round(one: Round) -> dict[str, Any]:
-    return {
-        "predicted": one.predicted.tolist(),
-        "measured": one.measured.tolist(),
-        "optimism": one.optimism.tolist(),
-        "winner": one.winner,
-    }
-
-
-def _table(front: Front, target: str, out: str) -> Table:
-    table = number_table(
-        f"{out}: {len(front)} configs, predicted (not measured)",
-        ("average bits", "bytes", "predicted", "std"),
-        caption=f"target {target}",
-    )
-    rows = _rows(front)
-    for row in rows[:: max(1, len(rows) // 16)][:-1] + rows[-1:]:
-        table.add_row(
-            f"{row['avg_bits']:.3f}", f"{row['bytes']:,}", f"{row['predicted']:.3f}", f"{row['std']:.3f}"
-        )
-    return table
-
-
 def _extrapolation(ranker: Ranker, bank: Bank, front: Front, best: int) -> str:
     return ranker.over(bank.options).extrapolation(front.configs[best : best + 1])
-
-
-def _round_table(one: Round, number: int, target: str) -> Table:
-    """The measured members of a round."""
-    optimism = one.optimism
-    table = number_table(
-        f"round {number}: measured under fresh noise, {target}",
-        ("average bits", "bytes", "predicted", "measured", "90 % interval"),
-        caption=f"optimism (predicted - measured): winner {optimism[one.winner]:+.3f}, "
-        f"mean {optimism.mean():+.3f}",
-    )
-    for place, member in enumerate(one.members):
-        row = one.front.measured[member] or {}
-        low, high = row.get("target_interval", (float("nan"), float("nan")))
-        cells = (
-            f"{one.front.avg_bits[member]:.3f}",
-            f"{int(one.front.num_bytes[member]):,}",
-            f"{one.predicted[place]:.3f}",
-            f"{one.measured[place].mean():.3f}",
-            f"{low:.3f} to {high:.3f}",
-        )
-        table.add_row(*cells, style="bold" if place == one.winner else None)
-    return table
-
-
-def _say(answer: Answer, bounds: Sequence[Bound], confidence: float) -> None:
-    size, bits = int(answer.front.num_bytes[-1]), float(answer.front.avg_bits[-1])
-    console.print(
-        f"smallest with {' and '.join(map(str, bounds))}: {size:,} bytes, {bits:.3f} average bits, "
-        f"probability {answer.probability:.0%} (asked {confidence:.0%})"
-    )
-    if answer.even is not None and answer.even < size:
-        messages.print(
-            f"between {answer.even:,} and {size:,} bytes the data cannot tell: it holds with less than "
-            f"{confidence:.0%}; --verify measures there"
-        )
 
 
 def run(words: Sequence[str]) -> None:

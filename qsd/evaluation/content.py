@@ -11,7 +11,10 @@ from qsd.evaluation.pictures import pictures_hash
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.hashing import json_hash
 
-_NO_CONTENT = ("noise_seed", "holdout_prompts", "holdout_classes", "prompts_column", "classes_column")
+_NO_CONTENT = (
+    *("noise_seed", "holdout_prompts", "holdout_classes", "holdout_reference"),
+    *("prompts_column", "classes_column"),
+)
 
 
 def settings_content(settings: EvaluationSettings) -> dict[str, Any]:

@@ -54,11 +54,13 @@ def draw_grid(rows: Sequence[ImageRow], captions: Sequence[str], path: str | Pat
         axes.set_title(caption.replace(" ", "\n"), fontsize=7, va="bottom")
     figure.canvas.draw()  # settles where everything stands
     height = figure.bbox.height
-    boxes = []
+    cells = []
     for axes_of_row in grid:
-        ends = [axes.get_window_extent().extents for axes in (axes_of_row[0], axes_of_row[-1])]
-        boxes.append([ends[0][0], height - ends[0][3], ends[1][2], height - ends[0][1]])
-    places = {"titles": [row.title for row in rows], "boxes": np.round(boxes).astype(int).tolist()}
+        ends = [axes.get_window_extent().extents for axes in axes_of_row]
+        cells.append([[left, height - top, right, height - bottom] for left, bottom, right, top in ends])
+    found = np.round(cells).astype(int)
+    boxes = np.concatenate([found[:, 0, :2], found[:, -1, 2:]], axis=1)
+    places = {"titles": [row.title for row in rows], "boxes": boxes.tolist(), "cells": found.tolist()}
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", metadata={GRID: json.dumps(places)})
 
@@ -71,3 +73,16 @@ def strips(path: str | Path) -> list[tuple[str, Image.Image]]:
     width, height = (min((one.size[side] for one in cut), default=0) for side in (0, 1))
     cut = [one.crop((0, 0, width, height)) for one in cut]
     return list(zip(places.get("titles", []), cut, strict=True))
+
+
+def cells(path: str | Path) -> list[tuple[str, list[Image.Image]]]:
+    """Title and single images, all of one size, of each row of a drawn grid; none if the PNG is no grid."""
+    with Image.open(path) as image:
+        places = json.loads(image.info.get(GRID, "{}"))
+        boxes = np.array(places.get("cells", []), dtype=np.int64)
+        if not boxes.size:
+            return []
+        side = int(np.minimum(boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]).min())
+        whole = image.convert("RGB")
+        rows = [[whole.crop((x, y, x + side, y + side)) for x, y, _, _ in row] for row in boxes.tolist()]
+    return list(zip(places["titles"], rows, strict=True))

@@ -31,6 +31,8 @@ class EvaluationSettings:
         holdout_prompts: file of further prompts that no label was drawn from; `qsd measure` and the winner of
             `qsd search --verify` are measured on them. No part of a store's conditions.
         holdout_classes: file of their classes, where ``classes`` are named.
+        holdout_reference: real images that no label was compared with, likewise; without it held-out prompts
+            are compared with ``reference``.
         prompts_column: of a file of prompts with several columns.
         classes_column: likewise.
         num_images: images per config.
@@ -57,6 +59,7 @@ class EvaluationSettings:
     classes: str | None = None
     holdout_prompts: str | None = None
     holdout_classes: str | None = None
+    holdout_reference: str | None = None
     prompts_column: str | None = None
     classes_column: str | None = None
     num_images: int = 1000
@@ -89,19 +92,27 @@ class EvaluationSettings:
             raise QsdError(f"guidance is {self.guidance}; give a finite number, 1 for none")
 
     def held_out(self) -> Self:
-        """The same evaluation on the held-out prompts; itself where none are named.
+        """The same evaluation on held-out prompts and real images; itself where none are named.
 
         Raises:
-            QsdError: classes are named, but none of the held-out prompts, or the other way round.
+            QsdError: classes are named, but none of the held-out prompts, or the other way round; or held-out
+                real images without real images.
         """
-        if self.holdout_prompts is None:
+        if self.holdout_prompts is None and self.holdout_reference is None:
             return self
+        if self.holdout_reference is not None and self.reference is None:
+            raise QsdError("holdout_reference: name reference too, which labels are compared with")
+        reference = self.holdout_reference or self.reference
+        if self.holdout_prompts is None:
+            return dataclasses.replace(self, reference=reference, holdout_reference=None)
         if (self.classes is None) != (self.holdout_classes is None):
             raise QsdError("holdout_prompts: name holdout_classes exactly where classes are named")
         return dataclasses.replace(
             self,
             prompts=self.holdout_prompts,
             classes=self.holdout_classes,
+            reference=reference,
+            holdout_reference=None,
             holdout_prompts=None,
             holdout_classes=None,
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import TwoSlopeNorm
+from matplotlib.colors import SymLogNorm
 
 from qsd.explain.explanation import Explanation
 from qsd.explain.groups import OUTSIDE, groups_of, membership
@@ -46,9 +46,11 @@ def plot_boxes(found: Explanation, kind: str, path: Path) -> None:
             axes.set_yticks(range(1, len(names) + 1), names)
             axes.invert_yaxis()
             axes.set_xlabel("cost of a layer's option")
+            _spread(axes, "x", found.cost)
         else:
             _ticks(axes, names, first=1)
             axes.set(xlabel=kind, ylabel="cost of a layer's option")
+            _spread(axes, "y", found.cost)
         axes.grid(True, axis="x" if lying else "y", color="0.9", lw=0.5)
         axes.set_axisbelow(True)
 
@@ -106,7 +108,9 @@ def plot_heat_map(found: Explanation, path: Path) -> None:
     width = max(COLUMN, min(2 * COLUMN, 1.6 + 0.16 * len(blocks)))
     with figure(path, width=width, height=0.8 + _ROW * len(roles)) as drawn:
         axes = drawn.add_subplot()
-        image = axes.imshow(np.where(there, table, np.nan), cmap=SEQUENTIAL, aspect="auto")
+        shown = np.where(there, table, np.nan)
+        norm = SymLogNorm(_linear_below(table[there]), vmin=np.nanmin(shown), vmax=np.nanmax(shown))
+        image = axes.imshow(shown, cmap=SEQUENTIAL, aspect="auto", norm=norm)
         axes.set_facecolor("white")
         _ticks(axes, blocks)
         axes.set_yticks(range(len(roles)), roles)
@@ -131,7 +135,9 @@ def plot_interactions(found: Explanation, path: Path, kind: str = "block") -> No
     side = max(COLUMN, min(2 * COLUMN, 1.4 + 0.15 * len(names)))
     with figure(path, width=side, height=0.88 * side) as drawn:
         axes = drawn.add_subplot()
-        image = axes.imshow(table, cmap=DIVERGING, norm=TwoSlopeNorm(0, -reach, reach))
+        image = axes.imshow(
+            table, cmap=DIVERGING, norm=SymLogNorm(_linear_below(table), vmin=-reach, vmax=reach)
+        )
         _mark_negative(axes, table)
         _ticks(axes, names, rotation=0 if kind != "role" else 90)
         if kind == "role":
@@ -200,6 +206,23 @@ def plot_all(found: Explanation, folder: Path, configs: np.ndarray | None = None
         plot_interactions(found, folder / "interactions-roles", "role")
         names += ["interactions-blocks", "interactions-roles"]
     return names
+
+
+def _linear_below(values: np.ndarray) -> float:
+    """Where a symmetric logarithmic scale begins: few layers cost a hundred times what most cost."""
+    sizes = np.abs(values)
+    return max(float(np.quantile(sizes, 0.75)), 1e-3 * float(sizes.max()), 1e-12)
+
+
+def _spread(axes: Axes, axis: str, values: np.ndarray) -> None:
+    """A symmetric logarithmic axis where the largest value would press all others together."""
+    linear = _linear_below(values)
+    if np.abs(values).max() <= 10 * linear:
+        return
+    if axis == "x":
+        axes.set_xscale("symlog", linthresh=linear, linscale=1.5)
+    else:
+        axes.set_yscale("symlog", linthresh=linear, linscale=1.5)
 
 
 def _step(count: int) -> int:

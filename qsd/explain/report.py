@@ -100,7 +100,7 @@ def _chart(front: Front, best: int) -> dict[str, Any]:
         "left": _LEFT,
         "floor": _HEIGHT - _BOTTOM,
         "points": points,
-        "line": " ".join(f"{point['x']},{point['y']}" for point in points),
+        "line": "" if front.objectives else " ".join(f"{point['x']},{point['y']}" for point in points),
         "bits": [f"{front.avg_bits.min():.2f}", f"{front.avg_bits.max():.2f}"],
         "quality": [f"{front.predicted.min():.3g}", f"{front.predicted.max():.3g}"],
         "name": front.meta.ranker.get("target", "score"),

@@ -41,6 +41,7 @@ class OrthogonalitySettings:
         debiased: debiased CKA; else linear CKA.
         beta: how sharply importance falls with similarity, by the mean gamma of all layers: 1 makes a layer
             of average similarity worth 1/e.
+        sweep: further values of beta; the ranker, which a sweep needs, chooses among the configs of all.
         aggregation: over steps, of similarities or of importances.
         decay: weight of step s is decay**s; none weighs all alike.
         suffix_mean: the mean over the layers from each on, as OMPQ.
@@ -50,12 +51,13 @@ class OrthogonalitySettings:
     steps: int = 4
     debiased: bool = True
     beta: float = 1.0
+    sweep: list[float] = dataclasses.field(default_factory=list)
     aggregation: Aggregation = "similarity"
     decay: float | None = None
     suffix_mean: bool = False
 
     def __post_init__(self) -> None:
-        if self.samples < 4 or self.steps < 1 or self.beta <= 0:
+        if self.samples < 4 or self.steps < 1 or min([self.beta, *self.sweep]) <= 0:
             raise QsdError("orthogonality: samples must be at least 4, steps at least 1 and beta positive")
 
 
@@ -152,6 +154,7 @@ def make_task(
     predictor: PosteriorPredictor | None = known.ranker
     table: np.ndarray | None = None
     modules: tuple[Candidates, ...] = ()
+    further: tuple[np.ndarray, ...] = ()
     match method:
         case "evolution":
             if known.ranker is None:
@@ -172,7 +175,16 @@ def make_task(
                 raise QsdError(
                     "orthogonality: needs --pipeline and --evaluation, to draw with full precision"
                 )
+            if orthogonality.sweep and known.ranker is None:
+                raise QsdError(
+                    "orthogonality.sweep: needs --ranker, which chooses among values of beta; or give one "
+                    "as orthogonality.beta"
+                )
             table = bits_by_importance(known, orthogonality)
+            further = tuple(
+                bits_by_importance(known, dataclasses.replace(orthogonality, beta=beta))
+                for beta in orthogonality.sweep
+            )
         case "greedy":
             table = -10 * np.log10(np.maximum(-energies(_responses(known, method).spaces["latents"]), 1e-30))
         case "knapsack":
@@ -185,6 +197,7 @@ def make_task(
         predictor=predictor,
         score=table,
         modules=modules,
+        further_scores=further,
         settings=settings,
         seed=seed,
         meta=meta,
@@ -214,18 +227,21 @@ def similarities(
 
 def bits_by_importance(known: Known, settings: OrthogonalitySettings) -> np.ndarray:
     """Importance times bits, what MPQ-Diff's program adds up, float64 [L, O]."""
-    gamma = known.gamma
-    if gamma is None:
+    if known.gamma is None:
         raise ValueError("no similarities")
-    theta = importance(
+    bits = np.array([option.traits.bits for option in known.bank.options], dtype=np.float64)
+    return theta_of(known.gamma, settings)[:, None] * bits[None, :]
+
+
+def theta_of(gamma: np.ndarray, settings: OrthogonalitySettings) -> np.ndarray:
+    """Importance of layers, float64 [L], by the settings; beta in units of one over the mean similarity."""
+    return importance(
         gamma,
         settings.beta / max(float(gamma.mean()), 1e-12),
         aggregation=settings.aggregation,
         decay=settings.decay,
         suffix_mean=settings.suffix_mean,
     )
-    bits = np.array([option.traits.bits for option in known.bank.options], dtype=np.float64)
-    return theta[:, None] * bits[None, :]
 
 
 def store_of(store: Store, bank: Bank) -> Store:

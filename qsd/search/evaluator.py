@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.stats import norm
 
+from qsd.search.nsga2 import keys_of
 from qsd.search.posterior import Predictor, as_predictor
 from qsd.support.errors import QsdError
 
@@ -43,7 +44,7 @@ class Evaluator:
         row_of, known = self._row_of, len(self._mean)
         fresh: list[int] = []
         rows: list[int] = []
-        for place, key in enumerate(configs.view(f"V{configs.shape[1]}").ravel().tolist()):
+        for place, key in enumerate(keys_of(configs)):
             row = row_of.setdefault(key, known + len(fresh))
             rows.append(row)
             if row == known + len(fresh):

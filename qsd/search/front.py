@@ -54,6 +54,8 @@ class FrontMeta:
 class Front:
     """A Pareto front of configs; n members, sizes rising and scores rising with them.
 
+    A front of several objectives has rising sizes, and members that are best in one objective or another.
+
     Attributes:
         configs: int8 [n, L].
         predicted: float64 [n], predicted quality, larger is better.
@@ -63,6 +65,7 @@ class Front:
         meta: Provenance.
         measured: For each member None until it was measured, then label name -> number, along with how it was
             measured (number of images, seeds, ...). Whoever measures a member assigns `front.measured[i]`.
+        objectives: Predicted value of each objective by name, float64 [n]; empty for a front of one quality.
     """
 
     configs: np.ndarray
@@ -72,6 +75,7 @@ class Front:
     avg_bits: np.ndarray
     meta: FrontMeta
     measured: list[dict[str, Any] | None] = field(default_factory=list)
+    objectives: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.measured:
@@ -138,6 +142,7 @@ class Front:
             "predicted": {
                 "quality": float(self.predicted[index]),
                 "std": float(self.std[index]),
+                "objectives": {name: float(values[index]) for name, values in self.objectives.items()},
             },
             "measured": self.measured[index],
             "layers": layers_to_json(self.configs[index], self.meta.layer_names, self.meta.option_names),
@@ -190,12 +195,17 @@ class Front:
             avg_bits=np.array([member["avg_bits"] for member in members], dtype=np.float64),
             meta=meta,
             measured=[member["measured"] for member in members],
+            objectives={
+                name: np.array([member["predicted"]["objectives"][name] for member in members])
+                for name in members[0]["predicted"].get("objectives", {})
+            },
         )
 
 
 class _Predicted(Schema):
     quality: float
     std: Annotated[float, Field(ge=0)]
+    objectives: Annotated[dict[str, float], Field(default_factory=dict)]
 
 
 class _Member(Schema):

@@ -1,12 +1,13 @@
-"""NSGA-II (Deb, Pratap, Agarwal, Meyarivan 2002) over int8 configs: most quality, fewest bytes."""
+"""NSGA-II (Deb, Pratap, Agarwal, Meyarivan 2002) over int8 configs: most of every quality, fewest bytes."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
-from qsd.search.kernels import children_of, ranks, sizes
+from qsd.search.kernels import children_of, crowding, dominance_ranks, fingerprints, ranks, sizes
 from qsd.support.progress import Progress
 
 CROSSOVER_PROBABILITY = 0.9
@@ -19,31 +20,26 @@ def non_dominated_rank(score: np.ndarray, cost: np.ndarray) -> np.ndarray:
     dominated by earlier ones only, and the best score of each front so far falls from front to front, so the
     front of the next point is found by bisection.
 
+    With several scores every pair is compared, in O(n^2).
+
     Args:
-        score: float [n], larger is better.
+        score: float [n] or [n, K], larger is better.
         cost: int or float [n], smaller is better.
 
     Returns:
         int64 [n].
     """
     score, cost = np.asarray(score, dtype=np.float64), np.asarray(cost, dtype=np.float64)
+    if score.ndim == 2:
+        return dominance_ranks(np.column_stack([score, -cost]))
     return ranks(np.lexsort((-score, cost)), score, cost)
 
 
 def crowding_distance(score: np.ndarray, cost: np.ndarray, rank: np.ndarray) -> np.ndarray:
     """How lonely each point is within its front: float64 [n], infinite at the two ends of a front."""
     distance = np.zeros(len(score))
-    for objective in (np.asarray(score, dtype=np.float64), np.asarray(cost, dtype=np.float64)):
-        order = np.lexsort((objective, rank))
-        fronts, values = rank[order], objective[order]
-        first = np.append(True, fronts[1:] != fronts[:-1])
-        last = np.append(first[1:], True)
-        starts, ends = np.flatnonzero(first), np.flatnonzero(last)
-        span = np.repeat(values[ends] - values[starts], ends - starts + 1)
-        gap = np.zeros(len(score))
-        gap[1:-1] = values[2:] - values[:-2]
-        share = np.divide(gap, span, out=np.zeros_like(gap), where=span > 0)
-        distance[order] += np.where(first | last, np.inf, share)
+    for objective in np.column_stack([score, cost]).astype(np.float64).T:
+        crowding(np.lexsort((objective, rank)), rank, objective, distance)
     return distance
 
 
@@ -67,7 +63,7 @@ def evolve(
     """Runs NSGA-II.
 
     Args:
-        score: Predicted quality of int8 [n, L] configs, float [n], larger is better.
+        score: Predicted quality of int8 [n, L] configs, float [n], or [n, K] of several; larger is better.
         seeds: int8 [s, L], the first population; the best survive when there are more than `population`.
         num_bytes: int64 [L, O].
         fit: Brings int8 [n, L] configs under the budget.
@@ -80,17 +76,20 @@ def evolve(
         int8 [<= population, L], the last population, distinct configs, best front first.
     """
     configs = np.unique(fit(seeds), axis=0)
-    quality, cost = score(configs), sizes(configs, num_bytes)
+    quality, cost, keys = score(configs), sizes(configs, num_bytes), keys_of(configs)
     mutations = Mutations.make(num_bytes)
     for generation in range(generations):
         kept = select_survivors(quality, cost, population)  # best first, so a lower index wins tournaments
         configs, quality, cost = configs[kept], quality[kept], cost[kept]
-        children = _unseen(fit(_offspring(configs, mutations, population, rng)), configs)
+        keys = [keys[index] for index in kept.tolist()]
+        children, fresh = _unseen(fit(_offspring(configs, mutations, population, rng)), keys)
+        keys += fresh
         configs = np.concatenate([configs, children])
         quality = np.concatenate([quality, score(children)])
         cost = np.concatenate([cost, sizes(children, num_bytes)])
         if progress is not None:
-            progress(generation + 1, generations, f"best predicted quality {quality.max():.4g}")
+            best = ", ".join(f"{value:.4g}" for value in np.atleast_1d(quality.max(axis=0)))
+            progress(generation + 1, generations, f"best predicted quality {best}")
     return configs[select_survivors(quality, cost, population)]
 
 
@@ -113,16 +112,24 @@ class Mutations:
         return cls(options, (num_bytes >= 0).sum(axis=1))
 
 
-def _unseen(children: np.ndarray, parents: np.ndarray) -> np.ndarray:
-    """The distinct children that are no parents, in order."""
-    known = set(_keys(parents))
-    fresh = {key: row for row, key in enumerate(_keys(children)) if key not in known}
-    return children[sorted(fresh.values())]
+def _unseen(children: np.ndarray, keys: list[bytes]) -> tuple[np.ndarray, list[bytes]]:
+    """The distinct children that are none of those with these keys, in order, and their keys."""
+    known = set(keys)
+    fresh = {key: row for row, key in enumerate(keys_of(children)) if key not in known}
+    return children[list(fresh.values())], list(fresh)
 
 
-def _keys(configs: np.ndarray) -> list[bytes]:
+def keys_of(configs: np.ndarray) -> list[bytes]:
+    """A key of 128 bits for each of int8 [n, U]; equal configs have equal keys."""
     configs = np.ascontiguousarray(configs)
-    return configs.view(f"V{configs.shape[1]}").ravel().tolist()
+    found = fingerprints(configs, _factors(configs.shape[1]))
+    keys: list[bytes] = found.view("V16").ravel().tolist()
+    return keys
+
+
+@functools.lru_cache(maxsize=8)
+def _factors(units: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(2**64, size=(2, units), dtype=np.uint64) | np.uint64(1)
 
 
 def _offspring(parents: np.ndarray, mutations: Mutations, n: int, rng: np.random.Generator) -> np.ndarray:

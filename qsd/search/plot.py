@@ -46,11 +46,13 @@ def plot_front(
     winners: Points | None = None,
     title: str = "",
 ) -> None:
-    """Draws a front and writes it as PNG.
+    """Draws a front and writes it as PNG, and as SVG beside it.
+
+    A front of several objectives is drawn in the plane of the first two, sizes by colour, alone.
 
     Args:
         front: Its predicted quality is a line, with a band, the 90 % interval.
-        path: Destination.
+        path: Destination, a name that ends in .png.
         quality_label: Name of the quality axis.
         labeled: Labeled random configs, a cloud.
         uniform: Configs that use one option everywhere.
@@ -60,6 +62,10 @@ def plot_front(
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    if front.objectives:
+        _draw_objectives(figure, axes, front)
+        _write(figure, Path(path))
+        return
     if labeled is not None:
         axes.scatter(
             labeled.avg_bits, labeled.quality, s=9, c=_GREY, alpha=0.45, lw=0, label="random, measured"
@@ -90,8 +96,23 @@ def plot_front(
 
     top = axes.secondary_xaxis("top", functions=(to_megabytes, to_bits))
     top.set_xlabel("weights on disk, MB")
-    with atomic(path) as partial:
-        figure.savefig(partial, format="png")
+    _write(figure, Path(path))
+
+
+def _write(figure: Figure, path: Path) -> None:
+    for kind in ("png", "svg"):
+        with atomic(path.with_suffix(f".{kind}")) as partial:
+            figure.savefig(partial, format=kind, metadata={"Date": None} if kind == "svg" else None)
+
+
+def _draw_objectives(figure: Figure, axes: Axes, front: Front) -> None:
+    (first, across), (second, up) = list(front.objectives.items())[:2]
+    drawn = axes.scatter(across, up, c=front.avg_bits, cmap="cividis_r", s=22, edgecolor="0.3", lw=0.4)
+    figure.colorbar(drawn, ax=axes, label="average bits per weight")
+    axes.set(xlabel=f"{first}, predicted", ylabel=f"{second}, predicted")
+    axes.grid(True, color="0.92", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_predicted(axes: Axes, front: Front) -> None:

@@ -61,6 +61,13 @@ class Posterior:
             return norm.logpdf(np.log(value), location, scale) - np.log(value)
         return norm.logpdf(value, location, scale)
 
+    def logarithm(self) -> "Posterior":
+        """The normal posterior of the logarithm of a log-normal quantity."""
+        if self.law != "log-normal":
+            raise ValueError("only log-normal quantities have a normal logarithm")
+        location, scale = self._location_scale()
+        return Posterior(location, scale**2)
+
     def _location_scale(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the normal distribution behind, of the logarithm where it is one."""
         if self.law == "normal":

@@ -68,6 +68,7 @@ class Task:
             ranked by it.
         score: float64 [L, O], quality that adds up over layers, larger is better.
         modules: What is known of modules, for `block`.
+        further_scores: Other such scores, for the sweep of `orthogonality`.
         settings: How much to search.
         seed: Equal seeds give equal fronts.
         meta: Names and identities; searchers fill in budget, seed, confidence and settings.
@@ -79,6 +80,7 @@ class Task:
     predictor: PosteriorPredictor | None = None
     score: np.ndarray | None = None
     modules: tuple[Candidates, ...] = ()
+    further_scores: tuple[np.ndarray, ...] = ()
     settings: SearchSettings = field(default_factory=SearchSettings)
     seed: int = 0
     meta: FrontMeta | None = None
@@ -96,7 +98,7 @@ class Task:
         if self.predictor is None:
             values, units = self.values, np.arange(len(self.space.num_bytes))
             return Evaluator(Certain(lambda chosen: values[units, chosen].sum(axis=1)), 0.5)
-        return Evaluator(_OfUnits(self.predictor, self.space), self.settings.confidence)
+        return Evaluator(OfUnits(self.predictor, self.space), self.settings.confidence)
 
     def front(self, evaluator: Evaluator, method: str) -> Front:
         """The non-dominated choices within the budget among all that an evaluator has predicted."""
@@ -120,10 +122,11 @@ class Task:
             std=std[order],
             num_bytes=size[order],
             avg_bits=self.space.bits_of(size[order]),
-            meta=self._meta(method, evaluator.count),
+            meta=self.meta_of(method, evaluator.count),
         )
 
-    def _meta(self, method: str, evaluations: int) -> FrontMeta:
+    def meta_of(self, method: str, evaluations: int) -> FrontMeta:
+        """Names, identities, budget and settings of a front that a method found."""
         names = tuple(str(option) for option in self.space.options)
         return replace(
             self.meta or FrontMeta(self.space.layer_names, names),
@@ -139,7 +142,7 @@ Searcher = Callable[[Task], Front]
 
 
 @dataclass(frozen=True)
-class _OfUnits:
+class OfUnits:
     """A predictor of configs as one of choices."""
 
     predictor: PosteriorPredictor

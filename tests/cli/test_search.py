@@ -1,5 +1,6 @@
 """`qsd search` in process: every method, bounds, pins, and what bad input says."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from qsd.bank import Bank, build_bank
 from qsd.cli import main
 from qsd.configs.sampling import sample_configs
 from qsd.quantizers.options import parse_options
+from qsd.search import Front
 from qsd.store import Header, Label, Responses, Store
 
 QUICK = ["--settings.population", "16", "--settings.generations", "3", "--settings.improve_rounds", "2"]
@@ -115,9 +117,31 @@ def test_the_smallest_config_with_a_bound(place: Path, capsys: pytest.CaptureFix
     assert both["bounds"] == ["psnr >= 5", "fid <= 30"]
 
 
+def test_a_front_of_quality_and_drift(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = run(place, capsys, "--objectives", "fid,psnr", "--max-bits", "4.2")
+    members = document["members"]
+    assert len(members) > 1 and all(member["fid"] > 0 for member in members)
+    assert members[document["best"]]["predicted"] == max(member["predicted"] for member in members)
+    front = Front.load(place / "out/front.json")
+    assert front.objectives["psnr"].tolist() == [member["psnr"] for member in members]
+    words = ["--objectives", "target,psnr", "--settings.confidence", "0.5", "--max-bits", "4.2"]
+    members = run(place, capsys, *words)["members"]
+    points = np.array([[member["target"], member["psnr"], -member["bytes"]] for member in members])
+    assert not any((points > row).all(axis=1).any() for row in points)
+    assert (place / "out/front.png").stat().st_size > 5000
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--objectives", "fid,beauty"], "does not predict 'beauty', only target, fid, psnr"),
+        (["--objectives", "fid"], "objectives: name at least two"),
+        (["--objectives", "fid,psnr", "--method", "random"], "objectives: are for --method evolution"),
+        (["--objectives", "fid,psnr", "--max-fid", "1"], "give them or bounds"),
+        (["--max-act-bits", "8", "--max-bytes", "9999"], "max_bytes: is not for budgets of activations"),
+        (["--max-act-bits", "8", "--method", "random"], "are for evolution or orthogonality"),
+        (["--max-act-bytes", "8"], "max_act_bytes: is for --method orthogonality"),
+        (["--method", "orthogonality", "--orthogonality.sweep", "[-1]"], "beta positive"),
         (["--max-bytes", "3"], "3 bytes is below the smallest possible size, "),
         (["--max-bits", "3", "--max-bytes", "3"], "give max_bits or max_bytes, not both"),
         (["--keep", "nothing=uaq-4"], "keep nothing=uaq-4: matches no layer"),
@@ -173,3 +197,49 @@ def test_a_front_of_another_input_is_kept(place: Path, capsys: pytest.CaptureFix
     (out / "front.json").unlink()  # as a search of weights and activations leaves it
     assert main([*words, "--method", "uniform"]) == 2
     assert "made of another method" in capsys.readouterr().err
+
+
+def test_a_ranker_of_another_bank_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build_bank(tiny_pixart(), parse_options(["uaq-3", "uaq-5"])).save(place / "other.safetensors")
+    words = ["search", "--bank", str(place / "other.safetensors"), "--out", str(place / "bad")]
+    assert main([*words, "--ranker", str(place / "ranker")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "bank: its options are uaq-3, uaq-5, but" in error and not (place / "bad").exists()
+    assert main([*words, "--method", "length", "--store", str(place / "store.h5")]) == 2
+    assert "use files of one option table" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def paper(place: Path) -> Path:
+    """A graph network with hop losses, trained by the shipped YAML, on the labels of forty configs."""
+    old = Store.open(place / "store.h5").header
+    assert old.responses is not None
+    change = old.responses.spaces["latents"]
+    Store.create(place / "labeled.h5", dataclasses.replace(old, responses=None))
+    with Store.writing(place / "labeled.h5") as store:
+        configs = sample_configs(old.options, len(old.layers), 40, 1)
+        for index, config in enumerate(configs):
+            total = float(np.square(change[np.arange(len(config)), config].sum(axis=0)).sum())
+            labels = {"fid": 0.5 + total, "psnr": 30 - 4 * np.log(0.1 + total)}
+            store.append(index=index, config=config, labels=labels, noise_seed=0, seconds=1.0)
+    words = ["fit", "--config", "pixart_paper.yaml", "--data.stores", f"[{place / 'labeled.h5'}]"]
+    words += ["--out", str(place / "paper"), "--trainer.logger", "false", "--trainer.max_epochs", "60"]
+    words += ["--trainer.default_root_dir", str(place), "--data.folds", "2", "--model.network.width", "16"]
+    assert main([*words, "--model.network.depth", "2", "--model.learning_rate", "0.01"]) == 0
+    return place / "paper"
+
+
+@pytest.mark.parametrize("method", ["operation", "block"])
+def test_constructions_from_hop_scores(
+    place: Path, paper: Path, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    bank = Bank.load(place / "bank.safetensors")
+    limit = int(bank.config_bytes(bank.uniform_config("uaq-4")))
+    words = ["--method", method, "--ranker", str(paper)]
+    capsys.readouterr()
+    within = run(place, capsys, *words, "--max-bytes", str(limit), ranker=False)["members"]
+    assert within and all(member["bytes"] <= limit for member in within)
+    free = run(place, capsys, *words, ranker=False)["members"]
+    assert free[-1]["bytes"] >= within[-1]["bytes"]  # as published: no budget
+    scores = np.array([member["predicted"] for member in free])
+    assert np.isfinite(scores).all()

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.tiny_pipelines import PROMPTS, dit, random_denoiser, sd15, tiny_clip, tiny_vae
+from support.tiny_pipelines import (
+    PROMPTS,
+    dit,
+    random_denoiser,
+    sd15,
+    tiny_clip,
+    tiny_vae,
+    unconditional,
+)
 from support.unseen_pipelines import wan
 
 from qsd.evaluation.call import call_options, check_call
@@ -63,20 +71,6 @@ def stable(cls: str, **unet: Any) -> Any:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-
-
-def unconditional() -> Any:
-    torch.manual_seed(0)
-    unet = diffusers.UNet2DModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=4,
-    ).eval()
-    return diffusers.DDPMPipeline(unet=unet, scheduler=diffusers.DDPMScheduler())
 
 
 @pytest.mark.parametrize(

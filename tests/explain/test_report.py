@@ -102,7 +102,7 @@ def test_rows_of_a_grid_can_be_laid_over_each_other(run, tmp_path, capsys):
         pixels = np.array(image)[4:-4, 4:20]
         assert (pixels == colour.numpy()).all()
     page, text = page_of(run, tmp_path, capsys)
-    assert page.tags.count("img") == 6 + 1 + 2 and "full &lt;b&gt;, 16" in text
+    assert page.tags.count("img") == 6 + 1 + 2 + 2 and "full &lt;b&gt;, 16" in text
     assert all(link.startswith("data:image/") for link in page.links)
 
 

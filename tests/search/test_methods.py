@@ -1,5 +1,6 @@
 """Spaces and searchers against brute force, with masks, coupled layers, pins and floors."""
 
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -11,6 +12,7 @@ from qsd.quantizers.options import parse_options
 from qsd.search import METHODS, Budget, Candidates, SearchSettings, Space, Task
 from qsd.search.methods.length import ChangeLength, energies
 from qsd.search.methods.orthogonality import alignment, importance, solve_program, total_similarity
+from qsd.search.objectives import search_objectives
 from qsd.search.posterior import Certain
 from qsd.support.errors import QsdError
 
@@ -226,3 +228,75 @@ def test_importance_in_all_readings() -> None:
 def test_a_program_without_solution_says_so() -> None:
     with pytest.raises(QsdError, match="at most 3; raise the budget"):
         solve_program(np.ones((2, 2)), np.array([[2, 3], [2, 3]]), 3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), tight=st.floats(0.3, 1.0))
+def test_a_program_within_several_sizes_finds_the_optimum(seed: int, tight: float) -> None:
+    rng = np.random.default_rng(seed)
+    values, sizes = rng.normal(size=(4, 5)), rng.integers(1, 20, size=(3, 4, 5)).astype(float)
+    values[0, 1] = -np.inf
+    choices = np.array(list(product(range(5), repeat=4)))
+    totals = sizes[:, np.arange(4), choices].sum(axis=2)
+    limits = np.array([np.quantile(totals[0], tight), np.inf, np.quantile(totals[2], tight)])
+    fits = (totals <= limits[:, None]).all(axis=0)
+    best = values[np.arange(4), choices].sum(axis=1)[fits].max()
+    if np.isfinite(best):
+        found = solve_program(values, sizes, limits)
+        assert (sizes[:, np.arange(4), found].sum(axis=1) <= limits + 1e-9).all()
+        assert values[np.arange(4), found].sum() == pytest.approx(best)
+
+
+def test_a_sweep_lets_the_predictor_choose() -> None:
+    space = space_of()
+    rng = np.random.default_rng(1)
+    scores = tuple(rng.normal(size=(5, 4)) for _ in range(3))
+    truth = Certain(lambda configs: scores[2][np.arange(5), configs].sum(axis=1))
+    swept = METHODS["orthogonality"](
+        task_of(space, 0.6, score=scores[0], further_scores=scores[1:], predictor=truth)
+    )
+    alone = METHODS["orthogonality"](task_of(space, 0.6, score=scores[2], predictor=truth))
+    first = METHODS["orthogonality"](task_of(space, 0.6, score=scores[0], predictor=truth))
+    assert swept.predicted[-1] == pytest.approx(alone.predicted[-1])
+    assert swept.predicted[-1] > first.predicted[-1]
+
+
+def test_several_objectives_find_the_true_front() -> None:
+    space = space_of(4)
+    rng = np.random.default_rng(2)
+    tables = {"fid": rng.normal(size=(5, 4)), "psnr": rng.normal(size=(5, 4))}
+
+    @dataclass(frozen=True)
+    class Summed(Certain):
+        def values(self, configs: np.ndarray) -> np.ndarray:
+            return -self.posterior(configs).mean  # as a label of which less is better
+
+    objectives = {
+        name: Summed(lambda configs, table=table: table[np.arange(5), configs].sum(axis=1))
+        for name, table in tables.items()
+    }
+    settings_ = SearchSettings(
+        population=128, generations=40, additive_samples=60, max_members=400, confidence=0.5
+    )
+    task = task_of(space, 0.7, predictor=objectives["fid"])
+    front = search_objectives(replace(task, settings=settings_), objectives)
+    units = every(space)
+    points = np.column_stack(
+        [*(one.posterior(units).mean for one in objectives.values()), -space.bytes_of(units)]
+    )
+    points = points[-points[:, 2] <= task.budget.max_bytes]
+    beaten = [((points >= row).all(axis=1) & (points > row).any(axis=1)).any() for row in points]
+    truth = {tuple(np.round(row, 9)) for row in points[~np.array(beaten)]}
+    found = {
+        (round(-fid, 9), round(-psnr, 9), float(-size))
+        for fid, psnr, size in zip(
+            front.objectives["fid"], front.objectives["psnr"], front.num_bytes, strict=True
+        )
+    }
+    assert len(found & truth) >= 0.9 * len(truth) and len(found - truth) <= 0.1 * len(found)
+    assert (np.diff(front.num_bytes) >= 0).all()
+    assert front.meta.settings["objectives"] == ["fid", "psnr"]
+    few = search_objectives(replace(task, settings=replace(settings_, max_members=10)), objectives)
+    assert len(few) == 10
+    with pytest.raises(QsdError, match="name at least two"):
+        search_objectives(task, {"fid": objectives["fid"]})

@@ -29,6 +29,7 @@ from qsd.search import (
     greedy_fill,
     non_dominated_rank,
 )
+from qsd.search.nsga2 import keys_of
 from qsd.search.posterior import as_predictor
 from qsd.support.errors import QsdError
 
@@ -98,6 +99,28 @@ def brute_rank(score: np.ndarray, cost: np.ndarray) -> np.ndarray:
 def test_ranks_are_those_of_the_definition(points: list[tuple[int, int]]) -> None:
     score, cost = np.array(points, dtype=float).T
     assert (non_dominated_rank(score, cost) == brute_rank(score, cost)).all()
+
+
+@settings(deadline=None)
+@given(points=st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=40))
+def test_ranks_of_three_objectives_are_those_of_the_definition(points: list[tuple[int, ...]]) -> None:
+    values = np.array(points, dtype=float)
+    rank = np.full(len(values), -1)
+    front = 0
+    while (rank < 0).any():
+        left = np.flatnonzero(rank < 0)
+        ours, theirs = values[left][None], values[left][:, None]
+        beats = (theirs >= ours).all(axis=2) & (theirs > ours).any(axis=2)
+        rank[left[~beats.any(axis=0)]] = front
+        front += 1
+    assert (non_dominated_rank(values[:, :2], -values[:, 2]) == rank).all()
+
+
+def test_equal_genomes_alone_have_equal_keys() -> None:
+    rows = np.random.default_rng(0).integers(0, 3, size=(3000, 9)).astype(np.int8)
+    keys = keys_of(rows)
+    assert len(set(keys)) == len(np.unique(rows, axis=0))
+    assert keys_of(rows[::-1].copy()) == keys[::-1]
 
 
 def test_crowding_distance_by_hand() -> None:

@@ -219,3 +219,18 @@ PAPER_PIPELINES: dict[str, Callable[[], Any]] = {
     "dit": dit,
 }
 """The six families of the paper."""
+
+
+def unconditional() -> diffusers.DDPMPipeline:
+    """Draws from noise alone: DDPM over a U-Net of two stages, one with attention."""
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+    ).eval()
+    return diffusers.DDPMPipeline(unet=unet, scheduler=diffusers.DDPMScheduler())

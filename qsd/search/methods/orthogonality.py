@@ -20,6 +20,7 @@ from qsd.search.front import Front
 from qsd.search.task import Task
 from qsd.support.errors import QsdError
 
+_ATTEMPTS = 5
 Aggregation = Literal["similarity", "importance"]
 _TRIES = 8
 
@@ -27,12 +28,15 @@ _TRIES = 8
 def search(task: Task) -> Front:
     """The configs of most importance-weighted bits; the task's score is importance times bits.
 
-    The program is solved exactly at the budget and at seven smaller sizes, so that there is a front.
+    The program is solved exactly at the budget and at seven smaller sizes, so that there is a front. Where
+    the task has further scores, of other values of beta, its predictor chooses among the configs of all.
     """
     space = task.space
     evaluator = task.evaluator()
-    for size in np.linspace(space.smallest, task.budget.max_bytes, 9).astype(np.int64)[1:].tolist():
-        evaluator(solve_program(task.values, space.num_bytes, size)[None, :])
+    for score in (task.score, *task.further_scores):
+        values = space.by_unit(score) if score is not None else task.values
+        for size in np.linspace(space.smallest, task.budget.max_bytes, 9).astype(np.int64)[1:].tolist():
+            evaluator(solve_program(values, space.num_bytes, size)[None, :].astype(np.int8))
     return task.front(evaluator, "orthogonality")
 
 
