@@ -62,7 +62,7 @@ def test_a_front_survives_the_disk(tmp_path: Path, certain: bool) -> None:
 def test_a_front_says_what_is_predicted_and_what_is_measured(tmp_path: Path) -> None:
     make_front().save(tmp_path / "front.json")
     member = json.loads((tmp_path / "front.json").read_text())["members"][1]
-    assert member["predicted"] == {"quality": -4.25, "std": 0.2}
+    assert member["predicted"] == {"quality": -4.25, "std": 0.2, "objectives": {}}
     assert member["measured"]["num_images"] == 1000
     assert member["layers"] == {"block.0.q": "uaq-3", "block.0.k": "uaq-4", "proj": "uaq-3"}
 
