@@ -19,6 +19,7 @@ from qsd.support.progress import Progress
 from qsd.zoo.autoencoder import encode, to_pixels, train_autoencoder
 from qsd.zoo.classifier import train_classifier
 from qsd.zoo.clip import train_clip
+from qsd.zoo.ddpm import DDPM
 from qsd.zoo.diffusion import Miniature, train_denoiser
 from qsd.zoo.digits import load_digits
 from qsd.zoo.dit import DiT
@@ -26,7 +27,9 @@ from qsd.zoo.emoji.autoencoder import train_emoji_autoencoder
 from qsd.zoo.emoji.classifier import train_emoji_classifier
 from qsd.zoo.emoji.clip import train_emoji_clip
 from qsd.zoo.emoji.flux import Flux
+from qsd.zoo.emoji.sana import train_sana
 from qsd.zoo.emoji.train import train_emoji
+from qsd.zoo.emoji.wan import train_wan
 from qsd.zoo.folders import write_folder
 from qsd.zoo.hunyuan_dit import HunyuanDiT
 from qsd.zoo.pixart_alpha import PixArtAlpha
@@ -43,6 +46,7 @@ MINIATURES: dict[str, type[Miniature]] = {
     "digits-sd15": StableDiffusion15,
     "digits-sdxl": StableDiffusionXL,
     "digits-dit": DiT,
+    "digits-ddpm": DDPM,
 }
 """Name of a pipeline's folder to its denoiser and conditioning."""
 
@@ -53,7 +57,10 @@ LABELING = {
     "digits-sd15": "label_sd15.yaml",
     "digits-sdxl": "label_sdxl.yaml",
     "digits-dit": "label_dit.yaml",
+    "digits-ddpm": "label_ddpm.yaml",
     "emoji-flux": "label_emoji_flux.yaml",
+    "emoji-sana": "label_emoji_sana.yaml",
+    "emoji-wan": "label_emoji_wan.yaml",
 }
 """Name of a pipeline's folder to the YAML that says how it is measured."""
 
@@ -116,6 +123,8 @@ TRAINERS: dict[str, Callable[..., dict[str, float]]] = {
     "emoji-classifier": train_emoji_classifier,
     "emoji-clip": train_emoji_clip,
     "emoji-flux": partial(train_emoji, Flux),
+    "emoji-sana": train_sana,
+    "emoji-wan": train_wan,
 }
 """Name of a checkpoint folder to the function that makes it, in an order that makes what is needed first."""
 

@@ -28,6 +28,7 @@ from qsd.zoo.emoji.dataset import (
     class_of,
     write_index,
 )
+from qsd.zoo.emoji.videos import MOTIONS
 
 _NAMES = "package/emoji.json"
 _FOLDERS = {"3d": ("package/assets/", ".webp"), "flat": ("package/img/google/64/", ".png")}
@@ -42,7 +43,8 @@ def write_data(fluent: Path, google: Path, out: Path) -> dict[str, int]:
     """Writes images, index and prompts.
 
     Files: ``images.safetensors``, ``held_out.safetensors`` and ``more.safetensors`` (key ``images``, uint8
-    [N, 3, 32, 32], on white), ``index.csv`` (one line an image), ``prompts.txt``, ``classes.txt``.
+    [N, 3, 32, 32], on white), ``index.csv`` (one line an image), ``prompts.txt``,
+    ``video_prompts.txt`` (the same with a motion each), ``classes.txt``.
 
     Args:
         fluent: the archive of ``@lobehub/fluent-emoji-3d``.
@@ -72,6 +74,8 @@ def write_data(fluent: Path, google: Path, out: Path) -> dict[str, int]:
     write_index(emoji, out / "index.csv")
     prompts = _prompts([entry for entry in emoji if entry.file == "images"])
     (out / "prompts.txt").write_text("".join(f"{caption(entry)}\n" for entry in prompts))
+    videos = [f"{caption(entry)}, {MOTIONS[row % len(MOTIONS)]}\n" for row, entry in enumerate(prompts)]
+    (out / "video_prompts.txt").write_text("".join(videos))
     (out / "classes.txt").write_text("".join(f"{class_of(entry)}\n" for entry in prompts))
     return counts | {"prompts": len(prompts)}
 

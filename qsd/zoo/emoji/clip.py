@@ -23,7 +23,7 @@ _BATCH = 64
 
 
 def train_emoji_clip(
-    out: Path, *, seed: int = 0, device: torch.device, progress: Progress | None = None, steps: int = 600
+    out: Path, *, seed: int = 0, device: torch.device, progress: Progress | None = None, steps: int = 1800
 ) -> dict[str, float]:
     """Trains on all pictures but the held-out ones and writes the folder.
 
