@@ -1,5 +1,6 @@
 """Trains a miniature of emoji and writes its folder."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -77,7 +78,9 @@ def train_on_latents(
     miniature = make()
     resume = out.with_name(f"{out.name}.training")
     facts = train_flow(miniature, latents, seed=seed, resume=resume, progress=progress)
-    return facts | {"bytes": write_folder(out, miniature.pipeline(vae).save_pretrained)}
+    facts["bytes"] = write_folder(out, miniature.pipeline(vae).save_pretrained)
+    shutil.rmtree(_finished_autoencoder(out), ignore_errors=True)
+    return facts
 
 
 def own_autoencoder(
@@ -108,7 +111,7 @@ def own_autoencoder(
     torch.manual_seed(seed)
     with device:
         vae = build()
-    finished = out.with_name(f"{out.name}.training-vae")
+    finished = _finished_autoencoder(out)
     if finished.exists():
         return type(vae).from_pretrained(finished).to(device).eval().requires_grad_(False)
     fit(
@@ -124,3 +127,7 @@ def own_autoencoder(
     vae.eval().requires_grad_(False)
     write_folder(finished, vae.save_pretrained)
     return vae
+
+
+def _finished_autoencoder(out: Path) -> Path:
+    return out.with_name(f"{out.name}.training-vae")
