@@ -95,7 +95,7 @@ def own_autoencoder(
     device: torch.device,
     progress: Progress | None = None,
 ) -> Autoencoder:
-    """Trains the autoencoder of a miniature that does not share one; a finished one beside the folder is taken.
+    """Trains the autoencoder of a miniature that shares none; a finished one beside the folder is taken.
 
     Args:
         build: makes it, untrained.

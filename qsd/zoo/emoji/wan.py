@@ -1,6 +1,5 @@
 """The Wan miniature: a tiny UMT5, a small causal video autoencoder, and a transformer over space and time."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
