@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from families import CONFIGS
 from label_efficiency import Run, plan, train
 from measured import markdown_table
 from scipy.stats import rankdata
-from support.families import CONFIGS
 
 from qsd.cli.console import bar, console
 from qsd.ranker.data import prepare
