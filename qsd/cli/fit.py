@@ -33,6 +33,7 @@ from qsd.ranker.module import RankerModule, check_precision
 from qsd.ranker.posteriors import TARGET, Posteriors, coverage, fit_posteriors
 from qsd.support.errors import QsdError
 from qsd.support.paths import find
+from qsd.support.yaml_files import read_yaml
 
 _PACKAGES = ("qsd", "torch", "lightning", "torch_geometric")
 
@@ -251,13 +252,19 @@ def run(args: Sequence[str]) -> None:
     Raises:
         QsdError: a store, target or checkpoint that cannot be used.
     """
+    words = spelled(with_config_files(args))  # other verbs and scripts fit too
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # qsd.cli parsed the verb
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec")  # Lightning's own deprecation
+        if _is_universal(words):
+            from qsd.cli import universal
+
+            universal.run(words)
+            return
         RankerCLI(
             RankerModule,
             StoreDataModule,
-            args=with_config_files(args),  # other verbs and scripts fit too
+            args=words,
             parser_class=_Parser,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
@@ -266,6 +273,17 @@ def run(args: Sequence[str]) -> None:
                 "callbacks": [ModelCheckpoint(monitor="val_spearman", mode="max", save_last=True)],
             },
         )
+
+
+def _is_universal(words: Sequence[str]) -> bool:
+    """Whether the command line, or a file that it names, has ``ranker: universal``."""
+    named: Any = None
+    for word, after in zip(words, [*words[1:], ""], strict=True):
+        if word in ("--config", "-c"):
+            named = read_yaml(after).get("ranker", named) if Path(after).is_file() else named
+        elif word.partition("=")[0] == "--ranker":
+            named = word.partition("=")[2] or after
+    return bool(named == "universal")
 
 
 def _table(report: Report, title: str) -> Table:

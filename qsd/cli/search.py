@@ -22,6 +22,8 @@ from qsd.labels.rounds import Round, verify_rounds
 from qsd.ranker.bounds import Answer, Bound, full_precision_bound
 from qsd.ranker.checkpoint import Ranker, load_ranker
 from qsd.ranker.tasks import OrthogonalitySettings, ScoreName
+from qsd.ranker.universal.binding import bind
+from qsd.ranker.universal.files import SHIPPED, is_universal, load_universal
 from qsd.search import Front, MethodName, SearchSettings, plot_front
 from qsd.search.coupling import FormatName, parse_couplings
 from qsd.store import Store
@@ -77,7 +79,9 @@ def search(
         bank: the denoiser's bank (`qsd bank`).
         out: folder to write to.
         ranker: folder of a trained ranker (`qsd fit`); predicts the configs of any method. Methods without
-            need of one are length, greedy, knapsack, orthogonality, uniform and random.
+            need of one are length, greedy, knapsack, orthogonality, uniform and random. `universal` is one
+            for denoisers that it has never seen: it needs no labels and no probes, and takes those that
+            --store has.
         method: evolution (NSGA-II and local search over the ranker), operation and block (Qua²SeDiMo's
             constructions from a graph network's hop scores), orthogonality (MPQ-Diff), length (evolution
             over the length of the probed change, no labels), knapsack (exact over a --score), greedy (one
@@ -153,7 +157,8 @@ def search(
     if steps is not None:
         raise QsdError("steps: a schedule of activations needs --max-act-bits or --max-bops")
     loaded_bank = Bank.load(bank)
-    loaded_ranker = load_ranker(ranker, loaded_bank.denoiser) if ranker else None
+    opened = Store.open(find(store)) if store else None
+    loaded_ranker = _ranker(ranker, loaded_bank, opened) if ranker else None
     wanted: dict[str, Any] = {
         "denoiser": loaded_bank.denoiser,
         "ranker": (
@@ -177,7 +182,6 @@ def search(
         "settings": settings,
         "command": command_line(),
     }
-    opened = Store.open(find(store)) if store else None
     target = loaded_ranker.target if loaded_ranker else f"{method} score"
     if objectives and bounds:
         raise QsdError("objectives: give them or bounds (--max-fid, --min-psnr, --within), not both")
@@ -271,6 +275,17 @@ def search(
         console.print(f"the winner on held-out prompts or real images: {numbers}")
     if answer is not None:
         say_answer(answer, bounds, confidence)
+
+
+def _ranker(name: str, bank: Bank, store: Store | None) -> Ranker:
+    """The ranker of a folder; a universal one is bound to the bank and to what the store knows."""
+    if name == "universal" and not Path(name).exists():
+        name = SHIPPED
+    if not is_universal(find(name)):
+        return load_ranker(name, bank.denoiser)
+    bound = bind(load_universal(name), bank, store)
+    messages.print(f"universal ranker: {'; '.join(bound.notes)}")
+    return bound.ranker
 
 
 _FILES = {"front.json", "best.json", "front.png", "front.svg"}

@@ -1,0 +1,136 @@
+"""What the universal ranker expects of one denoiser, and what it becomes once some layers are probed."""
+
+import dataclasses
+
+import numpy as np
+
+from qsd.ranker.universal.deviations import Deviations, Variances, deviations
+from qsd.store import Header, Responses
+
+_SMALLEST = 1e-12
+_COORDINATES = 2048  # of what changes do not share; more pairs are thrown together by random signs
+_LONGEST = 0.98  # share of a change that others explain
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """Before anything was measured. L layers, O options, S spaces.
+
+    Attributes:
+        header: of the denoiser, with pairs of options (:mod:`qsd.ranker.joint`).
+        spaces: S names.
+        log_energy: float64 [S, L, O], natural logarithm of squared lengths.
+        embedding: float64 [S, L * O, k]; inner products are cosines of changes of different layers.
+        variances: by space, of the deviations from ``log_energy``.
+        weights: float64 [S], how much each space's log energy says about the target.
+        extra: float64 [L, O], further variance where a role or an option is new to the networks.
+    """
+
+    header: Header
+    spaces: tuple[str, ...]
+    log_energy: np.ndarray
+    embedding: np.ndarray
+    variances: tuple[Variances, ...]
+    weights: np.ndarray
+    extra: np.ndarray
+
+    def given(self, measured: Responses | None) -> "Completed":
+        """With what was probed.
+
+        Args:
+            measured: coordinates (no sketches), NaN for layers that were not probed; None for none.
+        """
+        found = [self._deviations(place, measured) for place in range(len(self.spaces))]
+        spaces = {
+            name: self._coordinates(place, found[place].mean, measured)
+            for place, name in enumerate(self.spaces)
+        }
+        images, seed = (measured.num_images, measured.noise_seed) if measured else (1, 0)
+        return Completed(self, Responses(spaces, images, seed), tuple(found))
+
+    def _deviations(self, place: int, measured: Responses | None) -> Deviations:
+        observed = np.full(self.log_energy.shape[1:], np.nan)
+        if measured is not None and self.spaces[place] in measured.spaces:
+            square = np.square(measured.spaces[self.spaces[place]].astype(np.float64)).sum(axis=2)
+            usable = np.isfinite(square) & self.header.available
+            observed[usable] = np.log(square[usable].clip(_SMALLEST)) - self.log_energy[place][usable]
+        return deviations(self.header, self.variances[place], observed, self.extra)
+
+    def _coordinates(self, place: int, deviation: np.ndarray, measured: Responses | None) -> np.ndarray:
+        """Changes [L, O, d]: as measured; else along those measured, and the rest in directions of its own.
+
+        Each coordinate of a change of length 1 is taken for a normal variable whose covariances are the
+        expected cosines, so its mean given those measured is a linear function of theirs.
+        """
+        shape = self.log_energy.shape[1:]
+        rows = shape[0] * shape[1]
+        length = np.exp((self.log_energy[place].ravel() + deviation) / 2)
+        length[~self.header.available.ravel()] = 0.0
+        embedding = self.embedding[place]
+        known, units = self._measured(place, measured)
+        unknown = ~known
+        along = embedding[unknown]
+        if known.any():
+            cosines = embedding[known] @ embedding[known].T
+            np.fill_diagonal(cosines, 1.0)
+            cosines[np.diag_indices(len(cosines))] += 1e-3
+            pull = np.linalg.solve(cosines, embedding[known] @ along.T).T  # [unknown, known]
+            towards = pull @ units[known]
+            left = along - pull @ embedding[known]  # what the embedding shares with those unmeasured alone
+            along = np.concatenate([towards, left], axis=1)
+        size = np.linalg.norm(along, axis=1)
+        along *= np.minimum(1.0, _LONGEST / np.maximum(size, _SMALLEST))[:, None]
+        rest = np.sqrt(1 - np.square(along).sum(axis=1))
+        own = _own_directions(int(unknown.sum()))
+        values = np.zeros((rows, along.shape[1] + own.shape[1]))
+        values[unknown] = np.concatenate([along, rest[:, None] * own], axis=1) * length[unknown, None]
+        if known.any():
+            values[known, : units.shape[1]] = units[known] * length[known, None]
+        return values.reshape(*shape, -1).astype(np.float32)
+
+    def _measured(self, place: int, measured: Responses | None) -> tuple[np.ndarray, np.ndarray]:
+        """Which pairs were measured, bool [R], and their directions, float64 [R, d]."""
+        rows = self.log_energy[place].size
+        if measured is None or self.spaces[place] not in measured.spaces:
+            return np.zeros(rows, dtype=bool), np.zeros((rows, 0))
+        values = measured.spaces[self.spaces[place]].reshape(rows, -1).astype(np.float64)
+        known = np.isfinite(values).all(axis=1)
+        size = np.linalg.norm(values, axis=1, keepdims=True)
+        return known, np.where(known[:, None], values / np.maximum(size, _SMALLEST), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Completed:
+    """What is expected of a denoiser given what was measured of it.
+
+    Attributes:
+        expected: before.
+        responses: of all layers, measured or not.
+        deviations: by space, what is known of log energies.
+    """
+
+    expected: Expected
+    responses: Responses
+    deviations: tuple[Deviations, ...]
+
+    def layer_variance(self) -> np.ndarray:
+        """By layer, the largest variance of an option's energy in its own unit, float64 [L].
+
+        Energies are taken for log-normal; one that is unknown and small matters less than one that is large.
+        The unit is the square of the mean energy, so spaces are averaged by their weights.
+        """
+        total = np.zeros(self.expected.log_energy.shape[1:])
+        for place, found in enumerate(self.deviations):
+            location = self.expected.log_energy[place].ravel() + found.mean
+            variance = np.minimum(found.variance, 10.0)
+            energy = np.exp(location - location.max() + variance / 2)
+            total += self.expected.weights[place] * (np.expm1(variance) * energy**2).reshape(total.shape)
+        return np.asarray(np.where(self.expected.header.available, total, 0.0).max(axis=1))
+
+
+def _own_directions(count: int) -> np.ndarray:
+    """Unit vectors, orthogonal as long as there are coordinates enough, float64 [count, d]."""
+    if count <= _COORDINATES:
+        return np.eye(count)
+    signs = np.random.default_rng(0).integers(0, 2, (count, _COORDINATES)) * 2.0 - 1.0
+    return np.asarray(signs / _COORDINATES**0.5)

@@ -1,0 +1,139 @@
+"""What the universal ranker says of configs of a denoiser without labels, and how sure it is."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from qsd.ranker.predictors import calibration_factor
+from qsd.ranker.universal.expected import Completed
+from qsd.search.posterior import Posterior
+
+_BATCH = 64
+_SHORTEST = 1e-30
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """From scores to a target, as found on denoisers that the networks had not seen.
+
+    Attributes:
+        slope: of the target by the score.
+        intercept: its mean over denoisers.
+        intercept_variance: between denoisers.
+        noise: variance of what neither explains, within a denoiser.
+        factor: by which all variances grow for 90 % of the labels to lie in the central 90 % intervals.
+    """
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    intercept_variance: float = 0.0
+    noise: float = 0.0
+    factor: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class UniversalPredictor:
+    """Scores configs by the expected length of their change.
+
+    Attributes:
+        change: by space, float32 [L, O, d], expected changes.
+        factors: by space, float64 [L, O, P], shared deviations of log energies.
+        own: by space, float64 [L, O], variances of what is not shared.
+        weights: float64 [S], of the spaces, of sum 1.
+        calibration: to the target.
+    """
+
+    change: tuple[np.ndarray, ...]
+    factors: tuple[np.ndarray, ...]
+    own: tuple[np.ndarray, ...]
+    weights: np.ndarray
+    calibration: Calibration
+
+    @classmethod
+    def of(cls, completed: Completed, calibration: Calibration = Calibration()) -> "UniversalPredictor":
+        """Of a denoiser."""
+        shape = completed.expected.log_energy.shape[1:]
+        return cls(
+            change=tuple(completed.responses.spaces[name] for name in completed.expected.spaces),
+            factors=tuple(found.factor.reshape(*shape, -1) for found in completed.deviations),
+            own=tuple(found.own.reshape(shape) for found in completed.deviations),
+            weights=completed.expected.weights,
+            calibration=calibration,
+        )
+
+    @property
+    def kind(self) -> str:
+        return "universal"
+
+    def scores(self, configs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Minus the log length of the summed change, and its variance, each float64 [n].
+
+        To first order the log length moves with a log energy by the share of the squared length that the
+        layer's change has in it; deviations are taken to be the same in all spaces.
+
+        Args:
+            configs: integers [n, L].
+        """
+        parts = [
+            self._scores(configs[start : start + _BATCH].astype(np.int64))
+            for start in range(0, len(configs), _BATCH)
+        ]
+        if not parts:
+            return np.zeros(0), np.zeros(0)
+        means, variances = zip(*parts, strict=True)
+        return np.concatenate(means), np.concatenate(variances)
+
+    def posterior(self, configs: np.ndarray) -> Posterior:
+        mean, variance = self.scores(configs)
+        to = self.calibration
+        spread = to.factor * (to.slope**2 * variance + to.noise + to.intercept_variance)
+        return Posterior(to.intercept + to.slope * mean, spread)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        arrays = {"weights": self.weights}
+        for name, parts in (("change", self.change), ("factor", self.factors), ("own", self.own)):
+            arrays |= {f"{name}_{place}": part for place, part in enumerate(parts)}
+        return arrays
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "calibration": dataclasses.asdict(self.calibration)}
+
+    def _scores(self, configs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        layers = np.arange(configs.shape[1])
+        total = np.zeros(len(configs))
+        shared: np.ndarray | float = 0.0
+        own = np.zeros(configs.shape)
+        for weight, change, factor, alone in zip(
+            self.weights, self.change, self.factors, self.own, strict=True
+        ):
+            chosen = change[layers, configs]  # [n, L, d]
+            summed = chosen.sum(axis=1, dtype=np.float64)
+            square = np.square(summed).sum(axis=1).clip(_SHORTEST)
+            share = weight * np.einsum("nld,nd->nl", chosen, summed) / square[:, None]
+            total += weight * np.log(square)
+            shared = shared + np.einsum("nl,nlp->np", share, factor[layers, configs])
+            own += share * np.sqrt(alone[layers, configs])
+        variance = np.square(shared).sum(axis=1) + np.square(own).sum(axis=1)
+        return -total, variance
+
+
+def calibrated(
+    scores: list[np.ndarray], variances: list[np.ndarray], targets: list[np.ndarray]
+) -> Calibration:
+    """From scores, their variances and labels of denoisers that the networks had not seen, a list of each."""
+    if not scores:
+        return Calibration()
+    slopes = [
+        float(np.cov(score, target)[0, 1] / max(score.var(ddof=1), 1e-12))
+        for score, target in zip(scores, targets, strict=True)
+    ]
+    slope = max(float(np.mean(slopes)), 0.05)
+    missed = [target - slope * score for score, target in zip(scores, targets, strict=True)]
+    intercepts = [float(values.mean()) for values in missed]
+    intercept = float(np.mean(intercepts))
+    spread = float(np.var(intercepts, ddof=1)) if len(intercepts) > 1 else 1.0
+    noise = float(np.mean([values.var() for values in missed]))
+    variance = slope**2 * np.concatenate(variances) + noise + spread
+    factor = calibration_factor(np.concatenate(missed) - intercept, variance)
+    return Calibration(slope, intercept, spread, noise, factor)

@@ -1,0 +1,218 @@
+"""The universal ranker as a whole: networks, what they learned on, and how wrong they were on others."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from qsd.denoisers.identity import same_denoiser
+from qsd.ranker.joint import joint
+from qsd.ranker.metrics import evaluate
+from qsd.ranker.universal.data import ProbedStore
+from qsd.ranker.universal.deviations import Variances
+from qsd.ranker.universal.expected import Expected
+from qsd.ranker.universal.graphs import LayerGraph, traits_text
+from qsd.ranker.universal.network import SPACES, ResponseNetwork
+from qsd.ranker.universal.predictor import Calibration, UniversalPredictor, calibrated
+from qsd.store import Header
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What networks have learned from.
+
+    Attributes:
+        roles: of layers.
+        options: kinds of options (:func:`qsd.ranker.universal.graphs.traits_text`).
+        bits: fewest and most bits of an option.
+        role_variance: of the mean log gain between roles.
+        option_variance: of the log gain between options of a layer.
+    """
+
+    roles: tuple[str, ...]
+    options: tuple[str, ...]
+    bits: tuple[float, float]
+    role_variance: float
+    option_variance: float
+
+    @classmethod
+    def of(cls, stores: Iterable[ProbedStore]) -> "Seen":
+        """In those stores."""
+        roles, options, bits = set[str](), set[str](), list[float]()
+        between_roles, between_options = [], []
+        for store in stores:
+            header = store.data.header
+            roles |= {layer.role for layer in header.layers}
+            options |= {traits_text(option) for option in header.options}
+            bits += [option.traits.bits for option in header.options]
+            energy = store.log_energy.double().numpy() - 2 * store.graph.log_error.double().numpy()[:, None]
+            gain = np.nanmean(energy, axis=1).reshape(store.shape)
+            by_layer = np.nanmean(gain, axis=1)
+            of_layer = np.array([layer.role for layer in header.layers])
+            means = [by_layer[of_layer == role].mean() for role in np.unique(of_layer)]
+            between_roles.append(float(np.var(means)))
+            between_options.append(float(np.nanmean(np.nanvar(gain, axis=1))))
+        return cls(
+            tuple(sorted(roles)),
+            tuple(sorted(options)),
+            (min(bits), max(bits)),
+            float(np.mean(between_roles)),
+            float(np.mean(between_options)),
+        )
+
+    def news(self, header: Header) -> tuple[np.ndarray, list[str]]:
+        """What of a denoiser is new.
+
+        Returns:
+            Variance to add, float64 [L, O], and in words why.
+        """
+        new_roles = sorted({layer.role for layer in header.layers} - set(self.roles))
+        kinds = {option: traits_text(option) for option in header.options}
+        low, high = self.bits
+        new_options = [
+            option
+            for option, kind in kinds.items()
+            if kind not in self.options or not low <= option.traits.bits <= high
+        ]
+        extra = np.zeros(header.num_bytes.shape)
+        extra[[layer.role in new_roles for layer in header.layers]] += self.role_variance
+        extra[:, [option in new_options for option in header.options]] += self.option_variance
+        notes = []
+        if new_roles:
+            notes.append(f"roles that it has never seen: {', '.join(new_roles)}")
+        if new_options:
+            notes.append(f"options of kinds that it has never seen: {', '.join(map(str, new_options))}")
+        return extra, notes
+
+
+@dataclasses.dataclass(frozen=True)
+class Universal:
+    """A trained universal ranker.
+
+    Attributes:
+        members: networks, in evaluation mode.
+        seen: what they learned from together.
+        variances: by space, of their errors on denoisers that they had not seen.
+        calibration: of their scores to the target.
+        target: expression that labels were ranked by; larger is better.
+        metrics: by left-out store, metrics of the member that had not seen it.
+        denoisers: identities of those learned from.
+        hyper_parameters: of the fit.
+        provenance: versions, command.
+        folder: where it was loaded from.
+    """
+
+    members: list[ResponseNetwork]
+    seen: Seen
+    variances: tuple[Variances, ...]
+    calibration: Calibration
+    target: str
+    metrics: dict[str, Any]
+    denoisers: list[dict[str, Any]]
+    hyper_parameters: dict[str, Any] = dataclasses.field(default_factory=dict)
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    folder: Path = Path()
+
+    def expected(self, header: Header) -> Expected:
+        """Of a denoiser, by its header; pairs of options are made of it."""
+        return expected_of(self.members, joint(header), self.variances, self.seen)
+
+    def knows(self, denoiser: dict[str, Any]) -> bool:
+        """Whether it learned from this denoiser."""
+        return any(same_denoiser(one, denoiser) for one in self.denoisers)
+
+    @property
+    def left_out_spearman(self) -> list[float]:
+        """By denoiser, of the member that had not seen it."""
+        return [float(row["spearman"]["value"]) for row in self.metrics.values()]
+
+
+def finished(
+    members: Sequence[torch.nn.Module],
+    stores: Sequence[ProbedStore],
+    target: str,
+    hyper_parameters: dict[str, Any],
+    provenance: dict[str, Any],
+) -> Universal:
+    """Measures each member on the store that it has not seen.
+
+    Args:
+        members: trained; member k has not seen store k.
+        stores: in that order.
+        target: expression.
+        hyper_parameters: of the fit.
+        provenance: versions, command.
+    """
+    networks = [member.eval().requires_grad_(False) for member in members]
+    ours = [network for network in networks if isinstance(network, ResponseNetwork)]
+    guesses = [_predicted([network], store.graph) for network, store in zip(ours, stores, strict=True)]
+    variances = []
+    for space in range(len(SPACES)):
+        pairs = [
+            ((store.log_energy[:, space].double().numpy() - guess[0][space]).reshape(store.shape), store)
+            for guess, store in zip(guesses, stores, strict=True)
+            if bool(store.log_energy[:, space].isfinite().any())
+        ]
+        if pairs:
+            variances.append(
+                Variances.of([pair[0] for pair in pairs], [pair[1].data.header for pair in pairs])
+            )
+        else:
+            variances.append(Variances(1.0, 0.0, 0.0, 1.0, 1.0))
+    scores, spreads, targets = [], [], []
+    metrics: dict[str, Any] = {}
+    for place, (network, store) in enumerate(zip(ours, stores, strict=True)):
+        if not store.is_labeled:
+            continue
+        seen = Seen.of(other for other in stores if other is not store)
+        expected = expected_of([network], store.data.header, tuple(variances), seen)
+        predictor = UniversalPredictor.of(expected.given(None))
+        rows = store.data.known_rows().numpy()
+        configs = store.data.configs[rows].numpy()
+        score, spread = predictor.scores(configs)
+        truth = store.data.targets[rows, 0].double().numpy()
+        scores.append(score)
+        spreads.append(spread)
+        targets.append(truth)
+        metrics[store.name] = evaluate(truth, score, 200, seed=place)
+    return Universal(
+        members=ours,
+        seen=Seen.of(stores),
+        variances=tuple(variances),
+        calibration=calibrated(scores, spreads, targets),
+        target=target,
+        metrics=metrics,
+        denoisers=[store.data.header.denoiser for store in stores],
+        hyper_parameters=hyper_parameters,
+        provenance=provenance,
+    )
+
+
+def expected_of(
+    members: Sequence[ResponseNetwork], header: Header, variances: tuple[Variances, ...], seen: Seen
+) -> Expected:
+    """What networks expect of a denoiser: the mean of their log energies, and of their cosines."""
+    energy, embedding = _predicted(members, LayerGraph.of(header))
+    weights = torch.stack([member.space_weights.detach() for member in members]).mean(dim=0)
+    extra, _ = seen.news(header)
+    return Expected(
+        header=header,
+        spaces=SPACES,
+        log_energy=energy.reshape(len(SPACES), *header.num_bytes.shape),
+        embedding=embedding,
+        variances=variances,
+        weights=weights.double().numpy(),
+        extra=extra,
+    )
+
+
+@torch.no_grad()
+def _predicted(members: Sequence[ResponseNetwork], graph: LayerGraph) -> tuple[np.ndarray, np.ndarray]:
+    """Log energies [S, R], and embeddings [S, R, K k] whose products are the means of those of K members."""
+    energies, embeddings = zip(*(member(graph) for member in members), strict=True)
+    energy = torch.stack(energies).mean(dim=0).T
+    embedding = torch.cat(embeddings, dim=2).transpose(0, 1) / len(members) ** 0.5
+    return energy.double().numpy(), embedding.double().numpy()
