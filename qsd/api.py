@@ -20,6 +20,7 @@ from qsd.denoisers.source import Source, open_source
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Measurer, Prober, Run, RunLayers
 from qsd.labels.active import ActiveSettings, label_actively
+from qsd.labels.budget import layers_to_probe
 from qsd.labels.shards import Shard, Shards
 from qsd.labels.watching import Watch
 from qsd.quantizers import DEFAULT_OPTIONS, Option, parse_options
@@ -37,6 +38,7 @@ from qsd.ranker.tasks import (
     similarities,
     space_of,
 )
+from qsd.ranker.universal.universal import Universal
 from qsd.search import METHODS, Front, MethodName, SearchSettings
 from qsd.search.coupling import Coupling, FormatName
 from qsd.search.objectives import search_objectives
@@ -227,6 +229,8 @@ def probe(
     evaluator: EvaluationSettings,
     num_images: int = 64,
     config_seed: int = 0,
+    budget: float | None = None,
+    universal: Universal | None = None,
     restart: bool = False,
     around: np.ndarray | None = None,
     shard: Shard | None = None,
@@ -243,6 +247,9 @@ def probe(
         evaluator: as for :func:`label`.
         num_images: images per option, at most those of a label.
         config_seed: of the store's stream of random configs.
+        budget: share of the layers to measure, those that are least predictable; the store tells which they
+            are. None for all.
+        universal: what predicts them; without one, layers of large error and many weights come first.
         restart: measures all layers anew, with other images for example; what the store knew is lost.
         around: int8 [L], a config to measure each option in, in place of full precision.
         shard: as for :func:`label`.
@@ -257,12 +264,15 @@ def probe(
     measurer = functools.cache(lambda: Measurer(pipe, bank, evaluator))
     begin = _opener(measurer, pipe, bank, evaluator, config_seed, command)
     with _held(begin, store, shard) as (opened, shards):
+        responses = None if restart else opened.header.responses
+        layers = None if budget is None else layers_to_probe(bank, budget, responses, universal)
         return labels_module.probe(
             opened,
             bank,
             few,
             run or (lambda cells: Prober(pipe, bank, few, around).run(cells)),
             provenance=provenance(command, around=None if around is None else around.tolist()),
+            layers=layers,
             restart=restart,
             claim=shards.layers if shards else None,
             progress=progress,

@@ -18,6 +18,7 @@ from qsd.evaluation import EvaluationSettings
 from qsd.labels import Prober
 from qsd.labels.estimate import probe_cost
 from qsd.labels.steps import StepProbe, plot_steps, probe_steps
+from qsd.ranker.universal.files import shipped_universal
 from qsd.support.documents import write_json
 from qsd.support.errors import QsdError
 
@@ -29,6 +30,8 @@ def probe(
     evaluation: EvaluationSettings,
     num_images: int = 64,
     config_seed: int = 0,
+    budget: float | None = None,
+    ranker: str | None = None,
     restart: bool = False,
     around: str | None = None,
     steps_groups: int = 0,
@@ -53,6 +56,9 @@ def probe(
         evaluation: as for `qsd label`.
         num_images: images per option; there are as many options as layers times options per layer.
         config_seed: seed of the store's stream of random configs.
+        budget: measure only that share of the layers, such as 0.25: those whose answer is least predictable.
+            The store notes which were measured; `fit` and `search` fill the rest in by the universal ranker.
+        ranker: folder of the universal ranker that tells which; by default the shipped one.
         restart: measure all layers anew, with other images for example; what the store knew is lost.
         around: a config file, or an option such as lloyd-4:f8 for all layers: measure each option in that
             config in place of full precision, where errors do not add up from full precision on.
@@ -71,6 +77,8 @@ def probe(
     mine = own_shard(shard, workers)
     if mine and restart:
         raise QsdError("--shard and --restart: remove the folder of the shards, or leave out --restart")
+    if budget is not None and (mine or cluster):
+        raise QsdError("--budget: layers are chosen and probed by one machine; leave out --shard or --cluster")
     pipe, loaded = (
         load_pipeline(pipeline, device=own_device(device), dtype=dtype, encoders=False),
         Bank.load(bank),
@@ -105,6 +113,8 @@ def probe(
             evaluator=evaluation,
             num_images=num_images,
             config_seed=config_seed,
+            budget=budget,
+            universal=None if budget is None else shipped_universal(ranker),
             restart=restart,
             around=base,
             shard=mine,

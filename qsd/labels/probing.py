@@ -56,6 +56,7 @@ def probe(
     run: RunLayers,
     *,
     provenance: dict[str, Any],
+    layers: Sequence[int] | None = None,
     restart: bool = False,
     claim: Callable[[list[Cells]], Sequence[Cells] | Claims[Cells]] | None = None,
     progress: Progress | None = None,
@@ -69,6 +70,7 @@ def probe(
         settings: how to draw; ``num_images`` is the number of images per option.
         run: measures layers under these settings.
         provenance: versions and command.
+        layers: positions of those to measure in bank order; the others stay NaN in the store. None for all.
         restart: measures all layers anew; what the store knew is lost.
         claim: takes, of the missing layers, those that this process shall measure.
         progress: called after every layer.
@@ -96,9 +98,11 @@ def probe(
     unknown = np.ones((len(bank.layers), len(columns)), dtype=bool)
     if responses is not None:
         unknown = responses.unknown()[:, columns]
-        if unknown.any() and not responses.sketched:
-            sketches = resketched(responses, store.path)
-            store.rewrite(dataclasses.replace(store.header, responses=sketches))
+    if layers is not None:
+        unknown[np.setdiff1d(np.arange(len(unknown)), np.asarray(layers, dtype=np.int64))] = False
+    if responses is not None and unknown.any() and not responses.sketched:
+        sketches = resketched(responses, store.path)
+        store.rewrite(dataclasses.replace(store.header, responses=sketches))
     jobs = [
         Cells(int(at), tuple(np.flatnonzero(unknown[at]).tolist())) for at in np.flatnonzero(unknown.any(1))
     ]
@@ -112,7 +116,8 @@ def probe(
             progress(done + 1, len(wanted), bank.layers[cells.layer].name)
     known = store.header.responses
     if known is not None and known.sketched:
-        store.rewrite(dataclasses.replace(store.header, responses=summarized(known)))
+        finish = summarized if layers is None else summarized_in_part
+        store.rewrite(dataclasses.replace(store.header, responses=finish(known)))
     return store
 
 
@@ -254,6 +259,21 @@ def summarized(responses: Responses) -> Responses:
         kept[name] = np.full((len(values), len(complete), values.shape[2]), np.nan, np.float32)
         kept[name][:, complete] = values
     return dataclasses.replace(responses, spaces=kept, sketched=False, bases=bases)
+
+
+def summarized_in_part(responses: Responses) -> Responses:
+    """:func:`summarized` of the layers of which everything is measured; the others are NaN."""
+    layers, missing = len(next(iter(responses.spaces.values()))), responses.missing()
+    measured = np.setdiff1d(np.arange(layers), missing)
+    if not len(measured) or not len(missing):
+        return summarized(responses)
+    part = {name: values[measured] for name, values in responses.spaces.items()}
+    found = summarized(dataclasses.replace(responses, spaces=part))
+    spaces = {}
+    for name, values in found.spaces.items():
+        spaces[name] = np.full((layers, *values.shape[1:]), np.nan, np.float32)
+        spaces[name][measured] = values
+    return dataclasses.replace(found, spaces=spaces)
 
 
 def resketched(responses: Responses, path: str | Path) -> Responses:

@@ -1,1 +1,1 @@
-"""The universal ranker: what each option of each layer of a denoiser changes, before anything was measured."""
+"""The universal ranker: what options change in a denoiser of which nothing was measured yet."""

@@ -10,6 +10,8 @@ from qsd.store import Header, Responses
 _SMALLEST = 1e-12
 _COORDINATES = 2048  # of what changes do not share; more pairs are thrown together by random signs
 _LONGEST = 0.98  # share of a change that others explain
+_ROUNDS = 16  # in which layers to probe are chosen
+_MOST_VARIANCE = 4.0  # of a log energy; wider than that, a log-normal is all tail
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,38 @@ class Expected:
         }
         images, seed = (measured.num_images, measured.noise_seed) if measured else (1, 0)
         return Completed(self, Responses(spaces, images, seed), tuple(found))
+
+    def least_predictable(self, count: int, measured: np.ndarray) -> list[int]:
+        """Layers to probe: those whose energies are least certain, given that earlier ones are measured.
+
+        Energies are taken for log-normal, so one that is uncertain and small matters less than one that is
+        large. What is found does not change how uncertain the others are, so all are chosen in advance.
+
+        Args:
+            count: how many, beside those measured.
+            measured: bool [L].
+        """
+        layers = len(measured)
+        known, chosen = measured.copy(), list[int]()
+        while len(chosen) < min(count, int(layers - measured.sum())):
+            observed = np.where(known[:, None] & self.header.available, 0.0, np.nan)
+            found = [deviations(self.header, own, observed, self.extra) for own in self.variances]
+            uncertain = np.where(known, -1.0, self._uncertainty(found))
+            step = min(max(1, count // _ROUNDS), count - len(chosen))
+            for layer in np.argsort(-uncertain, kind="stable")[:step].tolist():
+                chosen.append(layer)
+                known[layer] = True
+        return chosen
+
+    def _uncertainty(self, found: list[Deviations]) -> np.ndarray:
+        """By layer, the largest variance of an option's energy, spaces by their weights, float64 [L]."""
+        total = np.zeros(self.log_energy.shape[1:])
+        for place, known in enumerate(found):
+            location = self.log_energy[place].ravel() + known.mean
+            variance = np.minimum(known.variance, _MOST_VARIANCE)
+            energy = np.exp(location - location.max() + variance / 2)
+            total += self.weights[place] * (np.expm1(variance) * energy**2).reshape(total.shape)
+        return np.asarray(np.where(self.header.available, total, 0.0).max(axis=1))
 
     def _deviations(self, place: int, measured: Responses | None) -> Deviations:
         observed = np.full(self.log_energy.shape[1:], np.nan)
@@ -112,20 +146,6 @@ class Completed:
     expected: Expected
     responses: Responses
     deviations: tuple[Deviations, ...]
-
-    def layer_variance(self) -> np.ndarray:
-        """By layer, the largest variance of an option's energy in its own unit, float64 [L].
-
-        Energies are taken for log-normal; one that is unknown and small matters less than one that is large.
-        The unit is the square of the mean energy, so spaces are averaged by their weights.
-        """
-        total = np.zeros(self.expected.log_energy.shape[1:])
-        for place, found in enumerate(self.deviations):
-            location = self.expected.log_energy[place].ravel() + found.mean
-            variance = np.minimum(found.variance, 10.0)
-            energy = np.exp(location - location.max() + variance / 2)
-            total += self.expected.weights[place] * (np.expm1(variance) * energy**2).reshape(total.shape)
-        return np.asarray(np.where(self.expected.header.available, total, 0.0).max(axis=1))
 
 
 def _own_directions(count: int) -> np.ndarray:

@@ -120,6 +120,21 @@ def load_universal(folder: str | Path = SHIPPED) -> Universal:
     )
 
 
+def shipped_universal(folder: str | Path | None = None) -> Universal | None:
+    """The universal ranker of a folder; without one the shipped one, None if none ships.
+
+    Raises:
+        QsdError: as :func:`load_universal`.
+    """
+    if folder is not None:
+        return load_universal(folder)
+    try:
+        path = find(SHIPPED)
+    except QsdError:
+        return None
+    return load_universal(path)
+
+
 def is_universal(folder: str | Path) -> bool:
     """Whether a path is the folder of a universal ranker."""
     return (Path(folder) / FILE_NAME).is_file()

@@ -19,6 +19,10 @@ from qsd.ranker.universal.network import SPACES, ResponseNetwork
 from qsd.ranker.universal.predictor import Calibration, UniversalPredictor, calibrated
 from qsd.store import Header
 
+_RESAMPLES = 200
+_UNPROBED = Variances(offset=1.0, role=0.0, block=0.0, layer=1.0, option=1.0)
+"""Of a space that no store was probed in."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
@@ -146,49 +150,111 @@ def finished(
         hyper_parameters: of the fit.
         provenance: versions, command.
     """
-    networks = [member.eval().requires_grad_(False) for member in members]
-    ours = [network for network in networks if isinstance(network, ResponseNetwork)]
-    guesses = [_predicted([network], store.graph) for network, store in zip(ours, stores, strict=True)]
-    variances = []
-    for space in range(len(SPACES)):
-        pairs = [
-            ((store.log_energy[:, space].double().numpy() - guess[0][space]).reshape(store.shape), store)
-            for guess, store in zip(guesses, stores, strict=True)
-            if bool(store.log_energy[:, space].isfinite().any())
-        ]
-        if pairs:
-            variances.append(
-                Variances.of([pair[0] for pair in pairs], [pair[1].data.header for pair in pairs])
-            )
-        else:
-            variances.append(Variances(1.0, 0.0, 0.0, 1.0, 1.0))
-    scores, spreads, targets = [], [], []
-    metrics: dict[str, Any] = {}
-    for place, (network, store) in enumerate(zip(ours, stores, strict=True)):
-        if not store.is_labeled:
-            continue
-        seen = Seen.of(other for other in stores if other is not store)
-        expected = expected_of([network], store.data.header, tuple(variances), seen)
-        predictor = UniversalPredictor.of(expected.given(None))
-        rows = store.data.known_rows().numpy()
-        configs = store.data.configs[rows].numpy()
-        score, spread = predictor.scores(configs)
-        truth = store.data.targets[rows, 0].double().numpy()
-        scores.append(score)
-        spreads.append(spread)
-        targets.append(truth)
-        metrics[store.name] = evaluate(truth, score, 200, seed=place)
+    ours = _networks(members)
+    found = _Left.of(ours, stores)
+    everyone = range(len(stores))
+    variances = found.variances(everyone)
+    calibration, metrics = found.calibration(everyone, variances)
     return Universal(
         members=ours,
         seen=Seen.of(stores),
-        variances=tuple(variances),
-        calibration=calibrated(scores, spreads, targets),
+        variances=variances,
+        calibration=calibration,
         target=target,
         metrics=metrics,
         denoisers=[store.data.header.denoiser for store in stores],
         hyper_parameters=hyper_parameters,
         provenance=provenance,
     )
+
+
+def without(
+    members: Sequence[torch.nn.Module], stores: Sequence[ProbedStore], place: int, target: str
+) -> Universal:
+    """The one member that has not seen store ``place``, with what the others say of its errors.
+
+    Nothing of that store enters, so one training tells how well all stores would be predicted.
+    """
+    ours = _networks(members)
+    others = [other for other in range(len(stores)) if other != place]
+    found = _Left.of(ours, stores)
+    variances = found.variances(others)
+    calibration, metrics = found.calibration(others, variances)
+    return Universal(
+        members=[ours[place]],
+        seen=Seen.of(stores[other] for other in others),
+        variances=variances,
+        calibration=calibration,
+        target=target,
+        metrics=metrics,
+        denoisers=[stores[other].data.header.denoiser for other in others],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Left:
+    """What each member says of the store that it has not seen.
+
+    Attributes:
+        members: networks; member k has not seen store k.
+        stores: in that order.
+        residuals: by store, probed minus expected log energies, float64 [S, L, O].
+    """
+
+    members: list[ResponseNetwork]
+    stores: Sequence[ProbedStore]
+    residuals: list[np.ndarray]
+
+    @classmethod
+    def of(cls, members: list[ResponseNetwork], stores: Sequence[ProbedStore]) -> "_Left":
+        residuals = []
+        for member, store in zip(members, stores, strict=True):
+            energy, _ = _predicted([member], store.graph)
+            missed = store.log_energy.double().numpy().T - energy
+            residuals.append(missed.reshape(len(SPACES), *store.shape))
+        return cls(members, stores, residuals)
+
+    def variances(self, places: Iterable[int]) -> tuple[Variances, ...]:
+        """By space, of the stores at those places."""
+        found = []
+        for space in range(len(SPACES)):
+            known = [place for place in places if np.isfinite(self.residuals[place][space]).any()]
+            found.append(
+                Variances.of(
+                    [self.residuals[place][space] for place in known],
+                    [self.stores[place].data.header for place in known],
+                )
+                if known
+                else _UNPROBED
+            )
+        return tuple(found)
+
+    def calibration(
+        self, places: Iterable[int], variances: tuple[Variances, ...]
+    ) -> tuple[Calibration, dict[str, Any]]:
+        """On the labels of those stores, and how well these were ranked."""
+        scores, spreads, targets = [], [], []
+        metrics: dict[str, Any] = {}
+        for place in places:
+            store = self.stores[place]
+            if not store.is_labeled:
+                continue
+            seen = Seen.of(other for other in self.stores if other is not store)
+            expected = expected_of([self.members[place]], store.data.header, variances, seen)
+            rows = store.data.known_rows().numpy()
+            configs = store.data.configs[rows].numpy()
+            score, spread = UniversalPredictor.of(expected.given(None)).scores(configs)
+            truth = store.data.targets[rows, 0].double().numpy()
+            scores.append(score)
+            spreads.append(spread)
+            targets.append(truth)
+            metrics[store.name] = evaluate(truth, score, _RESAMPLES, seed=place)
+        return calibrated(scores, spreads, targets), metrics
+
+
+def _networks(members: Sequence[torch.nn.Module]) -> list[ResponseNetwork]:
+    finished = [member.eval().requires_grad_(False) for member in members]
+    return [member for member in finished if isinstance(member, ResponseNetwork)]
 
 
 def expected_of(
