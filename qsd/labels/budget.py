@@ -1,13 +1,13 @@
 """Which layers to probe, where there is no time for all: those whose answer is least predictable."""
 
+import dataclasses
 import math
 
 import numpy as np
 
 from qsd.bank import Bank
-from qsd.ranker.universal.binding import header_of
-from qsd.ranker.universal.universal import Universal
-from qsd.store import Responses
+from qsd.ranker.universal.universal import Universal, header_of
+from qsd.store import FULL_ACTIVATIONS, Responses
 from qsd.support.errors import QsdError
 
 
@@ -38,7 +38,8 @@ def layers_to_probe(
     if count <= 0:
         return np.flatnonzero(measured).tolist()
     if universal is not None:
-        chosen = universal.expected(header_of(bank)).least_predictable(count, measured)
+        header = dataclasses.replace(header_of(bank), activation_options=FULL_ACTIVATIONS)
+        chosen = universal.expected(header).least_predictable(count, measured)
     else:
         weight = np.nanmean(bank.relative_errors, axis=1) * bank.num_weights
         chosen = np.argsort(np.where(measured, np.inf, -weight), kind="stable")[:count].tolist()

@@ -130,9 +130,10 @@ def prepare(
     ensemble holds out one part. All these records are of one noise seed, that of the store's first record,
     but for configs that a search chose (of negative index): those are learned from under any seed.
 
-    A probed store may have any number of labels. With too few for networks (fewer than 2 records for
-    training, validation or test) its closed form learns from all of them, but for test records if there are
-    10.
+    Of layers that were not probed while others were, the universal ranker says what it expects
+    (:mod:`qsd.ranker.universal.completing`). A probed store may have any number of labels. With too few for
+    networks (fewer than 2 records for training, validation or test) its closed form learns from all of them,
+    but for test records if there are 10.
 
     Args:
         store: where the records are.
@@ -148,7 +149,9 @@ def prepare(
         QsdError: the target cannot be evaluated, or fewer than 2 records remain for training, validation or
             test and the store was not probed.
     """
-    store = learnable(store)
+    from qsd.ranker.universal.completing import filled_in  # which itself learns from prepared stores
+
+    store, filled = filled_in(learnable(store))
     responses = store.header.responses
     probed = responses is not None and not len(responses.missing())
     if probed and not len(store.records):
@@ -192,7 +195,7 @@ def prepare(
         fold=torch.from_numpy(fold),
         spared=torch.from_numpy(spared),
         repeats=torch.from_numpy(_repeats(store, evaluated.values, rows)).float(),
-        message="; ".join(filter(None, [evaluated.message, _unprobed(store)])),
+        message="; ".join(filter(None, [filled, evaluated.message, _unprobed(store)])),
         labels=store.records.labels[rows],
         few=bool(shortage),
         num_images=images[rows] if np.ptp(images[rows]) else None,

@@ -15,6 +15,7 @@ from qsd.ranker.baselines import Ridge, one_hot
 from qsd.ranker.checkpoint import Ranker
 from qsd.ranker.hop_scores import module_scores, operation_scores
 from qsd.ranker.target import Target
+from qsd.ranker.universal.completing import filled_in
 from qsd.search.budget import Budget
 from qsd.search.coupling import Coupling, FormatName, groups_of, held, implied_by
 from qsd.search.front import FrontMeta
@@ -279,7 +280,7 @@ def _score(known: Known, name: ScoreName) -> np.ndarray:
 
 
 def _responses(known: Known, what: str) -> Responses:
-    store = known.store
+    store = filled_in(known.store)[0] if known.store is not None else None
     responses = store.header.responses if store is not None else None
     if store is None or responses is None or len(responses.missing()):
         where = (

@@ -30,7 +30,7 @@ class ProbedStore:
 
     Attributes:
         name: of the store's file, without its ending.
-        data: header of pairs, records, targets.
+        data: header, records, targets.
         graph: what the network sees.
         log_energy: float32 [R, S], natural logarithm of the squared length of each change; NaN where the
             layer lacks the option or the store was not probed in the space.
@@ -165,25 +165,16 @@ def read_probed(path: str | Path, target: Target, num_configs: int = 256, seed: 
         QsdError: it was not probed in all layers, or the target cannot be evaluated.
     """
     store = Store.open(find(path))
-    data = prepare_probed(store, target)
-    responses = data.responses
-    if responses is None:
-        raise QsdError(
-            f"{store.path}: not all of its layers are probed, so there is nothing to learn from; "
-            f"measure them with `qsd probe --store {store.path}`"
-        )
-    return ProbedStore.of(data, responses, num_configs, seed)
-
-
-def prepare_probed(store: Store, target: Target) -> StoreData:
-    """Records of a store for which few labels, or none, are enough."""
-    known = store.header.responses
+    header = store.header
+    known = header.responses
     if known is None or known.sketched or len(known.missing()):
         raise QsdError(
-            f"{store.path}: not all of its layers are probed; measure them with "
-            f"`qsd probe --store {store.path}`"
+            f"{store.path}: not all of its layers are probed, so there is too little to learn from; measure "
+            f"them with `qsd probe --store {store.path}`"
         )
-    return prepare(store, target)
+    if len(header.activation_options) > 1:
+        raise QsdError(f"{store.path}: has options for activations; a universal ranker learns from 16 bits")
+    return ProbedStore.of(prepare(store, target), known, num_configs, seed)
 
 
 def by_space(units: Sequence[Tensor | None], first: Tensor, second: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class Expected:
     """Before anything was measured. L layers, O options, S spaces.
 
     Attributes:
-        header: of the denoiser, with pairs of options (:mod:`qsd.ranker.joint`).
+        header: of the denoiser.
         spaces: S names.
         log_energy: float64 [S, L, O], natural logarithm of squared lengths.
         embedding: float64 [S, L * O, k]; inner products are cosines of changes of different layers.

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from qsd.bank import Bank
 from qsd.denoisers.identity import same_denoiser
-from qsd.ranker.joint import joint
 from qsd.ranker.metrics import evaluate
 from qsd.ranker.universal.data import ProbedStore
 from qsd.ranker.universal.deviations import Variances
@@ -18,6 +18,7 @@ from qsd.ranker.universal.graphs import LayerGraph, traits_text
 from qsd.ranker.universal.network import SPACES, ResponseNetwork
 from qsd.ranker.universal.predictor import Calibration, UniversalPredictor, calibrated
 from qsd.store import Header
+from qsd.support.errors import QsdError
 
 _RESAMPLES = 200
 _UNPROBED = Variances(offset=1.0, role=0.0, block=0.0, layer=1.0, option=1.0)
@@ -121,8 +122,17 @@ class Universal:
     folder: Path = Path()
 
     def expected(self, header: Header) -> Expected:
-        """Of a denoiser, by its header; pairs of options are made of it."""
-        return expected_of(self.members, joint(header), self.variances, self.seen)
+        """Of a denoiser, by its header.
+
+        Raises:
+            QsdError: the header has options for activations.
+        """
+        if len(header.activation_options) > 1:
+            raise QsdError(
+                "universal ranker: it knows 16-bit activations alone; build a bank without --activations, or "
+                "label a store and train a ranker of its own with `qsd fit`"
+            )
+        return expected_of(self.members, header, self.variances, self.seen)
 
     def knows(self, denoiser: dict[str, Any]) -> bool:
         """Whether it learned from this denoiser."""
@@ -272,6 +282,22 @@ def expected_of(
         variances=variances,
         weights=weights.double().numpy(),
         extra=extra,
+    )
+
+
+def header_of(bank: Bank) -> Header:
+    """A header without conditions, labels and responses."""
+    return Header(
+        denoiser=bank.denoiser,
+        layers=bank.layers,
+        graph=bank.graph,
+        options=bank.options,
+        num_bytes=bank.num_bytes,
+        relative_error=bank.relative_errors,
+        labels=(),
+        conditions={},
+        provenance={},
+        activation_options=tuple(map(str, bank.activation_options)),
     )
 
 
