@@ -43,12 +43,9 @@ class Expected:
             measured: coordinates (no sketches), NaN for layers that were not probed; None for none.
         """
         found = [self._deviations(place, measured) for place in range(len(self.spaces))]
-        spaces = {
-            name: self._coordinates(place, found[place].mean, measured)
-            for place, name in enumerate(self.spaces)
-        }
-        images, seed = (measured.num_images, measured.noise_seed) if measured else (1, 0)
-        return Completed(self, Responses(spaces, images, seed), tuple(found))
+        changes = [self._changes(place, found[place].mean, measured) for place in range(len(self.spaces))]
+        images = (measured.num_images, measured.noise_seed) if measured else (1, 0)
+        return Completed(self, *map(tuple, zip(*changes, strict=True)), tuple(found), *images)
 
     def least_predictable(self, count: int, measured: np.ndarray) -> list[int]:
         """Layers to probe: those whose energies are least certain, given that earlier ones are measured.
@@ -90,14 +87,18 @@ class Expected:
             observed[usable] = np.log(square[usable].clip(_SMALLEST)) - self.log_energy[place][usable]
         return deviations(self.header, self.variances[place], observed, self.extra)
 
-    def _coordinates(self, place: int, deviation: np.ndarray, measured: Responses | None) -> np.ndarray:
-        """Changes [L, O, d]: as measured; else along those measured, and the rest in directions of its own.
+    def _changes(
+        self, place: int, deviation: np.ndarray, measured: Responses | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Changes, as measured; else along those measured, and the rest in a direction of its own.
 
         Each coordinate of a change of length 1 is taken for a normal variable whose covariances are the
         expected cosines, so its mean given those measured is a linear function of theirs.
+
+        Returns:
+            Coordinates that changes share, float32 [L, O, d], and lengths of the rests, float64 [L, O].
         """
         shape = self.log_energy.shape[1:]
-        rows = shape[0] * shape[1]
         length = np.exp((self.log_energy[place].ravel() + deviation) / 2)
         length[~self.header.available.ravel()] = 0.0
         embedding = self.embedding[place]
@@ -109,18 +110,16 @@ class Expected:
             np.fill_diagonal(cosines, 1.0)
             cosines[np.diag_indices(len(cosines))] += 1e-3
             pull = np.linalg.solve(cosines, embedding[known] @ along.T).T  # [unknown, known]
-            towards = pull @ units[known]
             left = along - pull @ embedding[known]  # what the embedding shares with those unmeasured alone
-            along = np.concatenate([towards, left], axis=1)
+            along = np.concatenate([pull @ units[known], left], axis=1)
         size = np.linalg.norm(along, axis=1)
         along *= np.minimum(1.0, _LONGEST / np.maximum(size, _SMALLEST))[:, None]
-        rest = np.sqrt(1 - np.square(along).sum(axis=1))
-        own = _own_directions(int(unknown.sum()))
-        values = np.zeros((rows, along.shape[1] + own.shape[1]))
-        values[unknown] = np.concatenate([along, rest[:, None] * own], axis=1) * length[unknown, None]
-        if known.any():
-            values[known, : units.shape[1]] = units[known] * length[known, None]
-        return values.reshape(*shape, -1).astype(np.float32)
+        shared = np.zeros((len(length), along.shape[1]))
+        shared[unknown] = along * length[unknown, None]
+        shared[known, : units.shape[1]] = units[known] * length[known, None]
+        rest = np.zeros(len(length))
+        rest[unknown] = np.sqrt(1 - np.square(along).sum(axis=1)) * length[unknown]
+        return shared.reshape(*shape, -1).astype(np.float32), rest.reshape(shape)
 
     def _measured(self, place: int, measured: Responses | None) -> tuple[np.ndarray, np.ndarray]:
         """Which pairs were measured, bool [R], and their directions, float64 [R, d]."""
@@ -139,13 +138,29 @@ class Completed:
 
     Attributes:
         expected: before.
-        responses: of all layers, measured or not.
+        shared: by space, float32 [L, O, d], coordinates of changes along directions that several share.
+        rest: by space, float64 [L, O], lengths of what is orthogonal to them and to each other.
         deviations: by space, what is known of log energies.
+        num_images, noise_seed: of what was measured.
     """
 
     expected: Expected
-    responses: Responses
+    shared: tuple[np.ndarray, ...]
+    rest: tuple[np.ndarray, ...]
     deviations: tuple[Deviations, ...]
+    num_images: int = 1
+    noise_seed: int = 0
+
+    @property
+    def responses(self) -> Responses:
+        """Of all layers, measured or not."""
+        spaces = {}
+        for name, shared, rest in zip(self.expected.spaces, self.shared, self.rest, strict=True):
+            unknown = rest.ravel() > 0
+            own = np.zeros((rest.size, min(int(unknown.sum()), _COORDINATES)), np.float32)
+            own[unknown] = _own_directions(int(unknown.sum())) * rest.ravel()[unknown, None]
+            spaces[name] = np.concatenate([shared, own.reshape(*rest.shape, -1)], axis=2)
+        return Responses(spaces, self.num_images, self.noise_seed)
 
 
 def _own_directions(count: int) -> np.ndarray:

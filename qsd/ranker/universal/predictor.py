@@ -37,14 +37,16 @@ class UniversalPredictor:
     """Scores configs by the expected length of their change.
 
     Attributes:
-        change: by space, float32 [L, O, d], expected changes.
+        shared: by space, float32 [L, O, d], what expected changes share.
+        rest: by space, float64 [L, O], lengths of what they do not.
         factors: by space, float64 [L, O, P], shared deviations of log energies.
         own: by space, float64 [L, O], variances of what is not shared.
         weights: float64 [S], of the spaces, of sum 1.
         calibration: to the target.
     """
 
-    change: tuple[np.ndarray, ...]
+    shared: tuple[np.ndarray, ...]
+    rest: tuple[np.ndarray, ...]
     factors: tuple[np.ndarray, ...]
     own: tuple[np.ndarray, ...]
     weights: np.ndarray
@@ -55,7 +57,8 @@ class UniversalPredictor:
         """Of a denoiser."""
         shape = completed.expected.log_energy.shape[1:]
         return cls(
-            change=tuple(completed.responses.spaces[name] for name in completed.expected.spaces),
+            shared=completed.shared,
+            rest=completed.rest,
             factors=tuple(found.factor.reshape(*shape, -1) for found in completed.deviations),
             own=tuple(found.own.reshape(shape) for found in completed.deviations),
             weights=completed.expected.weights,
@@ -92,7 +95,12 @@ class UniversalPredictor:
 
     def tensors(self) -> dict[str, np.ndarray]:
         arrays = {"weights": self.weights}
-        for name, parts in (("change", self.change), ("factor", self.factors), ("own", self.own)):
+        for name, parts in (
+            ("shared", self.shared),
+            ("rest", self.rest),
+            ("factor", self.factors),
+            ("own", self.own),
+        ):
             arrays |= {f"{name}_{place}": part for place, part in enumerate(parts)}
         return arrays
 
@@ -104,15 +112,15 @@ class UniversalPredictor:
         total = np.zeros(len(configs))
         shared: np.ndarray | float = 0.0
         own = np.zeros(configs.shape)
-        for weight, change, factor, alone in zip(
-            self.weights, self.change, self.factors, self.own, strict=True
+        for weight, change, rest, factor, alone in zip(
+            self.weights, self.shared, self.rest, self.factors, self.own, strict=True
         ):
-            chosen = change[layers, configs]  # [n, L, d]
-            summed = chosen.sum(axis=1, dtype=np.float64)
-            square = np.square(summed).sum(axis=1).clip(_SHORTEST)
-            share = weight * np.einsum("nld,nd->nl", chosen, summed) / square[:, None]
+            chosen, left = change[layers, configs], np.square(rest[layers, configs])  # [n, L, d], [n, L]
+            summed = chosen.sum(axis=1)
+            square = (np.square(summed).sum(axis=1) + left.sum(axis=1)).clip(_SHORTEST)
+            share = weight * (np.einsum("nld,nd->nl", chosen, summed) + left) / square[:, None]
             total += weight * np.log(square)
-            shared = shared + np.einsum("nl,nlp->np", share, factor[layers, configs])
+            shared = shared + np.einsum("nl,nlp->np", share, factor[layers, configs], optimize=True)
             own += share * np.sqrt(alone[layers, configs])
         variance = np.square(shared).sum(axis=1) + np.square(own).sum(axis=1)
         return -total, variance
