@@ -34,9 +34,10 @@ from qsd.ranker.features import NODE_ROLES
 from qsd.ranker.metrics import spearman
 from qsd.ranker.posteriors import TARGET, fit_posteriors
 from qsd.ranker.universal.data import ProbedStore, UniversalDataModule
+from qsd.ranker.universal.finishing import without
 from qsd.ranker.universal.module import UniversalModule, score
 from qsd.ranker.universal.predictor import UniversalPredictor
-from qsd.ranker.universal.universal import Universal, without
+from qsd.ranker.universal.universal import Universal
 from qsd.store import Responses, Store
 from qsd.support.documents import write_json
 from qsd.support.files import atomic

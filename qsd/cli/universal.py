@@ -17,9 +17,10 @@ from qsd.ranker.baselines import average_bits
 from qsd.ranker.metrics import evaluate
 from qsd.ranker.universal.data import ProbedStore, UniversalDataModule
 from qsd.ranker.universal.files import FILE_NAME, load_universal, save_universal
+from qsd.ranker.universal.finishing import finished
 from qsd.ranker.universal.module import UniversalModule
 from qsd.ranker.universal.predictor import UniversalPredictor
-from qsd.ranker.universal.universal import Universal, finished
+from qsd.ranker.universal.universal import Universal
 from qsd.support.documents import write_json
 from qsd.support.errors import QsdError
 

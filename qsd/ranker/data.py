@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from qsd.ranker.features import GraphFeatures
 from qsd.ranker.joint import joint, pairs, weight_options
 from qsd.ranker.target import Target
+from qsd.ranker.universal.completing import filled_in
 from qsd.store import SPLITS, Header, Responses, Store, known_options, seen_by
 from qsd.support.errors import QsdError
 from qsd.support.paths import find
@@ -149,8 +150,6 @@ def prepare(
         QsdError: the target cannot be evaluated, or fewer than 2 records remain for training, validation or
             test and the store was not probed.
     """
-    from qsd.ranker.universal.completing import filled_in  # which itself learns from prepared stores
-
     store, filled = filled_in(learnable(store))
     responses = store.header.responses
     probed = responses is not None and not len(responses.missing())

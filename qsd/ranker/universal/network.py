@@ -92,10 +92,9 @@ class ResponseNetwork(nn.Module):
         read = width * (settings.depth + 1 if settings.readout == "all" else 1)
         both = read + len(OPTION_FEATURES)
         self.gain = nn.Linear(read, spaces)
-        self.of_option = nn.Sequential(
-            nn.Linear(both, width), nn.SiLU(), nn.Dropout(settings.dropout), nn.Linear(width, spaces)
-        )
-        nn.init.zeros_(self.of_option[-1].weight)
+        last = nn.Linear(width, spaces)
+        nn.init.zeros_(last.weight)
+        self.of_option = nn.Sequential(nn.Linear(both, width), nn.SiLU(), nn.Dropout(settings.dropout), last)
         self.direction = nn.Sequential(
             nn.Linear(both, width), nn.SiLU(), nn.Linear(width, spaces * (settings.rank + 1))
         )
@@ -142,6 +141,7 @@ class ResponseNetwork(nn.Module):
         hops = [hidden]
         for own, convs, norm in zip(self.own, self.convs, self.norms[1:], strict=True):
             update = own(hops[-1])
+            assert isinstance(convs, nn.ModuleList)
             for conv, edges in zip(convs, ways, strict=False):
                 update = update + conv(hops[-1], edges)
             hops.append(hops[-1] + self.dropout(F.silu(norm(update))))

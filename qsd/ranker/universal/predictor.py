@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from qsd.ranker.predictors import calibration_factor
 from qsd.ranker.universal.expected import Completed
 from qsd.search.posterior import Posterior
 
@@ -124,24 +123,3 @@ class UniversalPredictor:
             own += share * np.sqrt(alone[layers, configs])
         variance = np.square(shared).sum(axis=1) + np.square(own).sum(axis=1)
         return -total, variance
-
-
-def calibrated(
-    scores: list[np.ndarray], variances: list[np.ndarray], targets: list[np.ndarray]
-) -> Calibration:
-    """From scores, their variances and labels of denoisers that the networks had not seen, a list of each."""
-    if not scores:
-        return Calibration()
-    slopes = [
-        float(np.cov(score, target)[0, 1] / max(score.var(ddof=1), 1e-12))
-        for score, target in zip(scores, targets, strict=True)
-    ]
-    slope = max(float(np.mean(slopes)), 0.05)
-    missed = [target - slope * score for score, target in zip(scores, targets, strict=True)]
-    intercepts = [float(values.mean()) for values in missed]
-    intercept = float(np.mean(intercepts))
-    spread = float(np.var(intercepts, ddof=1)) if len(intercepts) > 1 else 1.0
-    noise = float(np.mean([values.var() for values in missed]))
-    variance = slope**2 * np.concatenate(variances) + noise + spread
-    factor = calibration_factor(np.concatenate(missed) - intercept, variance)
-    return Calibration(slope, intercept, spread, noise, factor)
