@@ -78,7 +78,9 @@ def probe(
     if mine and restart:
         raise QsdError("--shard and --restart: remove the folder of the shards, or leave out --restart")
     if budget is not None and (mine or cluster):
-        raise QsdError("--budget: layers are chosen and probed by one machine; leave out --shard or --cluster")
+        raise QsdError(
+            "--budget: layers are chosen and probed by one machine; leave out --shard or --cluster"
+        )
     pipe, loaded = (
         load_pipeline(pipeline, device=own_device(device), dtype=dtype, encoders=False),
         Bank.load(bank),

@@ -44,8 +44,9 @@ class Expected:
         """
         found = [self._deviations(place, measured) for place in range(len(self.spaces))]
         changes = [self._changes(place, found[place].mean, measured) for place in range(len(self.spaces))]
-        images = (measured.num_images, measured.noise_seed) if measured else (1, 0)
-        return Completed(self, *map(tuple, zip(*changes, strict=True)), tuple(found), *images)
+        num_images, noise_seed = (measured.num_images, measured.noise_seed) if measured else (1, 0)
+        shared, rest = tuple(one for one, _ in changes), tuple(one for _, one in changes)
+        return Completed(self, shared, rest, tuple(found), num_images, noise_seed)
 
     def least_predictable(self, count: int, measured: np.ndarray) -> list[int]:
         """Layers to probe: those whose energies are least certain, given that earlier ones are measured.
@@ -127,7 +128,7 @@ class Expected:
         if measured is None or self.spaces[place] not in measured.spaces:
             return np.zeros(rows, dtype=bool), np.zeros((rows, 0))
         values = measured.spaces[self.spaces[place]].reshape(rows, -1).astype(np.float64)
-        known = np.isfinite(values).all(axis=1)
+        known = np.asarray(np.isfinite(values).all(axis=1))
         size = np.linalg.norm(values, axis=1, keepdims=True)
         return known, np.where(known[:, None], values / np.maximum(size, _SMALLEST), 0.0)
 
