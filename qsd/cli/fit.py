@@ -252,7 +252,7 @@ def run(args: Sequence[str]) -> None:
     Raises:
         QsdError: a store, target or checkpoint that cannot be used.
     """
-    words = spelled(with_config_files(args))  # other verbs and scripts fit too
+    words = with_config_files(args)  # other verbs and scripts fit too
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # qsd.cli parsed the verb
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec")  # Lightning's own deprecation
