@@ -76,9 +76,10 @@ def test_a_family_trains_on_its_store(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_every_label_config_names_what_ships(file: Path) -> None:
     content = read_yaml(file)
     settings = EvaluationSettings(**content["evaluation"])
-    classes = settings.load_classes()
-    assert classes is not None
-    assert len(settings.load_prompts()) == len(classes) == settings.num_images
+    classes, paired = settings.load_classes(), settings.reference is None
+    if settings.prompts is not None:
+        assert len(settings.load_prompts()) == settings.num_images
+    assert paired or settings.prompts is None or (classes is not None and len(classes) == settings.num_images)
     assert Path(content["pipeline"]).name in LABELING
 
 

@@ -17,8 +17,8 @@ def train(name: str, out: str | None = None, seed: int = 0, device: str = "cpu",
 
     Args:
         name: digits-classifier, digits-clip, digits-pixart-alpha, digits-pixart-sigma, digits-hunyuan-dit,
-            digits-sd15, digits-sdxl, digits-dit, emoji-autoencoder, emoji-classifier, emoji-clip or
-            emoji-flux.
+            digits-sd15, digits-sdxl, digits-dit, digits-ddpm, emoji-autoencoder, emoji-classifier,
+            emoji-clip, emoji-flux, emoji-sana or emoji-wan.
             What is interrupted goes on when run again.
         out: folder to write; by default `checkpoints/NAME` below the current folder.
         seed: of weights and batches.

@@ -46,9 +46,8 @@ MINIATURES: dict[str, type[Miniature]] = {
     "digits-sd15": StableDiffusion15,
     "digits-sdxl": StableDiffusionXL,
     "digits-dit": DiT,
-    "digits-ddpm": DDPM,
 }
-"""Name of a pipeline's folder to its denoiser and conditioning."""
+"""Name of a pipeline's folder to its denoiser and conditioning: the six families of the paper."""
 
 LABELING = {
     "digits-pixart-alpha": "label_digits.yaml",
@@ -119,6 +118,7 @@ TRAINERS: dict[str, Callable[..., dict[str, float]]] = {
     "digits-classifier": train_classifier,
     "digits-clip": train_clip,
     **{name: partial(train_miniature, make) for name, make in MINIATURES.items()},
+    "digits-ddpm": partial(train_miniature, DDPM),
     "emoji-autoencoder": train_emoji_autoencoder,
     "emoji-classifier": train_emoji_classifier,
     "emoji-clip": train_emoji_clip,
