@@ -21,7 +21,7 @@ from rich.text import Text
 
 from qsd.cli.config_files import with_config_files
 from qsd.cli.console import command_line, console, messages
-from qsd.cli.flags import FlagsParser
+from qsd.cli.lightning_parser import LightningParser
 from qsd.cli.overwriting import check_replaceable
 from qsd.cli.tables import number_table
 from qsd.ranker.checkpoint import is_ranker, load_ranker, save_ranker, trained_on
@@ -36,10 +36,6 @@ from qsd.support.paths import find
 from qsd.support.yaml_files import read_yaml
 
 _PACKAGES = ("qsd", "torch", "lightning", "torch_geometric")
-
-
-class _Parser(FlagsParser, LightningArgumentParser):
-    """Lightning's parser, with flags."""
 
 
 class RankerCLI(LightningCLI):
@@ -265,7 +261,7 @@ def run(args: Sequence[str]) -> None:
             RankerModule,
             StoreDataModule,
             args=words,
-            parser_class=_Parser,
+            parser_class=LightningParser,
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from rich.table import Table
 
 from qsd.cli.console import command_line, console
+from qsd.cli.lightning_parser import LightningParser
 from qsd.cli.overwriting import check_replaceable
 from qsd.ranker.baselines import average_bits
 from qsd.ranker.metrics import evaluate
@@ -143,6 +144,7 @@ def run(args: Sequence[str]) -> None:
         UniversalModule,
         UniversalDataModule,
         args=list(args),
+        parser_class=LightningParser,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"default_root_dir": "runs", "enable_checkpointing": False},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.table import Table
 
-from qsd.cli import bank, compress, fit, measure, search
+from qsd.cli import bank, compress, fit, found, measure
 from qsd.cli.console import PlainConsole
 from qsd.quantizers import DEFAULT_OPTIONS
 from qsd.ranker.metrics import LARGER_IS_BETTER
@@ -69,8 +69,8 @@ def _calibration() -> Table:
 
 def _front() -> Table:
     row = np.array([12_345_678_901.0])
-    front = _Sized(num_bytes=row, avg_bits=row / 1e9, predicted=row / 1e7, std=row / 1e7)
-    return search._table(front, "-log(fid) + 0.2*psnr", "runs/search")  # type: ignore[arg-type]
+    front = _Sized(num_bytes=row, avg_bits=row / 1e9, predicted=row / 1e7, std=row / 1e7, objectives={})
+    return found.front_table(front, "-log(fid) + 0.2*psnr", "runs/search")  # type: ignore[arg-type]
 
 
 def _round() -> Table:
@@ -82,7 +82,7 @@ def _round() -> Table:
         **{"optimism": values, "winner": 0, "members": [0], "front": front, "predicted": values},
         measured=[values],
     )
-    return search._round_table(one, 1, "-log(fid) + 0.2*psnr")  # type: ignore[arg-type]
+    return found.round_table(one, 1, "-log(fid) + 0.2*psnr")  # type: ignore[arg-type]
 
 
 TABLES = {
