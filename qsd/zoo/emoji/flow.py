@@ -6,10 +6,9 @@ Transformers for High-Resolution Image Synthesis"): a point between a picture an
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
@@ -31,7 +30,7 @@ class FlowMiniature(Protocol):
     def modules(self) -> nn.ModuleDict:
         """Everything that is trained, under the pipeline's component names."""
 
-    def pipeline(self, vae: AutoencoderKL) -> DiffusionPipeline:
+    def pipeline(self, vae: Any) -> DiffusionPipeline:
         """The stock pipeline around the trained parts."""
 
     def predict(self, noisy: torch.Tensor, sigmas: torch.Tensor, captions: torch.Tensor) -> torch.Tensor:

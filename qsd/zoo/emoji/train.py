@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -113,7 +113,8 @@ def own_autoencoder(
         vae = build()
     finished = _finished_autoencoder(out)
     if finished.exists():
-        return type(vae).from_pretrained(finished).to(device).eval().requires_grad_(False)
+        loaded: Any = type(vae).from_pretrained(finished)
+        return cast(Autoencoder, loaded.to(device).eval().requires_grad_(False))
     fit(
         vae.parameters(),
         lambda: (pictures[torch.randint(len(pictures), (batch,))],),

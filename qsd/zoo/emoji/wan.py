@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -9,7 +10,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import nn
-from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
+from transformers import UMT5Config, UMT5EncoderModel
 
 from qsd.support.progress import Progress
 from qsd.zoo.autoencoder import to_pixels
@@ -34,7 +35,7 @@ class Wan:
     recipe = Recipe(cycles=((1400, 2e-3),), batch=64)
 
     def __init__(self, captions: Sequence[str], device: torch.device) -> None:
-        self.tokenizer: T5Tokenizer = emoji_t5_tokenizer()
+        self.tokenizer: Any = emoji_t5_tokenizer()  # the pipeline is annotated with AutoTokenizer
         with device:
             self.text_encoder = _build_umt5(len(self.tokenizer))
             self.transformer = WanTransformer3DModel(
