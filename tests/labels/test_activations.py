@@ -19,7 +19,6 @@ from qsd.labels import Measurer
 from qsd.labels.measurer import Job
 from qsd.quantizers.activations import parse_activations
 from qsd.store import Store
-from qsd.support.errors import QsdError
 
 PIPELINE = "checkpoints/digits-dit"
 SETTINGS = EvaluationSettings(
@@ -48,12 +47,14 @@ def test_records_carry_the_activations_that_were_measured(bank: Bank, tmp_path: 
     assert store.values("latent_mse")[0] == rounded["latent_mse"] > plain["latent_mse"]
 
 
-def test_a_store_of_other_activations_is_refused(bank: Bank, tmp_path: Path) -> None:
+def test_a_store_grows_by_the_activation_options_of_a_bank(bank: Bank, tmp_path: Path) -> None:
     pipe, path = load_pipeline(PIPELINE), tmp_path / "s.h5"
     label(pipe, build_bank(pipe, OPTIONS), path, num_configs=1, evaluator=SETTINGS)
     assert Store.open(path).header.activation_options == ("16",)
-    with pytest.raises(QsdError, match="activation options"):
-        label(pipe, bank, path, num_configs=2, evaluator=SETTINGS)
+    grown = label(pipe, bank, path, num_configs=2, evaluator=SETTINGS)
+    assert grown.header.activation_options == tuple(map(str, bank.activation_options))
+    assert not grown.records.activation[0].any()  # what was labeled before has 16 bits everywhere
+    assert grown.records.activation[1].any()
 
 
 def test_probes_measure_activation_options_like_weights(tmp_path: Path) -> None:
