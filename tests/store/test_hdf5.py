@@ -42,8 +42,8 @@ def test_the_first_schema_is_read_and_written_as_the_second(tmp_path: Path) -> N
 
 def test_shipped_stores_open() -> None:
     records = Store.open(find("datasets/digits-dit.h5")).records
-    assert len(records) > 500
-    assert set(records.num_images.tolist()) == {500}
+    assert len(records) >= 500
+    assert set(records.num_images.tolist()) == {200}
 
 
 def test_a_symbolic_link_stays_and_its_target_is_written(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def amused() -> Any:
         hidden_size=16,
         cond_embed_dim=12,
         micro_cond_encode_dim=4,
-        micro_cond_embed_dim=28,
+        micro_cond_embed_dim=20,
         encoder_hidden_size=12,
         vocab_size=20,
         codebook_size=16,
