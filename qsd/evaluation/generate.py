@@ -1,6 +1,7 @@
 """Draws the images of a denoiser's current weights: same prompts and same noise for every config."""
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -38,7 +39,8 @@ class Generator:
     Every image has a random generator of its own, on the CPU so that every device starts from the same noise.
     Pipelines hand them to a stochastic scheduler too; one that does not gets noise that depends on the seed
     and the batch. A safety checker is switched off: it would replace images, and labels compare what the
-    denoiser drew. What is drawn from a picture is drawn one by one: pipelines disagree on what several are.
+    denoiser drew. What is drawn from a picture is drawn one by one: pipelines disagree on what several are. So
+    is what a pipeline draws whose call takes a single generator.
 
     Attributes:
         pipe: the diffusers pipeline that draws (typed loosely: every family has its own call).
@@ -61,7 +63,7 @@ class Generator:
         if settings.images is None and needs_pictures(pipe):
             raise QsdError(f"{type(pipe).__name__}: draws from images; name a folder of them as images")
         pictures = load_pictures(pipe, settings.images, settings.num_images) if settings.images else {}
-        self._one_by_one = bool(pictures)
+        self._one_by_one = bool(pictures) or not _takes_generators(pipe)
         self._conditions: Conditions = {
             **conditions_of(
                 pipe, prompts, settings.guidance, settings.batch_size, settings.max_sequence_length
@@ -176,6 +178,12 @@ def _options(pipe: Any, settings: EvaluationSettings) -> dict[str, Any]:
     return call_options(
         pipe, steps=settings.steps, guidance=settings.guidance, chosen=chosen, call=settings.call
     )
+
+
+def _takes_generators(pipe: Any) -> bool:
+    """Whether the pipeline's call takes a generator an image; what is not annotated is taken to."""
+    taken = inspect.signature(pipe.__call__).parameters.get("generator")
+    return taken is None or taken.annotation is taken.empty or "list" in str(taken.annotation).lower()
 
 
 def _seed(noise_seed: int, index: int) -> int:
