@@ -104,7 +104,7 @@ def differing_part(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | No
     return None
 
 
-def check_same_denoiser(expected: Mapping[str, Any], found: Mapping[str, Any], file: str | Path) -> None:
+def check_same_denoiser(expected: Mapping[str, Any], found: Any, file: str | Path) -> None:
     """Refuses a file that was made for another denoiser.
 
     Args:
@@ -113,8 +113,11 @@ def check_same_denoiser(expected: Mapping[str, Any], found: Mapping[str, Any], f
         file: its name.
 
     Raises:
-        QsdError: the identities differ; names the file, both denoisers, and in what they differ.
+        QsdError: the identities differ, or what the file carries is none; names the file, both denoisers,
+            and in what they differ.
     """
+    if not isinstance(found, Mapping):
+        raise QsdError(f"{file}: its 'denoiser' is {found!r}, no identity of one; make the file again")
     if part := differing_part(expected, found):
         if "config_hash" in expected and "config_hash" not in found:
             raise QsdError(f"{file}: made by an older qsd, whose identity says less; make it again")

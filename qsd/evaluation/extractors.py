@@ -35,7 +35,7 @@ class ClassifierFeatures(nn.Module):
             with quiet():
                 self.model = AutoModelForImageClassification.from_pretrained(path, dtype=torch.float32)
                 self.processor = AutoImageProcessor.from_pretrained(path)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # transformers raises many kinds; all mean "cannot open"
             raise QsdError(
                 f"{folder}: no transformers image classifier ({first_line(error)}); give a folder of one, "
                 "or inception-2048"
@@ -158,7 +158,7 @@ def clip_loader(name: str) -> Callable[[], tuple[Any, Any]]:
                 processor = CLIPProcessor(
                     AutoImageProcessor.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
                 )
-        except (OSError, ValueError) as error:
+        except Exception as error:  # transformers raises many kinds; all mean "cannot open"
             raise QsdError(f"{name}: no CLIP model ({first_line(error)}); give a folder or hub id") from error
         return _TensorClip(model), CutToLength(processor, model.config.text_config.max_position_embeddings)
 

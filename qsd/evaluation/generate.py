@@ -39,8 +39,8 @@ class Generator:
     Every image has a random generator of its own, on the CPU so that every device starts from the same noise.
     Pipelines hand them to a stochastic scheduler too; one that does not gets noise that depends on the seed
     and the batch. A safety checker is switched off: it would replace images, and labels compare what the
-    denoiser drew. What is drawn from a picture is drawn one by one: pipelines disagree on what several are. So
-    is what a pipeline draws whose call takes a single generator.
+    denoiser drew. What is drawn from a picture is drawn one by one: pipelines disagree on what several are.
+    So is what a pipeline draws whose call takes a single generator.
 
     Attributes:
         pipe: the diffusers pipeline that draws (typed loosely: every family has its own call).

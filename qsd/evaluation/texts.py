@@ -10,7 +10,9 @@ from typing import Any
 from qsd.support.errors import QsdError, first_line
 from qsd.support.paths import find
 
-_USUAL_COLUMNS = ("prompt", "caption", "text", "class", "label")
+_PROMPT_COLUMNS, _CLASS_COLUMNS = ("prompt", "caption", "text"), ("class", "label")
+Columns = str | tuple[str, ...]
+"""The name of a column, or the usual names of one."""
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
@@ -24,8 +26,8 @@ def read_texts(name: str, count: int, what: str, column: str | None = None) -> l
             line. UTF-8, or UTF-16 with a byte-order mark.
         count: how many are needed.
         what: what they are, for messages.
-        column: of a file with several; none takes the only one, or the only one with a usual name (prompt,
-            caption, text, class, label).
+        column: of a file with several; none takes the only one, or the only one with a usual name (of
+            classes: class or label; of all else: prompt, caption or text).
 
     Raises:
         QsdError: the file is missing, damaged, in another encoding, has no such column, fewer texts than
@@ -33,8 +35,9 @@ def read_texts(name: str, count: int, what: str, column: str | None = None) -> l
     """
     path = find(name)
     read = _READERS.get(path.suffix.lower(), _lines)
+    usual = _CLASS_COLUMNS if what == "classes" else _PROMPT_COLUMNS
     try:
-        texts = read(path, column)
+        texts = read(path, usual if column is None else column)
     except OSError as error:
         raise QsdError(f"{name}: cannot be read ({error.strerror or first_line(error)})") from error
     if len(texts) < count:
@@ -77,9 +80,9 @@ def _decoded(path: Path) -> str:
     return text
 
 
-def _lines(path: Path, column: str | None) -> list[str]:
+def _lines(path: Path, column: Columns) -> list[str]:
     """The lines; characters that only Unicode takes for line ends stay inside of them."""
-    if column is not None:
+    if isinstance(column, str):
         raise QsdError(
             f"{path}: a file of plain lines has no column {column!r}; give CSV or JSON, or no column"
         )
@@ -89,7 +92,7 @@ def _lines(path: Path, column: str | None) -> list[str]:
     return lines
 
 
-def _table(path: Path, column: str | None) -> list[str]:
+def _table(path: Path, column: Columns) -> list[str]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
         rows = list(csv.DictReader(io.StringIO(_decoded(path), newline=""), delimiter=delimiter, strict=True))
@@ -98,7 +101,7 @@ def _table(path: Path, column: str | None) -> list[str]:
     return _of_column(path, rows, column)
 
 
-def _json(path: Path, column: str | None) -> list[str]:
+def _json(path: Path, column: Columns) -> list[str]:
     document = _parsed(path, _decoded(path))
     if isinstance(document, dict) and isinstance(document.get("annotations"), list):
         first: dict[Any, Any] = {}
@@ -112,12 +115,12 @@ def _json(path: Path, column: str | None) -> list[str]:
     return _of_rows(path, document, column)
 
 
-def _json_lines(path: Path, column: str | None) -> list[str]:
+def _json_lines(path: Path, column: Columns) -> list[str]:
     lines = [line for line in _decoded(path).split("\n") if line.strip()]
     return _of_rows(path, [_parsed(path, line) for line in lines], column)
 
 
-def _parquet(path: Path, column: str | None) -> list[str]:
+def _parquet(path: Path, column: Columns) -> list[str]:
     try:
         import pyarrow as arrow
         from pyarrow import parquet
@@ -137,18 +140,18 @@ def _parsed(path: Path, text: str) -> Any:
         raise QsdError(f"{path}: not JSON ({first_line(error)}); save it again") from error
 
 
-def _of_rows(path: Path, rows: list[Any], column: str | None) -> list[str]:
+def _of_rows(path: Path, rows: list[Any], column: Columns) -> list[str]:
     if rows and all(isinstance(row, dict) for row in rows):
         return _of_column(path, rows, column)
     return [_text(path, row, position) for position, row in enumerate(rows, start=1)]
 
 
-def _of_column(path: Path, rows: Sequence[dict[str, Any]], column: str | None) -> list[str]:
+def _of_column(path: Path, rows: Sequence[dict[str, Any]], column: Columns) -> list[str]:
     names = list(dict.fromkeys(str(key) for row in rows for key in row))
-    if column is None:
-        usual = [name for name in names if name.lower() in _USUAL_COLUMNS]
+    if isinstance(column, tuple):
+        usual = [name for name in names if name.lower() in column]
         candidates = names if len(names) == 1 else usual
-        column = candidates[0] if len(candidates) == 1 else None
+        column = candidates[0] if len(candidates) == 1 else ""
     if column not in names:
         shown = ", ".join(names[:8]) or "none"
         raise QsdError(f"{path}: which column? it has {shown}; name one as prompts_column or classes_column")
@@ -163,7 +166,7 @@ def _text(path: Path, value: Any, position: int) -> str:
     raise QsdError(f"{path}: entry {position} is {str(value)[:40]!r}, not a text; fill it in or remove it")
 
 
-_READERS: dict[str, Callable[[Path, str | None], list[str]]] = {
+_READERS: dict[str, Callable[[Path, Columns], list[str]]] = {
     ".csv": _table,
     ".tsv": _table,
     ".json": _json,

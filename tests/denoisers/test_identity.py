@@ -74,6 +74,11 @@ def test_facts_of_an_older_qsd_are_refused() -> None:
         check_same_denoiser(identity(FAMILIES["pixart_alpha"].build_tiny()), old, "s.h5")
 
 
+def test_what_is_no_identity_is_refused() -> None:
+    with pytest.raises(QsdError, match=r"c\.json: its 'denoiser' is 7, no identity"):
+        check_same_denoiser({"class": "X"}, 7, "c.json")
+
+
 def test_names_and_shapes_are_content() -> None:
     one, other = nn.Sequential(nn.Linear(2, 3)), nn.Sequential(nn.Linear(3, 2))
     with torch.no_grad():

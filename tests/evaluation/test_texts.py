@@ -47,6 +47,12 @@ def test_the_first_caption_of_each_coco_image(tmp_path: Path) -> None:
     assert read_texts(file, 2, "prompts") == ["a cat", "a dog"]
 
 
+def test_one_table_holds_prompts_and_classes(tmp_path: Path) -> None:
+    file = write(tmp_path, "t.csv", "prompt,class\na black cat,3\na white dog,5\n")
+    assert read_texts(file, 2, "prompts") == ["a black cat", "a white dog"]
+    assert read_classes(file, 2) == [3, 5]
+
+
 def test_a_column_by_name(tmp_path: Path) -> None:
     file = write(tmp_path, "t.csv", "prompt,short\na black cat,cat\na white dog,dog\n")
     assert read_texts(file, 2, "prompts", "short") == ["cat", "dog"]

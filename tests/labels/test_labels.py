@@ -114,7 +114,7 @@ def test_labeling_resumes_and_grows(measurer: Measurer, bank: Bank, tmp_path: Pa
 def test_store_of_other_conditions_is_refused(measurer: Measurer, bank: Bank, tmp_path: Path) -> None:
     conditions = store_conditions(measurer.pipe, bank, SETTINGS, config_seed=0)
 
-    def begin(bank: Bank, **changed: Any) -> None:
+    def begin(bank: Bank, /, **changed: Any) -> None:
         ours = conditions | changed
         with open_or_create(tmp_path / "s.h5", bank, SETTINGS, ours, make_provenance=dict):
             pass
