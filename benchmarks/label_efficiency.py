@@ -1,11 +1,12 @@
 """How many labels a ranker needs: test metrics of the ranker and of the baselines by number of labels.
 
     python benchmarks/label_efficiency.py [STORE ...] [--config pixart.yaml] [--labels 25 50 100 200 250 400]
-        [--seeds 5] [--network closed_form=additive graph_head=false] [--out benchmarks/results]
+        [--seeds 5] [--epochs 0] [--network closed_form=additive graph_head=false] [--out benchmarks/results]
 
 Stores are by default all in `datasets`. Each is measured at the label counts that it has, and at all that it
 has. A run draws its labels from the training and validation records (folds included) by its seed, trains with
-the settings of the config, and is measured on all test records of the store. Raw results go to
+the settings of the config (with --epochs 0 its closed form alone, in seconds), and is measured on all test
+records of the store. Raw results go to
 `label_efficiency.json` after every run, and runs that are in it are not repeated, so a stopped benchmark goes
 on; other settings need another `--out`. `label_efficiency.md` has the means and standard deviations over
 seeds, `label_efficiency.png` a panel per store.
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument("--config", default="pixart.yaml")
     parser.add_argument("--labels", type=int, nargs="+", default=[25, 50, 100, 200, 250, 400])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, help="in place of the config's")
     parser.add_argument(
         "--network", nargs="+", default=[], metavar="KEY=VALUE", help="settings in place of the config's"
     )
@@ -155,6 +157,8 @@ def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     config = read_yaml(find(arguments.config))
+    if arguments.epochs is not None:
+        config["trainer"]["max_epochs"] = arguments.epochs
     for setting in arguments.network:
         key, value = setting.split("=")
         config["model"]["network"][key] = yaml.safe_load(value)

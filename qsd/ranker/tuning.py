@@ -18,6 +18,8 @@ from optuna_integration import PyTorchLightningPruningCallback
 from qsd.ranker.data import DEFAULT_FOLDS, StoreDataModule
 from qsd.ranker.module import RankerModule, check_precision
 from qsd.ranker.studies import LABELS, retry
+from qsd.ranker.universal.data import UniversalDataModule
+from qsd.ranker.universal.module import UniversalModule
 from qsd.support.errors import QsdError, first_line
 from qsd.support.yaml_files import read_yaml
 
@@ -106,6 +108,9 @@ def tune(
     best of several ``member_labels`` is the best of the trials that do not lose to the base with any of them.
     The trainer of a trial takes what the base says, except that nothing is logged or saved.
 
+    With ``ranker: universal`` in the base the score is the mean over denoisers of the correlation by the
+    member that has not seen the denoiser, on its training and validation records: each is left out once.
+
     Args:
         study: from :func:`open_study`.
         base: the mapping of a ``fit`` YAML: ``seed_everything``, ``trainer``, ``data``, ``model``.
@@ -116,8 +121,14 @@ def tune(
 
     Raises:
         QsdError: epochs that are negative or vary anyway, settings that the ranker or Lightning's trainer
-            does not have, or another base than the study began with.
+            does not have, numbers of labels or no epochs for a universal ranker, or another base than the
+            study began with.
     """
+    if _is_universal(base) and (epochs == 0 or study.user_attrs[LABELS]):
+        raise QsdError(
+            "tune: a universal ranker has no closed form and learns from whole stores; leave out "
+            "--epochs 0 and --labels"
+        )
     if epochs is not None and epochs < 0:
         raise QsdError(f"tune: {epochs} epochs; give 0 (closed forms alone) or more")
     if epochs is not None and _EPOCHS in {dimension.key for dimension in space}:
@@ -262,7 +273,7 @@ def _run(trial: optuna.Trial, base: Mapping[str, Any], space: list[Dimension]) -
     config = with_values(base, {dimension.key: dimension.suggest(trial) for dimension in space})
     lightning.seed_everything(config.get("seed_everything", 0), verbose=False)
     try:
-        module, data = RankerModule(**config.get("model", {})), StoreDataModule(**config["data"])
+        module, data = _built(config)
     except (TypeError, KeyError) as error:
         raise QsdError(
             f"tune: {first_line(error)}; check the keys of the base YAML and the search space"
@@ -280,6 +291,18 @@ def _run(trial: optuna.Trial, base: Mapping[str, Any], space: list[Dimension]) -
         if first is not None:  # while another process is still at it, the sampler knows of no bound
             trial.set_constraint(name, first.user_attrs[name] - found)
     return float(runner.callback_metrics[MONITOR])
+
+
+def _is_universal(config: Mapping[str, Any]) -> bool:
+    return config.get("ranker") == "universal"
+
+
+def _built(config: Mapping[str, Any]) -> tuple[lightning.LightningModule, lightning.LightningDataModule]:
+    """What a ``fit`` YAML of either kind trains, and on what."""
+    model, data = config.get("model", {}), config["data"]
+    if _is_universal(config):
+        return UniversalModule(**model), UniversalDataModule(**data)
+    return RankerModule(**model), StoreDataModule(**data)
 
 
 def _trainer_settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 import dataclasses
 import json
 
+import lightning
 import numpy as np
 import pytest
 import torch
+import yaml
+from scipy.stats import spearmanr
 from support.options import SIX
 from support.synthetic_store import synthetic_header, synthetic_responses, synthetic_store
 
@@ -14,16 +17,22 @@ from qsd.cli import main
 from qsd.configs.sampling import sample_configs
 from qsd.labels.budget import layers_to_probe
 from qsd.quantizers import QuantizedWeight
+from qsd.ranker.studies import open_study
+from qsd.ranker.tuning import Dimension, tune
 from qsd.ranker.universal.binding import bind
 from qsd.ranker.universal.completing import filled_in, with_responses
+from qsd.ranker.universal.data import UniversalDataModule
 from qsd.ranker.universal.deviations import Variances, deviations
 from qsd.ranker.universal.expected import Expected
 from qsd.ranker.universal.files import load_universal
 from qsd.ranker.universal.graphs import LayerGraph
+from qsd.ranker.universal.module import UniversalModule, score
 from qsd.ranker.universal.network import SPACES, ResponseNetwork, UniversalSettings, log_length
 from qsd.ranker.universal.predictor import UniversalPredictor
 from qsd.store import Store
 from qsd.support.errors import QsdError
+from qsd.support.paths import find
+from qsd.support.yaml_files import read_yaml
 
 VARIANCES = Variances(offset=0.5, role=0.7, block=0.3, layer=0.4, option=0.2)
 
@@ -300,3 +309,34 @@ def test_a_damaged_ranker_is_refused(trained, tmp_path):
     with pytest.raises(QsdError, match="hash"):
         load_universal(copy)
     assert len(SPACES) == len(trained.variances)
+
+
+def test_a_study_leaves_every_denoiser_out(stores, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    base = read_yaml(find("universal.yaml"))
+    base["data"] |= {"stores": [str(store.path) for store in stores], "steps": 2, "num_configs": 32}
+    base["trainer"]["max_epochs"] = 1
+    base["model"]["network"] |= {"width": 16, "depth": 1}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    words = ["tune", "--config", "base.yaml", "--space", "tune_universal.yaml", "--trials", "2"]
+    assert main(words) == 0
+    best = read_yaml(tmp_path / "runs" / "tune" / "best.yaml")
+    assert best["ranker"] == "universal"
+    assert UniversalSettings(**best["model"]["network"]).conv
+    tried = Dimension.read("model.network.conv", {"choice": ["sage", "none"]})
+    study = open_study(f"sqlite:///{tmp_path / 'other.db'}", "of modules")
+    tune(study, base, [tried], 1)
+    lightning.seed_everything(0, verbose=False)
+    module, data = UniversalModule(**base["model"]), UniversalDataModule(**base["data"])
+    trainer = lightning.Trainer(max_epochs=1, gradient_clip_val=2.0, accelerator="cpu", logger=False,
+                                enable_checkpointing=False, num_sanity_val_steps=0)  # fmt: skip
+    trainer.fit(module, datamodule=data)
+    expected = []
+    for member, store in zip(module.members, data.stores, strict=True):
+        rows = store.data.known_rows()
+        truth = store.data.targets[rows, 0].numpy()
+        expected.append(spearmanr(truth, score(member, store, store.data.configs[rows]).numpy()).statistic)
+    assert study.best_value == pytest.approx(np.mean(expected), abs=1e-6)
+    capsys.readouterr()
+    assert main([*words, "--study", "other", "--out", "runs/other", "--epochs", "0"]) == 2
+    assert "has no closed form" in capsys.readouterr().err
