@@ -35,6 +35,8 @@ CONFIGS = {
     "digits-sdxl": "sdxl.yaml",
     "digits-dit": "dit.yaml",
     "emoji-flux": "emoji_flux.yaml",
+    "emoji-sana": "emoji_sana.yaml",
+    "digits-ddpm": "ddpm.yaml",
 }
 MAX_BITS = 4.5
 
@@ -88,10 +90,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         full, report = row["full_precision"], row["report"]
         best = min(row["uniform"], key=lambda option: row["uniform"][option]["fid"])
         ranker = report["ranker"]["spearman"]
+        agreement = f"{full['agreement']:.1%}" if "agreement" in full else ""  # what draws without classes
         repeats = [report[name]["spearman"]["value"] for name in report if "repeatability" in name]
         lines.append(
             f"| `{row['miniature']}` | {row['nodes']} / {row['edges']} | {row['layers']} | {full['fid']:.3f} "
-            f"| {row['real_half_fid']:.3f} | {full['agreement']:.1%} "
+            f"| {row['real_half_fid']:.3f} | {agreement} "
             f"| {row['uniform'][best]['fid']:.3f} ({best}) | {row['labels']} "
             f"| {ranker['value']:.3f} ({ranker['low']:.3f} to {ranker['high']:.3f}) "
             f"| {' '.join(f'{value:.3f}' for value in repeats)} |"

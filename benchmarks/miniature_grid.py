@@ -39,23 +39,29 @@ PROMPTS = (
 )
 
 
+COLUMNS = len(PROMPTS)
+
+
 def rows_of(name: str, options: list[str], settings: EvaluationSettings) -> list[ImageRow]:
-    """Full precision and every uniform config, one row each."""
+    """Full precision (every frame of a video) and uniform configs (its middle frame), a row each."""
     pipe = load_pipeline(f"checkpoints/{name}")
     denoiser = denoiser_of(pipe)
     bank = build_bank(denoiser, [Option.parse(text) for text in options])
     generator = Generator(pipe, settings)
 
     def drawn() -> torch.Tensor:
-        return torch.cat([images for *_, images in generator.batches(settings.noise_seed)])
+        return torch.cat([some.frames for some in generator.drawings(settings.noise_seed)])
 
-    rows = [ImageRow("full precision", drawn())]
+    frames = drawn()
+    count = frames.shape[1]
+    titles = [f"full precision, frame {k + 1}" for k in range(count)] if count > 1 else ["full precision"]
+    rows = [ImageRow(title, frames[:, k]) for k, title in enumerate(titles)]
     with Applier(bank, denoiser) as applier:
         for option in bank.options:
             config = bank.uniform_config(option)
             bits = 8 * int(bank.config_bytes(config)) / int(bank.num_weights.sum())
             applier.apply(config)
-            rows.append(ImageRow(f"{option}\n{bits:.2f} bits", drawn()))
+            rows.append(ImageRow(f"{option}\n{bits:.2f} bits", drawn()[:, count // 2]))
     return rows
 
 
@@ -66,20 +72,21 @@ def main() -> None:
     parser.add_argument("--options", nargs="+", default=["uaq-4", "uaq-3"])
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    emoji = load_emoji(["images"])
-    real = emoji.images[[emoji.captions.index(prompt) for prompt in PROMPTS]]
+    settings = labeling_settings(arguments.name)
+    settings = dataclasses.replace(settings, num_images=COLUMNS, batch_size=COLUMNS)
+    captions, rows = [""] * COLUMNS, []
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "prompts.txt")
-        file.write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
-        settings = dataclasses.replace(
-            labeling_settings(arguments.name),
-            prompts=str(file),
-            num_images=len(PROMPTS),
-            batch_size=len(PROMPTS),
-        )
-        rows = [ImageRow("real", real), *rows_of(arguments.name, arguments.options, settings)]
+        if settings.num_frames is not None:
+            captions = settings.load_prompts()
+        elif settings.prompts is not None:
+            emoji = load_emoji(["images"])
+            rows = [ImageRow("real", emoji.images[[emoji.captions.index(prompt) for prompt in PROMPTS]])]
+            file = Path(folder, "prompts.txt")
+            file.write_text("".join(f"{prompt}\n" for prompt in PROMPTS))
+            settings, captions = dataclasses.replace(settings, prompts=str(file)), list(PROMPTS)
+        rows += rows_of(arguments.name, arguments.options, settings)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    draw_grid(rows, PROMPTS, arguments.out)
+    draw_grid(rows, captions, arguments.out)
 
 
 if __name__ == "__main__":
