@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from families import CONFIGS
 from label_efficiency import Run, plan, train
 from measured import markdown_table
 from scipy.stats import rankdata
@@ -33,6 +32,7 @@ from qsd.store import Store
 from qsd.support.documents import write_json
 from qsd.support.paths import find
 from qsd.support.yaml_files import read_yaml
+from qsd.zoo.registry import MINIATURES, RANKERS
 
 RESAMPLES = 2000
 
@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("stores", nargs="*", default=list(CONFIGS), help="by default all that ship")
+    parser.add_argument("stores", nargs="*", default=list(MINIATURES), help="by default the six families")
     parser.add_argument("--labels", type=int, nargs="+", default=[50, 100, 200])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--last", type=int, default=0, help="test records to compare, by default all")
@@ -107,7 +107,7 @@ def main() -> None:
     settings = dict(old["settings"])
     wanted = []
     for store in arguments.stores:
-        name = CONFIGS[store]
+        name = RANKERS[store]
         path = find(f"datasets/{store}.h5")
         settings[store] = {
             "records": len(Store.open(path).records.index),

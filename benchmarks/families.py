@@ -25,19 +25,8 @@ from qsd.store import Store
 from qsd.support.documents import write_json
 from qsd.support.paths import find
 from qsd.zoo.quality import real_half_distance
-from qsd.zoo.registry import labeling_settings
+from qsd.zoo.registry import RANKERS, labeling_settings
 
-CONFIGS = {
-    "digits-pixart-alpha": "pixart.yaml",
-    "digits-pixart-sigma": "pixart_sigma.yaml",
-    "digits-hunyuan-dit": "hunyuan.yaml",
-    "digits-sd15": "sd15.yaml",
-    "digits-sdxl": "sdxl.yaml",
-    "digits-dit": "dit.yaml",
-    "emoji-flux": "emoji_flux.yaml",
-    "emoji-sana": "emoji_sana.yaml",
-    "digits-ddpm": "ddpm.yaml",
-}
 MAX_BITS = 4.5
 
 
@@ -58,7 +47,7 @@ def facts_of(name: str) -> dict[str, Any]:
             [
                 "fit",
                 "--config",
-                str(find(CONFIGS[name])),
+                str(find(RANKERS[name])),
                 "--out",
                 f"{folder}/ranker",
                 "--trainer.logger",
@@ -112,10 +101,10 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {}
     if given.names and given.out.exists():
         rows = {row["miniature"]: row for row in json.loads(given.out.read_text())["families"]}
-    for name in given.names or CONFIGS:
+    for name in given.names or RANKERS:
         rows[name] = facts_of(name)
-        write_json(given.out, {"families": [rows[name] for name in CONFIGS if name in rows]}, hashed=False)
-    console.print(table([rows[name] for name in CONFIGS if name in rows]))
+        write_json(given.out, {"families": [rows[name] for name in RANKERS if name in rows]}, hashed=False)
+    console.print(table([rows[name] for name in RANKERS if name in rows]))
 
 
 if __name__ == "__main__":

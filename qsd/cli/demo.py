@@ -1,6 +1,7 @@
 """``qsd demo``."""
 
 import dataclasses
+import itertools
 import json as json_module
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,15 @@ from qsd.cli.console import bar, command_line, console, print_json, run_function
 from qsd.cli.demonstration import DemoSettings, run_demo
 from qsd.cli.measured import measured_table
 from qsd.cli.overwriting import check_replaceable
+from qsd.evaluation import EvaluationSettings
 from qsd.support.errors import QsdError, first_line
 from qsd.support.paths import find
+from qsd.zoo.registry import RANKERS, evaluation_of
 
 
-def demo(out: str, settings: DemoSettings, overwrite: bool = False, json: bool = False) -> None:
+def demo(
+    out: str, settings: DemoSettings, on: str | None = None, overwrite: bool = False, json: bool = False
+) -> None:
     """Runs the whole road on a labeled miniature: bank, a few labels, ranker, search, verification, export.
 
     It is `qsd compress` with more comparisons. Writes the exported `pipeline`, its `config.json`,
@@ -25,6 +30,8 @@ def demo(out: str, settings: DemoSettings, overwrite: bool = False, json: bool =
     Args:
         out: folder to write to.
         settings: pipeline, store, evaluation, budgets; without --config the shipped `demo.yaml`.
+        on: another labeled miniature in its place, such as `emoji-flux`: its pipeline, store, evaluation and
+            ranker, where no flag names others.
         overwrite: replace a demo of other settings; one of the same is run again in its place anyway.
         json: print the summary as JSON instead of the table.
     """
@@ -63,9 +70,46 @@ def _facts(file: Path) -> dict[str, Any]:
         raise QsdError(f"{file}: no summary of a demo ({first_line(error)}); name another --out") from error
 
 
+def _settings_of(name: str) -> list[str]:
+    """The flags that make a miniature's demo of the default one's.
+
+    Raises:
+        QsdError: no labels of it ship, or none of its real images.
+    """
+    evaluation = evaluation_of(name) if name in RANKERS else {}
+    if "reference" not in evaluation:
+        raise QsdError(f"--on {name}: no such labeled miniature; choose one of {', '.join(RANKERS)}")
+    words = []
+    for key, value in dataclasses.asdict(EvaluationSettings(**evaluation)).items():
+        if key not in ("num_images", "kid_subset_size"):  # those of the store
+            words += [f"--settings.evaluation.{key}", json_module.dumps(value)]
+    return [
+        *("--settings.pipeline", f"checkpoints/{name}", "--settings.store", f"datasets/{name}.h5"),
+        *("--settings.ranker", RANKERS[name], *words),
+    ]
+
+
+def _named(words: Sequence[str]) -> str | None:
+    """What ``--on`` names on the command line; the last one counts."""
+    found = None
+    for word, after in itertools.zip_longest(words, words[1:]):
+        if word == "--on":
+            found = after
+        elif word.startswith("--on="):
+            found = word.removeprefix("--on=")
+    return found
+
+
 def run(words: Sequence[str]) -> None:
-    """Runs the verb."""
+    """Runs the verb.
+
+    Raises:
+        QsdError: ``--on`` names no labeled miniature.
+    """
     words = list(words)
+    name = _named(words)
+    if name is not None:
+        words[1:1] = _settings_of(name)
     if not any(word.startswith("--config") for word in words):
         words[1:1] = ["--config", str(find("demo.yaml"))]
     run_function(demo, words)

@@ -1,6 +1,7 @@
 """The demo: ``qsd compress`` on a miniature whose store is labeled already, with more comparisons."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def run_demo(
         num_images=conditions["num_images"],
         kid_subset_size=conditions["kid_subset_size"],
     )
-    labels = int(shipped.records.index.max()) + 1 + settings.extra_labels
+    begun = set(shipped.records.index.tolist())
+    labels = next(index for index in itertools.count() if index not in begun) + settings.extra_labels
     plan = Plan(
         Effort(responses.num_images if responses else 16, labels, len(settings.noise_seeds)),
         [str(option) for option in shipped.header.options],

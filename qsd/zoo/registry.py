@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from qsd.denoisers.pipeline import load_pipeline
@@ -16,6 +15,7 @@ from qsd.evaluation import EvaluationSettings
 from qsd.support.errors import QsdError
 from qsd.support.paths import find
 from qsd.support.progress import Progress
+from qsd.support.yaml_files import read_yaml
 from qsd.zoo.autoencoder import encode, to_pixels, train_autoencoder
 from qsd.zoo.classifier import train_classifier
 from qsd.zoo.clip import train_clip
@@ -62,6 +62,18 @@ LABELING = {
     "emoji-wan": "label_emoji_wan.yaml",
 }
 """Name of a pipeline's folder to the YAML that says how it is measured."""
+RANKERS = {
+    "digits-pixart-alpha": "pixart.yaml",
+    "digits-pixart-sigma": "pixart_sigma.yaml",
+    "digits-hunyuan-dit": "hunyuan.yaml",
+    "digits-sd15": "sd15.yaml",
+    "digits-sdxl": "sdxl.yaml",
+    "digits-dit": "dit.yaml",
+    "emoji-flux": "emoji_flux.yaml",
+    "emoji-sana": "emoji_sana.yaml",
+    "digits-ddpm": "ddpm.yaml",
+}
+"""Name of a pipeline's folder whose store of labels ships to the YAML that trains its ranker."""
 
 
 def train_miniature(
@@ -175,7 +187,12 @@ def measure(name: str, folder: str | Path | None = None, *, seed: int = 0) -> di
     return measure_quality(pipe, labeling_settings(name), seed=seed)
 
 
+def evaluation_of(name: str) -> dict[str, Any]:
+    """What the labeling YAML of a miniature says of its evaluation."""
+    content = read_yaml(find(f"lightning_configs/{LABELING[name]}"))
+    return dict(content["evaluation"])
+
+
 def labeling_settings(name: str, num_images: int = 1000) -> EvaluationSettings:
     """How a miniature is measured: the settings of its labeling YAML, on ``num_images`` images."""
-    content = yaml.safe_load(find(f"lightning_configs/{LABELING[name]}").read_text(encoding="utf-8"))
-    return EvaluationSettings(**(content["evaluation"] | {"num_images": num_images}))
+    return EvaluationSettings(**(evaluation_of(name) | {"num_images": num_images}))

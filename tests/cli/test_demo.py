@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from diffusers import DiffusionPipeline
 
 from qsd.cli import main
@@ -13,6 +14,8 @@ from qsd.evaluation.generate import Generator
 from qsd.search import Front
 from qsd.store import Store
 from qsd.support.paths import find
+from qsd.support.yaml_files import read_yaml
+from qsd.zoo.registry import RANKERS
 
 SHORT_FIT = """
 trainer: {max_epochs: 2}
@@ -70,3 +73,22 @@ def test_demo_runs_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     drawn = next(iter(Generator(reloaded, settings).batches(0)))[2]
     assert drawn.shape == (2, 3, 16, 16)
     assert drawn.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("name", sorted(RANKERS))
+def test_on_takes_what_ships_with_a_miniature(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", "--out", "o", "--on", name, "--settings.extra_labels", "1", "--print_config"])
+    settings = yaml.safe_load(capsys.readouterr().out)["settings"]
+    assert find(settings["store"]).stem == name == Path(settings["pipeline"]).name
+    assert settings["extra_labels"] == 1
+    conditions = Store.open(find(settings["store"])).header.conditions
+    for key in ("steps", "guidance", "height", "width", "max_sequence_length"):
+        assert settings["evaluation"][key] == conditions[key]
+    fit = read_yaml(find(settings["ranker"]))
+    assert fit["data"]["stores"] == [settings["store"]]
+
+
+def test_on_refuses_what_has_no_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--out", "o", "--on", "emoji-wan"]) == 2
+    assert "emoji-wan: no such labeled miniature; choose one of" in capsys.readouterr().err
