@@ -6,10 +6,10 @@
 Stores are by default all in `datasets`. Each is measured at the label counts that it has, and at all that it
 has. A run draws its labels from the training and validation records (folds included) by its seed, trains with
 the settings of the config (with --epochs 0 its closed form alone, in seconds), and is measured on all test
-records of the store. Raw results go to
-`label_efficiency.json` after every run, and runs that are in it are not repeated, so a stopped benchmark goes
-on; other settings need another `--out`. `label_efficiency.md` has the means and standard deviations over
-seeds, `label_efficiency.png` a panel per store.
+records of the store. Raw results go to `label_efficiency.json` after every run, and runs of the same store
+that are in it are not repeated, so a stopped benchmark goes on; other settings need another `--out`.
+`label_efficiency.md` has the means and standard deviations over seeds, `label_efficiency.png` a panel per
+store.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from qsd.ranker.target import Target
 from qsd.store import Store
 from qsd.support.documents import write_json
 from qsd.support.files import atomic
+from qsd.support.hashing import json_hash
 from qsd.support.paths import find, shipped_root
 from qsd.support.yaml_files import read_yaml
 
@@ -80,11 +81,15 @@ def plan(config: dict[str, Any], stores: list[Path], labels: list[int], seeds: i
     """Runs to do, without their reports: every count that a store has, and all its labels."""
     runs: list[Run] = []
     for path in stores:
-        data = prepare(Store.open(path), Target(config["data"]["target"]), folds=config["data"]["folds"])
+        store = Store.open(path)
+        facts = [list(map(str, store.header.options)), len(store.records), store.header.conditions]
+        data = prepare(store, Target(config["data"]["target"]), folds=config["data"]["folds"])
         most = len(data.known_rows())
         counts = sorted({*(count for count in labels if count < most), most})
         runs += [
-            {"store": path.stem, "labels": count, "seed": seed} for seed in range(seeds) for count in counts
+            {"store": path.stem, "of": json_hash(facts)[:8], "labels": count, "seed": seed}
+            for seed in range(seeds)
+            for count in counts
         ]
     return runs
 
@@ -171,8 +176,10 @@ def main() -> None:
     if old["settings"] != settings:
         parser.error(f"{raw}: measured with other settings; give another --out")
     runs: list[Run] = old["runs"]
-    done = {(run["store"], run["labels"], run["seed"]) for run in runs}
     wanted = plan(config, list(stores.values()), arguments.labels, arguments.seeds)
+    now = {run["store"]: run["of"] for run in wanted}
+    runs = [run for run in runs if now.get(run["store"], run["of"]) == run["of"]]  # not of a former store
+    done = {(run["store"], run["labels"], run["seed"]) for run in runs}
     missing = [run for run in wanted if (run["store"], run["labels"], run["seed"]) not in done]
     with bar("Label efficiency") as progress:
         for position, run in enumerate(missing):
