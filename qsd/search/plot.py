@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 
 from qsd.search.front import Front
@@ -17,6 +17,14 @@ from qsd.search.posterior import Posterior
 from qsd.support.files import atomic
 
 _BLUE, _RED, _GREEN, _GREY = "#2166ac", "#b2182b", "#1b7837", "#8c8c8c"
+
+_PLACES = tuple(
+    ((across, up), side)
+    for up in (0, 10, -10, 20, -20, 30, -30)
+    for across, side in ((8, "left"), (-8, "right"))
+)
+"""Where a name may stand beside its point: offsets in points and alignment, best first."""
+_MARKER = 12.0  # pixels
 
 
 @dataclass(frozen=True)
@@ -72,9 +80,9 @@ def plot_front(
         )
     _draw_predicted(axes, front)
     if uniform is not None:
-        _draw_measured(axes, uniform, "s", _GREEN, "uniform, measured", (-11, -20))
+        _draw_measured(axes, uniform, "s", _GREEN, "uniform, measured")
     if winners is not None:
-        _draw_measured(axes, winners, "D", _RED, "searched, measured", (12, 27))
+        _draw_measured(axes, winners, "D", _RED, "searched, measured")
     if front.meta.max_bits is not None:
         axes.axvline(front.meta.max_bits, color="black", lw=0.8, ls=":", label="budget")
     axes.set_xlabel("average bits per weight, codebooks and scales included")
@@ -96,6 +104,7 @@ def plot_front(
 
     top = axes.secondary_xaxis("top", functions=(to_megabytes, to_bits))
     top.set_xlabel("weights on disk, MB")
+    _draw_names(figure, axes, [(winners, _RED), (uniform, _GREEN)])
     _write(figure, Path(path))
 
 
@@ -124,9 +133,7 @@ def _draw_predicted(axes: Axes, front: Front) -> None:
         )
 
 
-def _draw_measured(
-    axes: Axes, points: Points, marker: str, color: str, label: str, name_offsets: tuple[int, ...]
-) -> None:
+def _draw_measured(axes: Axes, points: Points, marker: str, color: str, label: str) -> None:
     axes.errorbar(
         points.avg_bits,
         points.quality,
@@ -139,20 +146,39 @@ def _draw_measured(
         label=label,
         zorder=3,
     )
-    if points.names is None:
-        return
+
+
+def _draw_names(figure: Figure, axes: Axes, kinds: Sequence[tuple[Points | None, str]]) -> None:
+    """Writes names beside points, each at the first of several places where it covers no point or name."""
+    figure.draw_without_rendering()  # settles where everything stands
     halo = [withStroke(linewidth=2.5, foreground="white")]
-    offsets = cycle(name_offsets)  # neighbours in size get different heights, so that names do not collide
-    for index in np.argsort(points.avg_bits, kind="stable"):
-        axes.annotate(
-            points.names[index],
-            (points.avg_bits[index], points.quality[index]),
-            (0, next(offsets)),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color=color,
-            path_effects=halo,
-            zorder=4,
-        )
+    taken = [
+        Bbox.from_bounds(x - _MARKER / 2, y - _MARKER / 2, _MARKER, _MARKER)
+        for points, _ in kinds
+        if points is not None
+        for x, y in axes.transData.transform(np.column_stack([points.avg_bits, points.quality]))
+    ]
+    for points, color in kinds:
+        if points is None or points.names is None:
+            continue
+        for index in np.argsort(points.avg_bits, kind="stable"):
+            for offset, side in _PLACES:
+                name = axes.annotate(
+                    points.names[index],
+                    (points.avg_bits[index], points.quality[index]),
+                    offset,
+                    textcoords="offset points",
+                    ha=side,
+                    va="center",
+                    fontsize=8,
+                    color=color,
+                    path_effects=halo,
+                    zorder=4,
+                )
+                box = name.get_window_extent()
+                inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
+                if inside and not any(box.overlaps(other) for other in taken):
+                    break
+                if (offset, side) != _PLACES[-1]:
+                    name.remove()
+            taken.append(box)
