@@ -76,7 +76,8 @@ def fit_posteriors(
         present = np.isfinite(values)
         if present.sum() < FEWEST or np.ptp(values[present]) <= 1e-12 * np.abs(values[present]).max():
             continue
-        positive = not label.larger_is_better and bool((values[present] > 0).all())
+        ever = data.labels[:, column]  # an estimate such as KID may fall below zero in a single record
+        positive = not label.larger_is_better and bool((ever[np.isfinite(ever)] > 0).all())
         posteriors[label.name] = _of_label(data, known[present], values[present], positive, alone, settings)
     return posteriors
 

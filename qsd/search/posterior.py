@@ -58,7 +58,9 @@ class Posterior:
         """Logarithm of the density at float [n] values, float64 [n]."""
         location, scale = self._location_scale()
         if self.law == "log-normal":
-            return norm.logpdf(np.log(value), location, scale) - np.log(value)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                density = norm.logpdf(np.log(value), location, scale) - np.log(value)
+            return np.where(np.asarray(value) > 0, density, -np.inf)
         return norm.logpdf(value, location, scale)
 
     def logarithm(self) -> "Posterior":

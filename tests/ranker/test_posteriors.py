@@ -139,6 +139,23 @@ def test_ninety_percent_intervals_hold_ninety_percent(tmp_path, probed):
         assert row["miscalibration_area"] < 0.08
 
 
+def test_a_label_that_falls_below_zero_in_one_test_record_has_finite_measures(tmp_path):
+    store = synthetic_store(tmp_path / "a.h5", 120, 2, probed=True, noise=0.1)
+    data = prepare(store, Target("-log(fid)"), folds=2)
+    labels = data.labels.copy()
+    labels[data.test_rows()[0], data.header.label_names.index("fid")] = -0.01
+    data = dataclasses.replace(data, labels=labels, predicted_labels=("fid",))
+    found = fit_posteriors(Ensemble(), data)
+    configs = data.configs[:3].numpy().astype(np.int16)
+    assert found["fid"].posterior(configs).law == "normal"
+    assert all(np.isfinite(value) for value in coverage(found, data)["fid"].values())
+
+
+def test_nothing_below_zero_is_log_normal():
+    density = Posterior.of_logarithm(np.zeros(3), np.ones(3)).log_density(np.array([-1.0, 0.0, 1.0]))
+    assert density.tolist() == pytest.approx([-np.inf, -np.inf, -0.5 * np.log(2 * np.pi)])
+
+
 def test_measures_of_calibration_by_hand():
     rng = np.random.default_rng(0)
     target = rng.normal(2.0, 3.0, 20_000)
