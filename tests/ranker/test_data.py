@@ -7,6 +7,7 @@ from support.synthetic_store import synthetic_store
 
 from qsd.ranker.data import StoreDataModule, prepare
 from qsd.ranker.target import Target
+from qsd.ranker.universal import completing
 from qsd.store import Store
 from qsd.support.errors import QsdError
 
@@ -171,10 +172,14 @@ def test_bad_settings():
         StoreDataModule(["a.h5"], folds=0)
 
 
-def test_responses_count_once_all_layers_are_measured(tmp_path):
+def test_responses_count_once_all_layers_are_measured_or_expected(tmp_path, monkeypatch):
     store = synthetic_store(tmp_path / "a.h5", 60, 1, probed=True)
     assert prepare(store, Target("-fid")).responses is store.header.responses
     store.header.responses.spaces["latents"][3] = np.nan
     assert store.header.responses.missing().tolist() == [3]
+    filled = prepare(store, Target("-fid"))
+    assert not len(filled.responses.missing())
+    assert "8 of 9 layers probed; of the others the ranker ranker-universal says" in filled.message
+    monkeypatch.setattr(completing, "shipped_universal", lambda: None)
     assert prepare(store, Target("-fid")).responses is None
     assert prepare(synthetic_store(tmp_path / "b.h5", 60, 1), Target("-fid")).responses is None
