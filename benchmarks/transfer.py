@@ -7,8 +7,9 @@ Stores are by default all in `datasets` that are probed. A training has as many 
 network k learns from all but store k, so one training leaves every family out once; it is tested on all test
 configs of the family's first noise seed. Variants: the graph layers of the configuration, and the same
 network over the same features without edges. Beside them: trees on the same features (histogram gradient
-boosting of scikit-learn), sum of errors, average bits. Then the curves: none, a quarter and all of the layers
-probed, and 0, 10, 25 or 50 labels, by images drawn. Raw results go to `transfer.json` after every run, and
+boosting of scikit-learn), sum of errors, average bits, and what only probes tell: the true lengths of all
+changes without their directions. Then the curves: none, a quarter and all of the layers probed, and 0, 10, 25
+or 50 labels, by images drawn. Raw results go to `transfer.json` after every run, and
 runs that are in it are not repeated; `transfer.md` has the tables, `transfer.png` the curves. --quick: 2
 seeds, short trainings, no curves.
 """
@@ -48,6 +49,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 Run = dict[str, Any]
+FEATURES = 1  # the space of changes that rules and trees use
 SHARES, LABELS = (0.0, 0.25, 1.0), (0, 10, 25, 50)
 TREES = {"max_iter": 150, "learning_rate": 0.06, "max_leaf_nodes": 8, "min_samples_leaf": 30}
 
@@ -79,25 +81,28 @@ def tests(store: ProbedStore) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rules(store: ProbedStore) -> dict[str, float]:
-    """Spearman of what needs nothing but the bank."""
+    """Spearman of what needs nothing but the bank, and of the lengths of the probed changes."""
     configs, truth = tests(store)
-    errors = store.data.header.relative_error[np.arange(configs.shape[1]), configs]
+    layers = np.arange(configs.shape[1])
+    errors = store.data.header.relative_error[layers, configs]
+    energy = np.exp(store.log_energy[:, FEATURES].double().numpy()).reshape(store.shape)[layers, configs]
     return {
         "sum of errors": spearman(truth, -errors.sum(axis=1)),
         "average bits": spearman(truth, average_bits(store.data.header, configs)),
+        "probed: true lengths": spearman(truth, -np.sqrt(energy).sum(axis=1)),
+        "probed: true squared lengths": spearman(truth, -energy.sum(axis=1)),
     }
 
 
 def trees(stores: list[ProbedStore], place: int, seed: int) -> dict[str, float]:
     """Boosted trees on the same features, for the log gain in the space of features."""
-    space = 1
     tables, gains = [], []
     for store in stores:
         graph = store.graph
         role = np.eye(len(NODE_ROLES))[graph.role[graph.node].numpy()]
         layers = np.concatenate([graph.static[graph.node].numpy(), role], axis=1)
         tables.append(np.concatenate([layers[graph.layer.numpy()], graph.option.numpy()], axis=1))
-        gain = (store.log_energy[:, space] - 2 * graph.log_error).numpy()
+        gain = (store.log_energy[:, FEATURES] - 2 * graph.log_error).numpy()
         gains.append(gain - np.nanmean(gain))
     others = [other for other in range(len(stores)) if other != place]
     rows, wanted = (np.concatenate([part[other] for other in others]) for part in (tables, gains))
@@ -184,15 +189,15 @@ def run_once(config: dict[str, Any], stores: list[str], seed: int, edges: bool, 
         family["coverage_90"] = float(((low <= truth) & (truth <= high)).mean())
         family["std"] = float(posterior.std.mean())
         if edges:
-            family |= {"rules": rules(store), "trees": trees(probed, place, seed)}
+            family["trees"] = trees(probed, place, seed)
         if with_curves:
             family["curves"] = curves(ranker, store, seed)
         run["families"][store.name] = family
     return run
 
 
-def summary(runs: list[Run]) -> str:
-    """Markdown tables."""
+def summary(runs: list[Run], of_rules: dict[str, dict[str, float]]) -> str:
+    """Markdown tables of the runs, and of what is ranked without training, by store."""
     with_edges = [run for run in runs if run["edges"]]
     alone = [run for run in runs if not run["edges"]]
     names = list(with_edges[0]["families"])
@@ -200,9 +205,10 @@ def summary(runs: list[Run]) -> str:
         "universal ranker": [[run["families"][n]["spearman"] for n in names] for run in with_edges],
         "the same without edges": [[run["families"][n]["spearman"] for n in names] for run in alone],
     }
-    for kind in ("trees", "rules"):
-        for rule in with_edges[0]["families"][names[0]][kind]:
-            rows[rule] = [[run["families"][n][kind][rule] for n in names] for run in with_edges]
+    for rule in with_edges[0]["families"][names[0]]["trees"]:
+        rows[rule] = [[run["families"][n]["trees"][rule] for n in names] for run in with_edges]
+    for rule in of_rules[names[0]]:
+        rows[rule] = [[of_rules[n][rule] for n in names]]
     lines = [
         f"| no probes, no labels ({len(with_edges)} seeds) | "
         + " | ".join(name.removeprefix("digits-") for name in names)
@@ -212,7 +218,8 @@ def summary(runs: list[Run]) -> str:
     for name, values in rows.items():
         if values:
             table = np.array(values)
-            cells = [f"{mean:.3f} ± {std:.3f}" for mean, std in zip(table.mean(0), table.std(0), strict=True)]
+            deviations = [f" ± {std:.3f}" if len(table) > 1 else "" for std in table.std(0)]
+            cells = [f"{mean:.3f}{std}" for mean, std in zip(table.mean(0), deviations, strict=True)]
             lines.append(f"| {name} | {' | '.join(cells)} | **{table.mean():.3f}** |")
     if alone:
         gain = np.mean(rows["universal ranker"], axis=0) - np.mean(rows["the same without edges"], axis=0)
@@ -308,7 +315,9 @@ def main() -> None:
             progress(position, len(missing), f"seed {seed}, {'with' if edges else 'without'} edges")
             runs.append(run_once(config, stores, seed, edges, edges and not arguments.quick))
             write_json(raw, {"settings": settings, "runs": runs}, hashed=False)
-    text = summary(runs)
+    data = UniversalDataModule(**config["data"] | {"stores": stores})
+    data.setup()
+    text = summary(runs, {store.name: rules(store) for store in data.stores})
     with atomic(arguments.out / "transfer.md") as temporary:
         temporary.write_text(text)
     plot(runs, arguments.out / "transfer.png")
