@@ -5,7 +5,7 @@
 For every miniature: nodes, edges and weight layers of the traced graph; FID and agreement of full precision
 and of every uniform config of at most 4.5 bits on 1,000 images, and the FID of one real half against the
 other; the number of labels; the test metrics of `lightning fit --config FAMILY.yaml`, run in this process.
-Writes JSON and prints the table of the README.
+Writes JSON and prints a table.
 """
 
 import argparse
