@@ -71,7 +71,9 @@ def optimum_quanto() -> Iterator[tuple[str, Peer]]:
     """Groups of at most 128 input channels, as `quantize` chooses them."""
     from optimum.quanto import freeze, qint2, qint4, quantize
     from optimum.quanto.library.extensions import get_extension
-    from optimum.quanto.library.unpack import unpack
+
+    def unpack(packed: Tensor, bits: int) -> Tensor:
+        return torch.cat([packed >> shift & 2**bits - 1 for shift in range(0, 8, bits)])
 
     get_extension("quanto_cpp")._lib = SimpleNamespace(unpack=unpack)  # or C++ is compiled to unpack codes
 
@@ -245,9 +247,13 @@ def installed(only: list[str] | None) -> dict[str, Replace]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 importlib.import_module(name)
-                found |= {f"{name} {text}": replacing(peer) for text, peer in configs()}
-        except Exception as error:  # whatever keeps a library from being imported here
+                peers = dict(configs())
+                for peer in peers.values():
+                    peer(torch.eye(64))
+        except Exception as error:  # whatever keeps a library from working here
             print(f"{name}: left out ({type(error).__name__}: {str(error).splitlines()[0][:90]})")
+            continue
+        found |= {f"{name} {text}": replacing(peer) for text, peer in peers.items()}
     return found
 
 
