@@ -10,6 +10,7 @@ second of both and their ratio. (`qsd label --profile` says where the time of a 
 
 import argparse
 import dataclasses
+import inspect
 import statistics
 import time
 from collections.abc import Callable
@@ -60,6 +61,8 @@ def main() -> None:
 @torch.inference_mode()
 def plain(pipe: Any, settings: EvaluationSettings, prompts: list[str]) -> None:
     """What one would write without qsd."""
+    accepts = inspect.signature(pipe.__call__).parameters
+    small = {"use_resolution_binning": False} if "use_resolution_binning" in accepts else {}
     for start in range(0, len(prompts), settings.batch_size):
         batch = prompts[start : start + settings.batch_size]
         classes = [int(text) for text in batch] if not hasattr(pipe, "tokenizer") else None
@@ -69,6 +72,7 @@ def plain(pipe: Any, settings: EvaluationSettings, prompts: list[str]) -> None:
             guidance_scale=settings.guidance,
             generator=[torch.Generator().manual_seed(start + place) for place in range(len(batch))],
             output_type="np",
+            **small,
         )
 
 

@@ -5,8 +5,8 @@
     python benchmarks/label_cost.py runs/digits-dit.h5 --draw checkpoints/digits-dit --config label_dit.yaml
         --bank runs/bank.safetensors --probe-images 2 4 8
 
-For each store and plan labels are added until the test Spearman of `-log(fid)` reaches 0.95 and 0.97; the
-mean over seeds of the images drawn by then is printed, beside that of the first plan. Labels are those of the
+For each store and plan labels are added until the test Spearman of the target reaches 0.95 and 0.97; the mean
+over seeds of the images drawn by then is printed, beside that of the first plan. Labels are those of the
 store, so nothing is drawn for them. Plans:
 
     probed      the store's probes, labels along the random stream: what `qsd probe` and `qsd label` do
@@ -40,6 +40,7 @@ from qsd.support.documents import write_json
 from qsd.support.paths import find, shipped_root
 from qsd.support.yaml_files import read_yaml
 
+DEFAULT_TARGET = "-log(fid) + 0.2*psnr"
 GOALS = (0.95, 0.97)
 _LADDER = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384)
 _BATCH = 8
@@ -74,6 +75,7 @@ def main() -> int:
     parser.add_argument("--bank", help="its bank")
     parser.add_argument("--config", help="YAML of the store's evaluation, such as label_dit.yaml")
     parser.add_argument("--probe-images", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--target", default=DEFAULT_TARGET)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     paths = [find(name) for name in arguments.stores] or sorted((shipped_root() / "datasets").glob("*.h5"))
@@ -85,7 +87,7 @@ def main() -> int:
             evaluation = EvaluationSettings(**read_yaml(find(arguments.config))["evaluation"])
             bank = Bank.load(arguments.bank)
             plans += redrawn(store, arguments.draw, bank, evaluation, sorted(arguments.probe_images))
-        results[path.stem] = measure(store, plans, arguments.seeds)
+        results[path.stem] = measure(store, plans, arguments.seeds, arguments.target)
     for goal in GOALS:
         print(f"\nimages to a test Spearman of {goal}, mean of {arguments.seeds} seeds")
         for name, rows in results.items():
@@ -94,8 +96,18 @@ def main() -> int:
             cells = [f"{plan} {count:,.0f} ({count / first:.2f})" for plan, count in images.items()]
             print(f"{name:<22}" + "  ".join(cells))
     if arguments.out:
-        write_json(arguments.out / "label_cost.json", {"results": results}, hashed=False)
+        known = {
+            name: {
+                plan: {g: None if np.isnan(n) else n for g, n in row.items()} for plan, row in rows.items()
+            }
+            for name, rows in results.items()
+        }
+        write_json(arguments.out, {"target": arguments.target, "images": known}, hashed=False)
     return 0
+
+
+def _finite(row: dict[str, float]) -> dict[str, float | None]:
+    return {goal: None if np.isnan(images) else images for goal, images in row.items()}
 
 
 def plans_of(store: Store) -> Iterator[Plan]:
@@ -131,9 +143,9 @@ def redrawn(
         yield Plan(f"probed {count}", responses, cost)
 
 
-def measure(store: Store, plans: Sequence[Plan], seeds: int) -> dict[str, dict[str, float]]:
+def measure(store: Store, plans: Sequence[Plan], seeds: int, target: str) -> dict[str, dict[str, float]]:
     """Plan -> goal -> images drawn, mean over seeds; NaN where all labels do not reach it."""
-    data = prepare(store, Target("-log(fid)"))
+    data = prepare(store, Target(target))
     test, known = data.test_rows().numpy(), data.known_rows().numpy()
     images = int(store.records.num_images.max())
     found: dict[str, dict[str, float]] = {}

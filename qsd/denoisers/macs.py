@@ -1,6 +1,7 @@
 """Multiply-accumulates of every weight layer in one forward pass, from shapes alone."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,9 @@ from torch.utils._pytree import tree_map_only
 
 from qsd.denoisers.exporting import weightless_copy
 from qsd.denoisers.layers import WeightLayer, kind_of, weight_at
+from qsd.support.errors import first_line
+
+_log = logging.getLogger(__name__)
 
 
 def with_macs(
@@ -28,11 +32,16 @@ def with_macs(
         inputs: keyword arguments of its forward.
 
     Returns:
-        Layers in their order; all with 0 if the forward needs values where it gets shapes.
+        Layers in their order; all with 0, and a warning, if the forward needs values where it gets shapes.
     """
     try:
         counts = _count(denoiser, inputs)
-    except Exception:  # whatever a forward raises on shapes without values
+    except Exception as error:  # whatever a forward raises on shapes without values
+        _log.warning(
+            "multiply-accumulates of %s are not counted, so activations have no budgets (%s)",
+            type(denoiser).__name__,
+            first_line(error),
+        )
         return list(layers)
     found = []
     for layer in layers:
@@ -55,7 +64,7 @@ def _count(denoiser: nn.Module, inputs: Mapping[str, Any]) -> dict[str, int]:
             counts.setdefault(path, 0)
             module.register_forward_hook(_counting(path, counts))
     with mode, torch.no_grad():
-        copied(**shaped, return_dict=False)
+        copied(**shaped)
     batch = next((len(value) for value in shaped.values() if isinstance(value, Tensor) and value.ndim > 1), 1)
     return {path: count // batch for path, count in counts.items()}
 

@@ -108,7 +108,10 @@ def _json(path: Path, column: Columns) -> list[str]:
         for row in document["annotations"]:
             if not isinstance(row, dict) or not isinstance(row.get("caption"), str):
                 raise QsdError(f"{path}: an annotation without a caption; give COCO's captions_*.json")
-            first.setdefault(row.get("image_id"), row["caption"].strip())
+            image = row.get("image_id")
+            if not isinstance(image, int | str | None):
+                raise QsdError(f"{path}: an image_id that is no number; give COCO's captions_*.json")
+            first.setdefault(image, row["caption"].strip())
         return list(first.values())
     if not isinstance(document, list):
         raise QsdError(f"{path}: neither a list nor COCO captions; give a list of texts or of objects")

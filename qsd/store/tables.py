@@ -49,7 +49,8 @@ def grown(header: Header, other: Header, path: str | Path) -> Header:
     """The header of a store whose table has all options of another header beside its own.
 
     New options stand behind those that are there, so records keep their meaning. What options do alone is
-    kept, and that of the new ones is still to be measured.
+    kept, and that of the new ones is still to be measured. Multiply-accumulates are taken over where the
+    store has none.
 
     Args:
         header: of the store.
@@ -66,6 +67,10 @@ def grown(header: Header, other: Header, path: str | Path) -> Header:
         raise QsdError(
             f"{path}: its weight layers are not those of the bank; make both with one version of qsd"
         )
+    if not any(layer.macs for layer in header.layers) and any(layer.macs for layer in other.layers):
+        counted = zip(header.layers, other.layers, strict=True)
+        layers = [dataclasses.replace(layer, macs=known.macs) for layer, known in counted]
+        header = dataclasses.replace(header, layers=layers)
     places = Places.of(header, other.options, other.activation_options)
     shared = np.flatnonzero(places.options >= 0)
     ours, theirs = (one.conditions.get("bank") or {} for one in (header, other))

@@ -137,9 +137,10 @@ def open_tensors(path: str | Path, formats: Mapping[str, int], remedy: str) -> I
             text = (file.metadata() or {}).get(KEY, "{}")
             meta = parse_json(text, path, remedy)
             kind = meta.get("format") if isinstance(meta, dict) else None
-            if not isinstance(kind, str) or kind not in formats or type(meta.get("version")) is not int:
+            version = meta.get("version") if isinstance(meta, dict) else None
+            if not isinstance(kind, str) or kind not in formats or type(version) is not int or version < 1:
                 raise QsdError(f"{path}: not a {' or '.join(formats)}; {remedy}")
-            if meta["version"] >= formats[kind]:
+            if version >= formats[kind] or {"hash", "hashes"} & meta.keys():
                 check_hash(meta, path, remedy)
             yield TensorFile(path, meta, file, remedy)
     except (SafetensorError, OSError) as error:

@@ -151,9 +151,9 @@ def test_verbs_take_a_dtype(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     ):
         assert main(words) == 0, capsys.readouterr().err
     conditions = Store.open(store).header.conditions
-    assert {conditions["components"][name]["dtype"] for name in ("transformer", "text_encoder")} == {
-        "bfloat16"
-    }
+    dtypes = {name: conditions["components"][name]["dtype"] for name in ("transformer", "text_encoder")}
+    assert dtypes["transformer"] == "bfloat16"
+    assert dtypes["text_encoder"].startswith("bfloat16")  # some transformers keep parts of T5 in float32
     with pytest.raises(SystemExit):
         main(["bank", *pipeline[:2], "--dtype", "int8", "--out", bank])
 

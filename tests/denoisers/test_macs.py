@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from qsd.denoisers import trace
 from qsd.denoisers.inputs import example_inputs
+from qsd.denoisers.macs import with_macs
 
 
 def test_a_transformer_by_hand() -> None:
@@ -22,6 +23,16 @@ def test_a_transformer_by_hand() -> None:
     assert layers["transformer_blocks.1.ff.net.0.proj"].macs == tokens * width * 4 * width
     assert layers["pos_embed.proj"].macs == tokens * width * 4 * 2 * 2
     assert layers["adaln_single.linear"].macs == width * 6 * width
+
+
+def test_what_pipelines_call_with_counts_and_a_failure_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    plain = trace(tiny_pixart(), inputs=pixart_inputs()).layers
+    called = trace(tiny_pixart(), inputs=pixart_inputs() | {"return_dict": False}).layers
+    assert [layer.macs for layer in called] == [layer.macs for layer in plain]
+    assert not caplog.records
+    silent = with_macs(tiny_pixart(), plain, {"no_such": 1})
+    assert silent == plain
+    assert "PixArtTransformer2DModel are not counted, so activations have no budgets" in caplog.text
 
 
 @pytest.mark.parametrize("family", ["sd15", "sd35", "dit"])

@@ -70,6 +70,11 @@ def test_a_column_by_name(tmp_path: Path) -> None:
         ("deep.json", "[" * 100_000, r"deep\.json: not JSON"),
         ("other.json", '{"a": 1}', r"other\.json: neither a list nor COCO captions"),
         (
+            "listed.json",
+            '{"annotations": [{"image_id": [1], "caption": "a"}]}',
+            r"listed\.json: an image_id that is no number; give COCO's",
+        ),
+        (
             "null.json",
             '["a", null]',
             r"null\.json: entry 2 is 'None', not a text",

@@ -95,6 +95,17 @@ def test_activation_options_grow_too(tmp_path: Path) -> None:
     assert places.columns.tolist() == [6, 1, 8, -1]
 
 
+def test_counted_operations_are_taken_over() -> None:
+    header = synthetic_header(1)
+    counted = [dataclasses.replace(layer, macs=7 + number) for number, layer in enumerate(header.layers)]
+    uncounted = dataclasses.replace(
+        header, layers=[dataclasses.replace(layer, macs=0) for layer in header.layers]
+    )
+    known = dataclasses.replace(header, layers=counted)
+    assert grown(uncounted, known, "s.h5").layers == counted
+    assert grown(known, uncounted, "s.h5") is known
+
+
 def test_other_codes_are_refused() -> None:
     header = synthetic_header(1)
     first = str(header.options[0])

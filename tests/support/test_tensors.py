@@ -72,10 +72,17 @@ def test_a_changed_description_is_noticed(path: Path) -> None:
         text = file.metadata()["qsd"]
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     save_file(tensors, path, metadata={"qsd": text.replace('"note": "n"', '"note": "m"')})
-    with pytest.raises(QsdError, match="differs from the hash"), open_tensors(path, {"some": 1}, "x"):
+    for since in (1, 2):  # a hash that is there counts, whatever version is written beside it
+        with pytest.raises(QsdError, match="differs from the hash"), open_tensors(path, {"some": since}, "x"):
+            pass
+    save_file(tensors, path, metadata={"qsd": json.dumps(META)})
+    with pytest.raises(QsdError), open_tensors(path, {"some": 1}, "x"):
         pass
     with open_tensors(path, {"some": 2}, "x") as file:  # a version from before there were hashes
-        assert file.meta["note"] == "m"
+        assert file.meta["note"] == "n"
+    save_file(tensors, path, metadata={"qsd": json.dumps(META | {"version": 0})})
+    with pytest.raises(QsdError, match="not a some; x"), open_tensors(path, {"some": 1}, "x"):
+        pass
 
 
 def test_other_files_are_named(tmp_path: Path, path: Path) -> None:
