@@ -67,6 +67,10 @@ def quantize_all(
     Yields:
         Name and quantized forms, in the order of ``weights``.
     """
+    if threads == 1:  # in this very thread: one heap, and nothing prepared ahead
+        for name, weight in weights:
+            yield name, quantize(weight, options, name=name, method_backend=method_backend)
+        return
     with ThreadPoolExecutor(threads) as pool:
         running: deque[tuple[str, Future[dict[Option, QuantizedWeight]]]] = deque()
         for name, weight in weights:
