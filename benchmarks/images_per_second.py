@@ -62,17 +62,20 @@ def main() -> None:
 def plain(pipe: Any, settings: EvaluationSettings, prompts: list[str]) -> None:
     """What one would write without qsd."""
     accepts = inspect.signature(pipe.__call__).parameters
-    small = {"use_resolution_binning": False} if "use_resolution_binning" in accepts else {}
+    sizes = {name: getattr(settings, name) for name in ("height", "width", "max_sequence_length")}
+    sizes = {name: value for name, value in sizes.items() if value is not None and name in accepts}
+    if "use_resolution_binning" in accepts:
+        sizes["use_resolution_binning"] = False
     for start in range(0, len(prompts), settings.batch_size):
         batch = prompts[start : start + settings.batch_size]
-        classes = [int(text) for text in batch] if not hasattr(pipe, "tokenizer") else None
+        classes = None if hasattr(pipe, "tokenizer") else pipe.get_label_ids(batch)
         pipe(
             **({"prompt": batch} if classes is None else {"class_labels": classes}),
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance,
             generator=[torch.Generator().manual_seed(start + place) for place in range(len(batch))],
             output_type="np",
-            **small,
+            **sizes,
         )
 
 
