@@ -25,8 +25,8 @@ from measured import markdown_table
 from scipy.stats import rankdata
 
 from qsd.cli.console import bar, console
-from qsd.ranker.data import prepare
 from qsd.ranker.posteriors import TARGET
+from qsd.ranker.store_data import prepare
 from qsd.ranker.target import Target
 from qsd.store import Store
 from qsd.support.documents import write_json

@@ -28,9 +28,9 @@ from qsd.denoisers.pipeline import load_pipeline
 from qsd.labels import Job, Measurer
 from qsd.quantizers import DEFAULT_OPTIONS, parse_options
 from qsd.ranker.baselines import probed_length
-from qsd.ranker.data import prepare
 from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.posteriors import TARGET, fit_posteriors
+from qsd.ranker.store_data import prepare
 from qsd.ranker.target import Target
 from qsd.store import Store
 from qsd.zoo.registry import labeling_settings

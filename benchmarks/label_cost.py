@@ -30,10 +30,10 @@ from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.labels.active import best_batch
 from qsd.labels.probing import Cells, Prober, summarized
-from qsd.ranker.data import StoreData, prepare
 from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.posteriors import TARGET, fit_posteriors
 from qsd.ranker.predictors import ProcessPredictor
+from qsd.ranker.store_data import StoreData, prepare
 from qsd.ranker.target import Target
 from qsd.store import Responses, Store
 from qsd.support.documents import write_json

@@ -26,10 +26,11 @@ import numpy as np
 import yaml
 
 from qsd.cli.console import bar, console
-from qsd.ranker.data import StoreData, StoreDataModule, prepare
+from qsd.ranker.data import StoreDataModule
 from qsd.ranker.evaluation import compare
 from qsd.ranker.module import RankerModule
 from qsd.ranker.posteriors import Posteriors, fit_posteriors
+from qsd.ranker.store_data import StoreData, prepare
 from qsd.ranker.target import Target
 from qsd.store import Store
 from qsd.support.documents import write_json

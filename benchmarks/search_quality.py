@@ -36,10 +36,10 @@ from qsd.denoisers.components import denoiser_of
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.labels import Job, Measurer
 from qsd.ranker.checkpoint import Ranker, load_ranker, save_ranker
-from qsd.ranker.data import prepare
 from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.network import NetworkSettings
 from qsd.ranker.posteriors import fit_posteriors
+from qsd.ranker.store_data import prepare
 from qsd.ranker.target import Target
 from qsd.ranker.tasks import OrthogonalitySettings
 from qsd.search import SearchSettings

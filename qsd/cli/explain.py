@@ -16,7 +16,7 @@ from qsd.explain.explanation import default_config, pair_rows
 from qsd.explain.files import to_json, write
 from qsd.explain.plots import plot_all, plot_calibration
 from qsd.ranker.checkpoint import Ranker, load_ranker
-from qsd.ranker.data import learnable
+from qsd.ranker.store_data import learnable
 from qsd.ranker.target import Target
 from qsd.search import Front
 from qsd.store import Records, Store

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from qsd.ranker.data import learnable
+from qsd.ranker.store_data import learnable
 from qsd.search import Front
 from qsd.store import Store
 from qsd.support.documents import parse_json, read_bounded

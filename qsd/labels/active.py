@@ -18,11 +18,11 @@ from qsd.configs.sampling import sample_configs
 from qsd.labels.labeling import Run, label
 from qsd.labels.measurer import Job
 from qsd.labels.watching import Watch
-from qsd.ranker.data import prepare
 from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.posteriors import FEWEST, TARGET, fit_posteriors
 from qsd.ranker.predictors import ProcessPredictor
 from qsd.ranker.process import ResponseProcess
+from qsd.ranker.store_data import prepare
 from qsd.ranker.target import Target
 from qsd.store import Places, Store
 from qsd.support.errors import QsdError

@@ -9,9 +9,9 @@ from scipy.stats import t
 
 from qsd.labels.measurer import Job
 from qsd.ranker.checkpoint import Ranker
-from qsd.ranker.data import prepare
 from qsd.ranker.posteriors import fit_posteriors
 from qsd.ranker.responses import ResponseSettings
+from qsd.ranker.store_data import prepare
 from qsd.ranker.target import Target
 from qsd.search.front import Front
 from qsd.store import Store

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from qsd.ranker.additive import AdditiveModel, fit_additive_model
-from qsd.ranker.data import StoreData
 from qsd.ranker.features import GraphFeatures
 from qsd.ranker.metrics import ndcg_at_10, spearman
 from qsd.ranker.network import GraphRanker, NetworkSettings, Prediction
 from qsd.ranker.responses import ResponseSettings, fit_response_model, predict
+from qsd.ranker.store_data import StoreData
 from qsd.ranker.warping import unwarp, warp
 
 _SIGNIFICANT = 2.0  # standard errors

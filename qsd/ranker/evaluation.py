@@ -3,9 +3,9 @@
 import numpy as np
 
 from qsd.ranker.baselines import BASELINES, probed_length
-from qsd.ranker.data import StoreData
 from qsd.ranker.metrics import evaluate
 from qsd.ranker.posteriors import TARGET, Posteriors
+from qsd.ranker.store_data import StoreData
 
 Report = dict[str, dict[str, dict[str, float]]]
 """Predictor -> metric -> {"value", "low", "high"}."""

@@ -12,12 +12,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from qsd.denoisers.identity import describe, differing_part
-from qsd.ranker.data import Batch, StoreData, StoreDataModule
+from qsd.ranker.data import Batch, StoreDataModule
 from qsd.ranker.ensemble import Ensemble, Member, share_of
 from qsd.ranker.losses import hop_loss, relevance
 from qsd.ranker.metrics import METRICS, mean_correlation, spearman
 from qsd.ranker.network import NetworkSettings
 from qsd.ranker.responses import ResponseSettings
+from qsd.ranker.store_data import StoreData
 from qsd.support.errors import QsdError
 
 _TRAINED_ON = "qsd_denoisers"

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from qsd.ranker.additive import fit_additive_model
-from qsd.ranker.data import StoreData
 from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.features import GraphFeatures
 from qsd.ranker.metrics import calibration
@@ -25,6 +24,7 @@ from qsd.ranker.predictors import (
 from qsd.ranker.process import Kernel, ResponseProcess, stacked
 from qsd.ranker.responses import ResponseSettings, fit_response_model
 from qsd.ranker.scale import Scale
+from qsd.ranker.store_data import StoreData
 from qsd.store import Header, Responses
 
 TARGET = "target"

@@ -18,10 +18,10 @@ from qsd.explain.groups import groups_of
 from qsd.explain.score import probed_change, score_of
 from qsd.explain.shapley import of_squared_length, shapley_values
 from qsd.ranker.checkpoint import load_ranker, save_ranker
-from qsd.ranker.data import prepare
 from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.network import NetworkSettings
 from qsd.ranker.posteriors import fit_posteriors
+from qsd.ranker.store_data import prepare
 from qsd.ranker.target import Target
 from qsd.store import Store
 

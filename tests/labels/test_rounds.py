@@ -11,10 +11,10 @@ from support.synthetic_store import synthetic_fid, synthetic_store
 from qsd.labels import Job
 from qsd.labels.rounds import FIRST_SEED, summary, verify_rounds
 from qsd.ranker.checkpoint import Ranker, load_ranker, save_ranker
-from qsd.ranker.data import prepare
 from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.network import NetworkSettings
 from qsd.ranker.posteriors import fit_posteriors
+from qsd.ranker.store_data import prepare
 from qsd.ranker.target import Target
 from qsd.search import METHODS, Budget, Front, SearchSettings, Space, Task
 from qsd.store import Store

@@ -12,11 +12,11 @@ from support.synthetic_store import synthetic_store
 from qsd.quantizers.options import Option
 from qsd.ranker.additive import fit_additive_model
 from qsd.ranker.checkpoint import load_ranker, save_ranker
-from qsd.ranker.data import prepare
 from qsd.ranker.ensemble import Ensemble, Member
 from qsd.ranker.metrics import spearman
 from qsd.ranker.posteriors import TARGET, fit_posteriors
 from qsd.ranker.predictors import EnsemblePredictor
+from qsd.ranker.store_data import prepare
 from qsd.ranker.target import Target
 from qsd.support.documents import with_hash
 from qsd.support.errors import QsdError

@@ -5,7 +5,8 @@ import pytest
 import torch
 from support.synthetic_store import synthetic_store
 
-from qsd.ranker.data import StoreDataModule, prepare
+from qsd.ranker.data import StoreDataModule
+from qsd.ranker.store_data import prepare
 from qsd.ranker.target import Target
 from qsd.ranker.universal import completing
 from qsd.store import Store

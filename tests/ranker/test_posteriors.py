@@ -9,7 +9,6 @@ from scipy.stats import spearmanr
 from support.synthetic_store import synthetic_header, synthetic_responses, synthetic_store
 
 from qsd.configs.sampling import sample_configs
-from qsd.ranker.data import prepare
 from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.metrics import calibration
 from qsd.ranker.posteriors import TARGET, coverage, fit_posteriors
@@ -17,6 +16,7 @@ from qsd.ranker.predictors import calibration_factor
 from qsd.ranker.process import Kernel, ResponseProcess, stacked
 from qsd.ranker.responses import OFFSET, ResponseSettings, fit_response_model
 from qsd.ranker.scale import Scale
+from qsd.ranker.store_data import prepare
 from qsd.ranker.target import Target
 from qsd.ranker.warping import warp
 from qsd.search import Posterior

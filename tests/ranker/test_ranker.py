@@ -8,11 +8,11 @@ import torch
 from support.small_rankers import SMALL, fitted, randomized
 from support.synthetic_store import synthetic_store
 
-from qsd.ranker.data import prepare
 from qsd.ranker.ensemble import Ensemble, Member, share_of
 from qsd.ranker.evaluation import compare
 from qsd.ranker.metrics import spearman
 from qsd.ranker.posteriors import fit_posteriors
+from qsd.ranker.store_data import prepare
 from qsd.ranker.target import Target
 
 

@@ -12,10 +12,10 @@ from support.synthetic_store import synthetic_fid, synthetic_header, synthetic_r
 from qsd.configs.sampling import sample_configs
 from qsd.quantizers.options import Option
 from qsd.ranker.checkpoint import Ranker, load_ranker, save_ranker
-from qsd.ranker.data import prepare
 from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.network import NetworkSettings
 from qsd.ranker.posteriors import fit_posteriors
+from qsd.ranker.store_data import prepare
 from qsd.ranker.target import Target
 from qsd.store import Header, Store
 from qsd.support.errors import QsdError

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from qsd.ranker.data import StoreData
 from qsd.ranker.ensemble import Ensemble, Member
 from qsd.ranker.network import NetworkSettings
+from qsd.ranker.store_data import StoreData
 
 SMALL = NetworkSettings(width=8, depth=2, heads=2)
 

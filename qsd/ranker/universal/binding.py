@@ -7,9 +7,9 @@ import numpy as np
 from qsd.bank import Bank
 from qsd.denoisers.identity import check_same_denoiser
 from qsd.ranker.checkpoint import Ranker
-from qsd.ranker.data import prepare
 from qsd.ranker.ensemble import Ensemble
 from qsd.ranker.posteriors import FEWEST, TARGET, Posteriors, fit_posteriors
+from qsd.ranker.store_data import prepare
 from qsd.ranker.target import Target
 from qsd.ranker.universal.completing import completed_of, missing_layers, with_responses
 from qsd.ranker.universal.predictor import UniversalPredictor

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from qsd.configs.sampling import sample_configs
-from qsd.ranker.data import StoreData, prepare
+from qsd.ranker.store_data import StoreData, prepare
 from qsd.ranker.target import Target
 from qsd.ranker.universal.graphs import LayerGraph
 from qsd.ranker.universal.network import SPACES
