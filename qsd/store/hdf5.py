@@ -2,7 +2,7 @@
 
 Layout (schema version 2)::
 
-    512 bytes before the HDF5 content: "qsd store" and whether a journal was begun (see :func:`mark_journal`)
+    512 bytes before the HDF5 content: see :mod:`qsd.store.user_block`
     /                 attrs: format, schema_version, root_hash (of the bytes of /meta)
     /meta             uint8 [bytes], UTF-8 JSON: denoiser identity, layers, graph nodes, options, activation
                       options, labels, conditions, provenance; facts of the responses; content hashes of all
@@ -31,12 +31,14 @@ import numpy as np
 
 from qsd.denoisers.graph import Graph
 from qsd.quantizers.options import Option, paper_form
+from qsd.store import user_block
 from qsd.store.checks import check_content, checked_dataset, checked_file
 from qsd.store.records import Records
 from qsd.store.schema import Basis, Header, Meta, Responses
+from qsd.store.surveying import survey
 from qsd.support.documents import check_schema, parse_json
 from qsd.support.errors import QsdError
-from qsd.support.files import atomic, sync
+from qsd.support.files import atomic
 from qsd.support.hashing import array_hash, bytes_hash, verifying
 
 FORMAT = "qsd-store"
@@ -44,9 +46,6 @@ SCHEMA_VERSION = 2
 _RESPONSES = "options/responses"
 _BASES = "options/bases"
 _BASIS_PARTS = {"directions": (np.int8, 3), "scale": (np.float32, 2), "unit": (np.float32, 1)}
-_USER_BLOCK = 512
-_PREFIX = b"qsd store\n"
-_CLOSED, _JOURNALED = b"complete\n", b"+journal\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +79,9 @@ def read(path: Path, shown: str | Path) -> Content:
     Raises:
         QsdError: it is truncated, damaged, no store, or of a newer schema.
     """
+    block = user_block.read_block(path)
+    if verifying() and (block is None or not block.is_untouched):
+        survey(path)
     with h5py.File(path, "r") as file:
         if file.attrs.get("format") != FORMAT:
             raise QsdError(f"{shown}: an HDF5 file, but not a qsd store; make one with `qsd label`")
@@ -93,6 +95,8 @@ def read(path: Path, shown: str | Path) -> Content:
         meta = check_schema(Meta, parse_json(text, shown), f"{shown}: /meta")
         header = _header(file, meta)
         records = _records(file, header, meta.hashes, version)
+        if version == 2 and block is None:
+            raise ValueError("its first 512 bytes are not those of a store")
     check_content(header, records)
     return Content(
         header=header,
@@ -100,7 +104,7 @@ def read(path: Path, shown: str | Path) -> Content:
         version=version,
         root=bytes.fromhex(bytes_hash(text)) if version == 2 else b"",
         replaced=bytes.fromhex(meta.replaced),
-        journaled=version == 2 and _is_journaled(path),
+        journaled=block is not None and block.journaled,
     )
 
 
@@ -136,7 +140,7 @@ def write(path: Path, header: Header, records: Records, replaced: bytes = b"") -
     text = json.dumps(meta, sort_keys=True).encode()
     datasets["meta"] = np.frombuffer(text, np.uint8)
     with atomic(path) as temporary:
-        with h5py.File(temporary, "w", userblock_size=_USER_BLOCK) as file:
+        with h5py.File(temporary, "w", userblock_size=user_block.SIZE) as file:
             for name, values in datasets.items():
                 file.create_dataset(name, data=values, compression="gzip" if values.size else None)
             if path.exists():
@@ -145,29 +149,8 @@ def write(path: Path, header: Header, records: Records, replaced: bytes = b"") -
             file.attrs["format"] = FORMAT
             file.attrs["schema_version"] = SCHEMA_VERSION
             file.attrs["root_hash"] = bytes_hash(text)
-        with temporary.open("r+b") as raw:
-            raw.write((_PREFIX + _CLOSED).ljust(_USER_BLOCK, b"\0"))
+        user_block.write_block(temporary)
     return bytes.fromhex(bytes_hash(text))
-
-
-def mark_journal(path: Path) -> None:
-    """Notes in a file that a journal belongs to it from now on, by one write in the block before HDF5's own.
-
-    A copy of the file without its journal is then known to be incomplete.
-    """
-    with path.open("r+b", buffering=0) as raw:
-        raw.seek(len(_PREFIX))
-        raw.write(_JOURNALED)
-    sync(path)
-
-
-def _is_journaled(path: Path) -> bool:
-    with path.open("rb") as raw:
-        block = raw.read(_USER_BLOCK)
-    for state in (_CLOSED, _JOURNALED):
-        if block == (_PREFIX + state).ljust(_USER_BLOCK, b"\0"):
-            return state == _JOURNALED
-    raise ValueError("its first 512 bytes are not those of a store")
 
 
 def _meta(header: Header) -> dict[str, Any]:

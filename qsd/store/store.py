@@ -14,6 +14,7 @@ from qsd.store import hdf5, journal
 from qsd.store.checks import check_content, check_rows
 from qsd.store.records import Records, split_of_index
 from qsd.store.schema import Header
+from qsd.store.user_block import mark_journal
 from qsd.support.errors import QsdError, first_line
 from qsd.support.files import locked, sync
 
@@ -186,7 +187,7 @@ class Store:
             if not self._root:
                 self._fold()  # the file is of an older schema, which knows no journal
             self._appender = journal.create(journal.journal_path(self._file), self._root)
-            hdf5.mark_journal(self._file)
+            mark_journal(self._file)
         return self._appender
 
     def _fold(self) -> None:

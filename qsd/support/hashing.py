@@ -39,14 +39,15 @@ def json_hash(document: Any) -> str:
     )
 
 
-def file_hash(path: Path) -> str:
-    """The hash of a file's bytes, read in blocks.
+def file_hash(path: Path, start: int = 0) -> str:
+    """The hash of a file's bytes from a place on, read in blocks.
 
     Raises:
         OSError: it cannot be read.
     """
     digest = hashlib.blake2b(digest_size=DIGEST_SIZE)
     with path.open("rb") as file:
+        file.seek(start)
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
