@@ -154,7 +154,7 @@ def seen_in(stores: Iterable[ProbedStore]) -> Seen:
         options |= {traits_text(option) for option in header.options}
         bits += [option.traits.bits for option in header.options]
         energy = store.log_energy.double().numpy() - 2 * store.graph.log_error.double().numpy()[:, None]
-        gain = np.nanmean(energy, axis=1).reshape(store.shape)
+        gain = np.ma.masked_invalid(energy).mean(axis=1).filled(np.nan).reshape(store.shape)
         by_layer = np.nanmean(gain, axis=1)
         of_layer = np.array([layer.role for layer in header.layers])
         means = [by_layer[of_layer == role].mean() for role in np.unique(of_layer)]
