@@ -13,6 +13,7 @@ from qsd.cli.console import bar, command_line, console, messages, print_json, ru
 from qsd.cli.costs import cost_facts, show_cost
 from qsd.cli.goals import EFFORTS, Goal
 from qsd.cli.measured import measured_table
+from qsd.denoisers import GraphKind
 from qsd.denoisers.pipeline import DtypeName
 from qsd.evaluation import EvaluationSettings
 from qsd.support.errors import QsdError
@@ -31,6 +32,9 @@ def compress(
     workers: int = 1,
     device: str = "cpu",
     dtype: DtypeName = "float32",
+    denoiser: str | None = None,
+    inputs: str | None = None,
+    graph: GraphKind = "traced",
     ask: bool = False,
     dry_run: bool = False,
     json: bool = False,
@@ -57,6 +61,10 @@ def compress(
         workers: processes that draw side by side on the CPU, one thread each.
         device: where one process draws when workers is 1.
         dtype: float32, bfloat16 or float16, of everything but the image autoencoder.
+        denoiser: name of the component to restrict to, where a pipeline has several denoisers.
+        inputs: JSON file of the arguments of the denoiser's forward (qsd.save_inputs); none records them from
+            the pipeline's own call.
+        graph: traced, or chain for a denoiser that cannot be traced (weights in module order).
         ask: ask whether to go on once the cost is known.
         dry_run: print the cost and stop.
         json: print the summary as JSON.
@@ -69,6 +77,9 @@ def compress(
         device=device,
         dtype=dtype,
         format=format,
+        denoiser=denoiser,
+        inputs=inputs,
+        graph=graph,
     )
     goal = Goal.parse(max_bits, max_size, within)
     run = Compression(pipeline, out, [goal], plan, command=command_line(), bar=bar)

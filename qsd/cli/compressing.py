@@ -15,11 +15,13 @@ from qsd.bank import Bank
 from qsd.cli.comparing import Found, Row, add_rivals, best_of, draw_fronts, draw_rows, rows_to_compare
 from qsd.cli.goals import Effort, Goal
 from qsd.configs.document import config_to_json, save_config
-from qsd.denoisers import trace_whole
+from qsd.denoisers import GraphKind, load_inputs, trace_whole
 from qsd.denoisers.components import denoiser_like
 from qsd.denoisers.identity import identity, same_denoiser
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation import LABELS, EvaluationSettings
+from qsd.evaluation.conditions import NULL_CLASS, num_classes
+from qsd.evaluation.pictures import needs_pictures
 from qsd.explain.report import write_report
 from qsd.explain.run_folder import RunFolder
 from qsd.export.write import export
@@ -68,6 +70,9 @@ class Plan:
         workers: processes on the CPU.
         device: where one process draws.
         dtype: of everything but the image autoencoder.
+        denoiser: the one to restrict to, where a pipeline has several.
+        inputs: JSON file of the arguments of the denoiser's forward; None records them.
+        graph: traced, or chain for a denoiser that cannot be traced.
     """
 
     effort: Effort
@@ -82,6 +87,14 @@ class Plan:
     workers: int = 1
     device: str = "cpu"
     dtype: DtypeName = "float32"
+    denoiser: str | None = None
+    inputs: str | None = None
+    graph: GraphKind = "traced"
+
+    def seen(self) -> dict[str, Any]:
+        """How the denoiser is seen: keyword arguments of tracing and of building a bank."""
+        inputs = load_inputs(self.inputs) if self.inputs else None
+        return {"denoiser": self.denoiser, "inputs": inputs, "graph": self.graph}
 
 
 class Compression:
@@ -130,7 +143,7 @@ class Compression:
 
     def cost(self) -> Cost:
         """What the run will take, from two batches and one quantized layer; nothing is written."""
-        module, traced = trace_whole(self.pipe)
+        module, traced = trace_whole(self.pipe, **self.plan.seen())
         effort = self.plan.effort
         images = {
             "probe": probe_images(traced.layers, self.options, effort.probe_images),
@@ -203,10 +216,28 @@ class Compression:
         """How to probe and label, and how to verify: with the default prompts, on others of them."""
         if self.plan.evaluation is not None:
             return self.plan.evaluation, self.plan.verification or self.plan.evaluation
-        prompts = find("datasets/prompts.txt").read_text(encoding="utf-8").splitlines()
         accepted = inspect.signature(type(self.pipe).__call__).parameters
-        if "prompt" not in accepted and "class_labels" in accepted:
-            prompts = [str(number) for number in range(self.pipe.transformer.config.num_embeds_ada_norm)]
+        if needs_pictures(self.pipe):
+            raise QsdError(
+                f"compress: {type(self.pipe).__name__} draws from images; name a folder of them as "
+                "--evaluation.images, and prompts as --evaluation.prompts"
+            )
+        drawn: dict[str, Any] = {
+            "steps": _default(accepted, "num_inference_steps", 20),
+            "guidance": _default(accepted, "guidance_scale", 1.0),
+            "batch_size": 4,
+        }
+        prompts = find("datasets/prompts.txt").read_text(encoding="utf-8").splitlines()
+        if "prompt" not in accepted:
+            classes = num_classes(self.pipe)
+            if not classes:
+                few = len(prompts) // HELD_OUT
+                counts = (len(prompts) - few, few)
+                labeled, verified = (EvaluationSettings(num_images=count, **drawn) for count in counts)
+                return labeled, verified
+            if classes < NULL_CLASS:
+                drawn["guidance"] = 1.0  # such pipelines guide with a class that this one does not have
+            prompts = [str(number) for number in range(classes)]
         held_out = prompts[::HELD_OUT]
         files = {"prompts.txt": [p for p in prompts if p not in held_out], "held-out-prompts.txt": held_out}
         settings = []
@@ -216,9 +247,7 @@ class Compression:
                 EvaluationSettings(
                     prompts=str(self.work / name),
                     num_images=len(lines),
-                    steps=_default(accepted, "num_inference_steps", 20),
-                    guidance=_default(accepted, "guidance_scale", 1.0),
-                    batch_size=4,
+                    **drawn,
                 )
             )
         return settings[0], settings[1]
@@ -235,7 +264,9 @@ class Compression:
                 f"{self.out}: holds the work of another pipeline or option table; name another --out"
             )
         with self.bar("Bank") as progress:
-            bank = build_bank(self.pipe, self.options, command=self.command, progress=progress)
+            bank = build_bank(
+                self.pipe, self.options, **self.plan.seen(), command=self.command, progress=progress
+            )
         bank.save(path)
         return bank
 

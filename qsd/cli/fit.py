@@ -13,12 +13,14 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from qsd.cli.checkpoints import CheckedCLI, check_checkpoint
 from qsd.cli.config_files import with_config_files
 from qsd.cli.console import command_line, console, messages
 from qsd.cli.lightning_parser import LightningParser
@@ -31,14 +33,14 @@ from qsd.ranker.evaluation import Report, compare
 from qsd.ranker.metrics import LARGER_IS_BETTER
 from qsd.ranker.module import RankerModule, check_precision
 from qsd.ranker.posteriors import TARGET, Posteriors, coverage, fit_posteriors
-from qsd.support.errors import QsdError
+from qsd.support.errors import QsdError, first_line
 from qsd.support.paths import find
 from qsd.support.yaml_files import read_yaml
 
 _PACKAGES = ("qsd", "torch", "lightning", "torch_geometric")
 
 
-class RankerCLI(LightningCLI):
+class RankerCLI(CheckedCLI):
     """LightningCLI that ends a fit with honest numbers and a ranker folder."""
 
     model: RankerModule
@@ -72,7 +74,10 @@ class RankerCLI(LightningCLI):
             kwargs["logger"] = [table, board]
         if settings.enable_checkpointing is False:
             self.trainer_defaults = self.trainer_defaults | {"callbacks": []}
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except MisconfigurationException as error:
+            raise QsdError(f"trainer: {first_line(error)}; change --trainer.*") from error
 
     def fit(
         self, model: RankerModule, datamodule: StoreDataModule, ckpt_path: Any = None, **kwargs: Any
@@ -84,12 +89,14 @@ class RankerCLI(LightningCLI):
                 f"fit: --ckpt_path {ckpt_path} names no file, and a new run has none; give the path of a "
                 "checkpoint, such as the last.ckpt in the log folder"
             )
-        check_precision(self.trainer.precision)
+        check_precision(self._get(self.config, "trainer").precision)
         if not getattr(self.trainer, "fast_dev_run", False):
             self._check_out(datamodule)
         if datamodule.few:
             model.members = Ensemble()
             return
+        if ckpt_path is not None:
+            check_checkpoint(Path(ckpt_path))
         kwargs["weights_only"] = True
         self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path, **kwargs)
 
@@ -184,6 +191,7 @@ class RankerCLI(LightningCLI):
             self._load_folder(path)
             path_of_lightning = None
         else:
+            check_checkpoint(path)
             path_of_lightning = str(path)
         run = getattr(self.trainer, verb)
         kwargs["weights_only"] = True  # whatever the YAML says: a checkpoint may come from a stranger

@@ -14,7 +14,7 @@ from qsd.cli.found import front_table, round_json, round_table, rows_of, say_ans
 from qsd.cli.joint_search import JointWords, run_joint
 from qsd.cli.overwriting import check_replaceable
 from qsd.configs.document import config_to_json, save_config
-from qsd.denoisers.pipeline import DtypeName, load_pipeline
+from qsd.denoisers.pipeline import DtypeName, check_device, load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Measurer, Pool, Run
 from qsd.labels import verify as verify_configs
@@ -30,6 +30,9 @@ from qsd.store import Store
 from qsd.support.errors import QsdError
 from qsd.support.folders import replacing
 from qsd.support.paths import find
+
+_NEAR_BITS = 0.01
+"""Budgets in bits are one where they differ by less: a front keeps what its whole bytes amount to."""
 
 
 def search(
@@ -126,7 +129,8 @@ def search(
         workers: processes that measure side by side on the CPU, one thread each.
         device: where one process measures when workers is 1.
         dtype: float32, bfloat16 or float16, of everything but the image autoencoder.
-        overwrite: replace a front of another denoiser, ranker or method; one of the same is replaced anyway.
+        overwrite: replace a front of another denoiser, ranker, method, budget or seed; one of the same is
+            replaced anyway.
         json: print the front's sizes and predictions as JSON.
     """
     if max_act_bits is not None or max_bops is not None:
@@ -156,6 +160,7 @@ def search(
         return
     if steps is not None:
         raise QsdError("steps: a schedule of activations needs --max-act-bits or --max-bops")
+    check_device(device)
     loaded_bank = Bank.load(bank)
     opened = Store.open(find(store)) if store else None
     loaded_ranker = _ranker(ranker, loaded_bank, opened) if ranker else None
@@ -165,10 +170,13 @@ def search(
             {"target": loaded_ranker.target, "provenance": loaded_ranker.provenance} if loaded_ranker else {}
         ),
         "method": method,
+        "seed": seed,
     }
+    budget = {"max_bits": max_bits, "max_bytes": max_bytes}
+    wanted |= {name: value for name, value in budget.items() if value is not None}
     file = Path(out) / "front.json"
     if file.exists():
-        check_replaceable(file, wanted, lambda: _facts(file), overwrite=overwrite)
+        check_replaceable(file, wanted, lambda: _facts(file, max_bits), overwrite=overwrite)
     else:  # a search of weights and activations writes best.json alone
         check_replaceable(Path(out) / "best.json", {"method": method}, dict, overwrite=overwrite)
     bounds = _bounds(loaded_ranker, max_fid, min_psnr, within)
@@ -291,12 +299,17 @@ def _ranker(name: str, bank: Bank, store: Store | None) -> Ranker:
 _FILES = {"front.json", "best.json", "front.png", "front.svg"}
 
 
-def _facts(file: Path) -> dict[str, Any]:
+def _facts(file: Path, max_bits: float | None) -> dict[str, Any]:
     meta = Front.load(file).meta
+    bits = meta.max_bits  # of the largest whole number of bytes within the budget
+    near = bits is not None and max_bits is not None and 0 <= max_bits - bits < _NEAR_BITS
     return {
         "denoiser": meta.denoiser,
         "ranker": meta.ranker,
         "method": meta.settings.get("method", "evolution"),
+        "seed": meta.seed,
+        "max_bits": max_bits if near else bits,
+        "max_bytes": meta.max_bytes,
     }
 
 

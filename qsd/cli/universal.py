@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import CSVLogger
 from rich.table import Table
 
+from qsd.cli.checkpoints import CheckedCLI
 from qsd.cli.console import command_line, console
 from qsd.cli.lightning_parser import LightningParser
 from qsd.cli.overwriting import check_replaceable
@@ -28,7 +29,7 @@ from qsd.support.errors import QsdError
 _PACKAGES = ("qsd", "torch", "lightning", "torch_geometric")
 
 
-class UniversalCLI(LightningCLI):
+class UniversalCLI(CheckedCLI):
     """LightningCLI that ends a fit with a folder of a universal ranker."""
 
     model: UniversalModule

@@ -51,7 +51,7 @@ def load_pipeline(
     Raises:
         QsdError: there is no such pipeline, it is damaged, or it has no denoiser.
     """
-    _check_device(device)
+    check_device(device)
     wanted = dtype_of(dtype)
     try:
         folder: str | Path = find(pipeline)
@@ -99,7 +99,12 @@ def dtype_of(dtype: torch.dtype | str) -> torch.dtype:
     return found
 
 
-def _check_device(named: str | torch.device) -> None:
+def check_device(named: str | torch.device) -> None:
+    """Refuses a device that is not there.
+
+    Raises:
+        QsdError: PyTorch knows no such device, or finds none here.
+    """
     try:
         device = torch.device(named)
     except RuntimeError as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -48,7 +49,7 @@ def record_inputs(pipe: Any, name: str | None = None, **call: Any) -> dict[str, 
         try:
             found |= _call(pipe, wanted, arguments | call)
         except Exception as error:  # every pipeline has errors of its own
-            failure = failure or error
+            failure = error  # of the attempt that gives the most
         if found.keys() == wanted.keys():
             return found
     _borrow(found, wanted)
@@ -140,15 +141,14 @@ def _attempts(pipe: Any) -> Iterator[Inputs]:
     sizes: list[Inputs] = [{"height": side, "width": side, "num_frames": 5, "video_length": 5}]
     sizes += [sizes[0] | {"height": 2 * side, "width": 2 * side, "num_frames": 9}, {}]
     needed = {name for name, parameter in accepted.items() if parameter.default is parameter.empty}
-    for guided in (False, True):
-        for size in sizes:
-            for with_images in (False, True):
-                known = _plain_arguments(pipe, guided) | size
-                images = _image_arguments(size.get("height", side))
-                chosen = known | {
-                    name: value for name, value in images.items() if with_images or name in needed
-                }
-                yield {name: value for name, value in chosen.items() if name in accepted}
+    ways = itertools.product((True, False), (False, True), sizes, (False, True))
+    for in_latents, guided, size, with_images in ways:
+        known = _plain_arguments(pipe, guided) | size
+        if not in_latents:
+            del known["output_type"]
+        images = _image_arguments(size.get("height", side))
+        chosen = known | {name: value for name, value in images.items() if with_images or name in needed}
+        yield {name: value for name, value in chosen.items() if name in accepted}
 
 
 def _spatial(pipe: Any) -> int | None:
@@ -164,6 +164,7 @@ def _plain_arguments(pipe: Any, guided: bool) -> Inputs:
         "class_labels": [0],
         "num_inference_steps": 2,
         "output_type": "latent",
+        "strength": 1.0,
         "use_resolution_binning": False,
         "clean_caption": False,
         **scales,
@@ -180,6 +181,8 @@ def _image_arguments(side: int) -> Inputs:
         "image": image,
         "mask_image": mask,
         "control_image": image,
+        "example_image": image,
+        "original_image": image,
         "ip_adapter_image": None,
         "video": frames,
         "reference_image": image,

@@ -14,7 +14,7 @@ from qsd.denoisers.checkpoint import Checkpoint, only_variant
 from qsd.denoisers.components import denoiser_of, parts_of
 from qsd.denoisers.identity import StateHashes, identity, keeps_float32, state_hashes
 from qsd.denoisers.layers import parameter_path, tie_equal_weights, weight_at
-from qsd.denoisers.pipeline import load_pipeline
+from qsd.denoisers.pipeline import check_device, load_pipeline
 from qsd.denoisers.recording import record_inputs
 from qsd.denoisers.tracing import Traced
 from qsd.denoisers.weightless import callable_without_weights, weightless_pipeline
@@ -91,6 +91,7 @@ def open_source(
     Raises:
         QsdError: there is no such pipeline, it is damaged, or it has no such denoiser.
     """
+    check_device(device)
 
     def whole() -> Source:
         return _held(load_pipeline(pipeline, device=device, dtype=dtype), denoiser)

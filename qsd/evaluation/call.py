@@ -1,8 +1,12 @@
 """The arguments of a pipeline's call, checked before anything is drawn."""
 
 import inspect
+import math
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from qsd.denoisers.components import denoiser_of
 from qsd.support.errors import QsdError
@@ -53,7 +57,7 @@ def call_options(
     for name in wanted:
         if name not in accepted:
             raise QsdError(f"{type(pipe).__name__}: has no choice of {name}; leave it out")
-    check_call(pipe, call)
+    checked = check_call(pipe, call)
     fixed: dict[str, Any] = {
         "output_type": "np",  # in this form alone all pipelines return images from 0 to 1
         "use_resolution_binning": False,
@@ -61,17 +65,21 @@ def call_options(
     }
     usable = {name: value for name, value in fixed.items() if name in accepted}
     stages = {name: steps for name in accepted if name.endswith("num_inference_steps")}
-    return usable | stages | wanted | guidance_of(pipe, guidance) | dict(call)
+    return usable | stages | wanted | guidance_of(pipe, guidance) | checked
 
 
-def check_call(pipe: Any, call: Mapping[str, Any]) -> None:
+def check_call(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
     """Refuses what ``call`` may not say to a pipeline.
 
+    Returns:
+        The arguments as the call's annotations have them: a list becomes a tuple where one is asked for.
+
     Raises:
-        QsdError: the pipeline's call has no such argument, another setting decides it, or its value is of
-            another kind than the argument's default.
+        QsdError: the pipeline's call has no such argument, another setting decides it, or its value is not
+            finite or of another kind than the argument's default or annotation.
     """
     name, accepted = type(pipe).__name__, accepted_by(pipe)
+    checked: dict[str, Any] = {}
     for argument, value in call.items():
         if argument in _OWN:
             raise QsdError(f"call: {argument} is decided by the setting {_OWN[argument]}; set that instead")
@@ -87,6 +95,26 @@ def check_call(pipe: Any, call: Mapping[str, Any]) -> None:
                 f"call: {argument} of {name} is a {type(default).__name__} ({default!r} by default), "
                 f"not {value!r}; give one of that kind"
             )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise QsdError(f"call: {argument} of {name} is not finite ({value}); give a number")
+        checked[argument] = None if value is default is None else _as_annotated(value, argument, pipe)
+    return checked
+
+
+def _as_annotated(value: Any, argument: str, pipe: Any) -> Any:
+    """The value as the annotation of the argument has it; as it is where there is none that can be read."""
+    try:
+        hint = get_type_hints(type(pipe).__call__).get(argument, Any)
+        adapter: TypeAdapter[Any] = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except Exception:  # annotations of packages that are not there, or that pydantic knows nothing of
+        return value
+    try:
+        return adapter.validate_python(value)
+    except ValidationError:
+        shown = re.sub(r"(typing|torch|PIL\.Image|numpy)\.", "", str(accepted_by(pipe)[argument].annotation))
+        raise QsdError(
+            f"call: {argument} of {type(pipe).__name__} cannot be {value!r}; it is {shown[:200]}"
+        ) from None
 
 
 def guidance_of(pipe: Any, guidance: float) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from qsd.support.errors import QsdError
 Conditions = dict[str, torch.Tensor | list[Any]]
 """Keyword arguments of a pipeline's call, one row an image."""
 
-_NULL_CLASS = 1000
+NULL_CLASS = 1000
 """The class that ``DiTPipeline`` takes for no class, whatever the denoiser's number of classes."""
 
 
@@ -72,6 +73,7 @@ def conditions_of(
     guidance: float,
     batch_size: int,
     max_sequence_length: int | None = None,
+    call: Mapping[str, Any] | None = None,
 ) -> Conditions:
     """The conditions of the images of a pipeline.
 
@@ -82,6 +84,8 @@ def conditions_of(
         guidance: above 1 the negative (empty) prompt is a condition too.
         batch_size: prompts per forward pass of a text encoder.
         max_sequence_length: tokens that a prompt is padded or cut to, where the pipeline's default is not.
+        call: further arguments of the pipeline's call. Where one of them is about text (``clip_skip``), text
+            is encoded by that call, batch by batch.
 
     Returns:
         Tensors [n, ...] on the CPU, or lists of n.
@@ -98,7 +102,10 @@ def conditions_of(
         return {}
     if "class_labels" in accepted and _has_classes(pipe):
         return {"class_labels": _classes(pipe, prompts, guidance)}
+    call = call or {}
     encodings = _ENCODINGS.get(type(pipe).__name__, ())
+    if encodings and not call.keys().isdisjoint(inspect.signature(pipe.encode_prompt).parameters):
+        encodings = ()
     if encodings and (guidance <= 1 or all(encoding.guided for encoding in encodings)):
         how = {
             "encodings": [dataclasses.asdict(encoding) for encoding in encodings],
@@ -115,7 +122,10 @@ def conditions_of(
     if not takes_text:
         raise QsdError(f"{type(pipe).__name__}: draws from neither prompts nor classes; leave prompts out")
     conditions: Conditions = {"prompt": prompts}
-    if guidance > 1 and "true_cfg_scale" in guidance_of(pipe, guidance):
+    negative = call.get("negative_prompt")
+    if isinstance(negative, str):
+        conditions["negative_prompt"] = [negative] * len(prompts)
+    elif negative is None and guidance > 1 and "true_cfg_scale" in guidance_of(pipe, guidance):
         conditions["negative_prompt"] = [""] * len(prompts)  # without one such pipelines do not guide
     return conditions
 
@@ -159,20 +169,21 @@ def _trimmed(encoded: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value[:, :tokens].contiguous() for name, value in encoded.items()}
 
 
-def _num_classes(pipe: Any) -> int:
+def num_classes(pipe: Any) -> int:
+    """Classes that a pipeline draws from; 0 for none."""
     config: Any = denoiser_of(pipe).config
     return int(config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0)
 
 
 def _has_classes(pipe: Any) -> bool:
-    return "class_labels" in accepted_by(pipe) and _num_classes(pipe) > 0
+    return "class_labels" in accepted_by(pipe) and num_classes(pipe) > 0
 
 
 def _classes(pipe: Any, prompts: list[str], guidance: float) -> list[int]:
-    classes = _num_classes(pipe)
-    if guidance > 1 and classes < _NULL_CLASS and "guidance_scale" in accepted_by(pipe):
+    classes = num_classes(pipe)
+    if guidance > 1 and classes < NULL_CLASS and "guidance_scale" in accepted_by(pipe):
         raise QsdError(
-            f"{type(pipe).__name__}: guides with class {_NULL_CLASS}, and the denoiser has {classes}; "
+            f"{type(pipe).__name__}: guides with class {NULL_CLASS}, and the denoiser has {classes}; "
             "set guidance to 1"
         )
     names: dict[str, int] = getattr(pipe, "labels", None) or {}

@@ -32,6 +32,12 @@ class Distribution:
         self._classes = None if classes is None else torch.tensor(classes)
         if self._classes is not None and isinstance(self._features, InceptionFeatures):
             raise QsdError("agreement needs a classifier; give its folder as features or leave classes out")
+        known = getattr(getattr(getattr(self._features, "model", None), "config", None), "num_labels", None)
+        if classes is not None and known is not None and max(classes) >= known:
+            raise QsdError(
+                f"{settings.classes}: class {max(classes)} is none of the {known} of "
+                f"{settings.features}; give numbers from 0 to {known - 1}"
+            )
         real = real_features(settings, self._features, device)
         self._fid = frechet_metric(real)
         subset = settings.subset_size(len(real))

@@ -106,7 +106,13 @@ class Evaluator:
             if self.distribution is not None:
                 self.distribution.update(rows, images, self._generator.prompts[rows])
             if self.clip is not None:
-                self.clip.update(list(images.to(self.clip.device)), self._generator.prompts[rows])
+                prompts = self._generator.prompts[rows]
+                self.clip.update(list(images.to(self.clip.device)), prompts)
+                if not math.isfinite(self.clip.score):
+                    raise QsdError(
+                        f"prompt {prompts[0]!r} or one drawn beside it: the CLIP features are not finite "
+                        f"numbers; nothing is written (are all weights of {self.settings.clip} finite?)"
+                    )
             all_latents.append(latents)
             all_images.append(images)
             all_frames.append(frames.flatten(0, 1))

@@ -9,9 +9,12 @@ import torch
 
 from qsd.evaluation.call import accepted_by, call_options
 from qsd.evaluation.conditions import Conditions, conditions_of
-from qsd.evaluation.pictures import frames_of, load_pictures, needs_pictures
+from qsd.evaluation.pictures import frames_of, load_pictures, may_take_pictures, needs_pictures
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError, first_line
+
+_REFUSALS = (ValueError, TypeError, AttributeError, NameError, LookupError, RuntimeError)
+"""What pipelines raise for sizes, scales, pictures and arguments that they do not take."""
 
 _DECODERS = ("vae", "vqvae", "movq", "vqgan")
 
@@ -66,10 +69,16 @@ class Generator:
         self._one_by_one = bool(pictures) or not _takes_generators(pipe)
         self._conditions: Conditions = {
             **conditions_of(
-                pipe, prompts, settings.guidance, settings.batch_size, settings.max_sequence_length
+                pipe,
+                prompts,
+                settings.guidance,
+                settings.batch_size,
+                settings.max_sequence_length,
+                settings.call,
             ),
             **pictures,
         }
+        self._options = {k: value for k, value in self._options.items() if k not in self._conditions}
         if "prompt_embeds" in self._conditions:
             self._options["negative_prompt"] = None  # some have a default that excludes encoded prompts
 
@@ -128,18 +137,33 @@ class Generator:
             generator = generators[0] if self._one_by_one else generators
             try:
                 drawn = self.pipe(**conditions, **self._options, generator=generator, return_dict=False)[0]
-            except ValueError as error:  # what pipelines raise for a size or a scale that they do not take
-                raise QsdError(f"{type(self.pipe).__name__}: {first_line(error)}") from error
+            except torch.OutOfMemoryError:
+                raise
+            except _REFUSALS as error:
+                raise QsdError(self._refusal(error)) from error
         frames = frames_of(drawn)
-        latents = _joined(decoded, count) if decoded else None
+        latents = _joined(decoded.latents, count) if decoded.latents else None
         if latents is None:
             latents = (frames * 2 - 1).flatten(0, 1) if frames.shape[1] == 1 else frames * 2 - 1
         else:
             latents = latents * _scaling_factor(self.pipe)
         check_finite(latents, "latents", self.prompts[rows])
-        check_finite(frames, "decoded images", self.prompts[rows])
+        for values in (*decoded.images, frames):  # before pipelines cut them to their range, and after
+            check_finite(values, "decoded images", self.prompts[rows])
         bytes_ = (frames.clamp(0, 1) * 255).round().to(torch.uint8)
         return Drawn(rows, latents.cpu(), bytes_[:, bytes_.shape[1] // 2], bytes_)
+
+    def _refusal(self, error: Exception) -> str:
+        """What to say of a call that failed, with the remedy that fits."""
+        name = type(self.pipe).__name__
+        if isinstance(error, NameError):  # diffusers leaves out imports of packages that are not there
+            return f"{name}: {first_line(error)}; install the package of that name"
+        remedy = ""
+        if self.settings.images is None and may_take_pictures(self.pipe):
+            remedy = "; if it draws from pictures, name a folder of them as images"
+        elif self.settings.call:
+            remedy = f"; check call ({', '.join(self.settings.call)})"
+        return f"{name}: {first_line(error)}{remedy}"
 
 
 def _joined(decoded: list[torch.Tensor], count: int) -> torch.Tensor | None:
@@ -161,7 +185,7 @@ def check_finite(values: torch.Tensor, stage: str, prompts: Sequence[str]) -> No
     """
     bad = ~values.flatten(1).isfinite().all(dim=1)
     if bad.any():
-        prompt = prompts[int(bad.nonzero()[0])]
+        prompt = prompts[int(bad.nonzero()[0]) if len(bad) == len(prompts) else 0]
         raise QsdError(
             f"prompt {prompt!r}: the {stage} are not finite numbers; nothing is written (is the pipeline's "
             "dtype wide enough, are all of its weights finite?)"
@@ -199,22 +223,33 @@ def decoder_of(pipe: Any) -> Any:
     return next((part for name in _DECODERS if (part := getattr(pipe, name, None)) is not None), None)
 
 
+class _Decoded(NamedTuple):
+    """What a pipeline's decoder was given, and what it made of that, call by call."""
+
+    latents: list[torch.Tensor]
+    images: list[torch.Tensor]
+
+
 @contextlib.contextmanager
-def _recorded(pipe: Any) -> Iterator[list[torch.Tensor]]:
-    """Collects what the pipeline's decoder, if it has one, decodes meanwhile."""
-    latents: list[torch.Tensor] = []
+def _recorded(pipe: Any) -> Iterator[_Decoded]:
+    """Collects what goes through the pipeline's decoder, if it has one, meanwhile."""
+    decoded = _Decoded([], [])
     vae = decoder_of(pipe)
     if vae is None or not hasattr(vae, "decode"):
-        yield latents
+        yield decoded
         return
     decode = vae.decode
 
     def recording(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        latents.append(z)
-        return decode(z, *args, **kwargs)
+        decoded.latents.append(z)
+        drawn = decode(z, *args, **kwargs)
+        sample = drawn[0] if isinstance(drawn, tuple) else getattr(drawn, "sample", None)
+        if isinstance(sample, torch.Tensor) and sample.ndim > 1:
+            decoded.images.append(sample)
+        return drawn
 
     with _replaced(vae, "decode", recording):
-        yield latents
+        yield decoded
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ from qsd.support.paths import find
 
 _MASK_SUFFIX = "_mask"
 _PARAMETERS = ("image", "images", "video", "example_image", "control_image")
+_BESIDE = ("control_image", "example_image", "original_image")
+"""Further pictures that some pipelines take beside their image; they are given the same one."""
 _MASKS = ("mask_image", "mask", "mask_video")
 
 
@@ -42,6 +44,7 @@ def load_pictures(pipe: Any, folder: str, count: int) -> dict[str, list[Any]]:
     pictures: list[Any] = [Image.open(file).convert("RGB") for file in plain]
     frames = 9
     chosen = {parameter: [[picture] * frames for picture in pictures] if parameter == "video" else pictures}
+    chosen |= {name: pictures for name in _BESIDE if name in accepted and parameter == "image"}
     mask = next((name for name in _MASKS if name in accepted), None)
     if mask is not None and (_is_needed(pipe, accepted[mask]) or _has_masks(files)):
         chosen[mask] = [_mask_of(file) for file in plain]
@@ -68,6 +71,11 @@ def _files(folder: str, count: int) -> tuple[list[Path], list[Path]]:
     if len(plain) < count:
         raise QsdError(f"{folder}: {len(plain)} images for {count}; lower num_images or add images")
     return files, plain[:count]
+
+
+def may_take_pictures(pipe: Any) -> bool:
+    """Whether a pipeline's call has an argument for pictures."""
+    return any(name in accepted_by(pipe) for name in _PARAMETERS)
 
 
 def needs_pictures(pipe: Any) -> bool:

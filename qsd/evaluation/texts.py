@@ -13,6 +13,7 @@ from qsd.support.paths import find
 _PROMPT_COLUMNS, _CLASS_COLUMNS = ("prompt", "caption", "text"), ("class", "label")
 Columns = str | tuple[str, ...]
 """The name of a column, or the usual names of one."""
+_MOST_DIGITS = 9  # of a class
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
@@ -56,7 +57,8 @@ def read_classes(name: str, count: int, column: str | None = None) -> list[int]:
     """
     texts = read_texts(name, count, "classes", column)
     for position, text in enumerate(texts, start=1):
-        if not (text.strip().isascii() and text.strip().isdecimal()):
+        digits = text.strip()
+        if not (digits.isascii() and digits.isdecimal() and len(digits) <= _MOST_DIGITS):
             raise QsdError(
                 f"{name}: entry {position}, {text.strip()[:40]!r}, is no class; give numbers from 0"
             )
@@ -98,6 +100,12 @@ def _table(path: Path, column: Columns) -> list[str]:
         rows = list(csv.DictReader(io.StringIO(_decoded(path), newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise QsdError(f"{path}: damaged table ({first_line(error)}); save it again") from error
+    for position, row in enumerate(rows, start=1):
+        if None in row:
+            raise QsdError(
+                f"{path}: entry {position} has more fields than the table has columns; put texts with "
+                f"{'tabs' if delimiter == chr(9) else 'commas'} in quotes"
+            )
     return _of_column(path, rows, column)
 
 

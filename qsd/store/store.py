@@ -91,6 +91,8 @@ class Store:
                 journal that belongs to it.
         """
         store = cls(path, _NOTHING, Records.empty(0, 0))
+        if store._file.is_dir():
+            raise QsdError(f"{path}: a folder, not a store; name the .h5 file")
         if not store._file.is_file():
             raise QsdError(f"{path}: no such store; make one with `qsd label --store {path}`")
         problem = ""

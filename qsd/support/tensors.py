@@ -24,9 +24,17 @@ _MAPPED_BYTES = 1 << 28
 
 def tensor_hash(tensor: Tensor) -> str:
     """The hash of a tensor: of its dtype, shape and values in row-major order."""
-    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+    flat = _plain(tensor).reshape(-1)
     described = f"{str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}"
     return bytes_hash(described.encode(), flat.view(torch.uint8).numpy().data)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """On the CPU, one value behind the other; an axis of length 1 may have any stride and count as such."""
+    tensor = tensor.detach().to("cpu").contiguous()
+    if tensor.ndim and tensor.stride(-1) != 1:
+        return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -47,7 +55,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[
     Returns:
         The hash of the description, and thereby of all tensors.
     """
-    stored = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    stored = {name: _plain(tensor) for name, tensor in tensors.items()}
     hashes = {name: tensor_hash(tensor) for name, tensor in stored.items()}
     document = with_hash({**meta, "hashes": hashes})
     text = json.dumps(document, sort_keys=True, allow_nan=False)

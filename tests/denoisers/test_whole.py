@@ -11,8 +11,8 @@ from diffusers.configuration_utils import register_to_config
 from peft import LoraConfig
 from support.graph_checks import assert_well_formed
 from support.tiny import pixart_inputs, tiny_pixart
-from support.tiny_pipelines import tiny_pipeline
-from support.unseen_pipelines import flux, wan22
+from support.tiny_pipelines import sd15, tiny_pipeline, unconditional
+from support.unseen_pipelines import auraflow, flux, lumina2, sana, sd3, wan22
 from torch import nn
 
 import qsd
@@ -274,3 +274,40 @@ def test_transposed_convolutions_are_weight_layers() -> None:
         for layer, (weight,) in zip(bank.layers, bank.weights, strict=True):
             pack(denoiser, layer.module, PackedParts([weight]), torch.float32)
         assert torch.equal(denoiser(x), applied)
+
+
+@pytest.mark.parametrize("build", [flux, sd3, auraflow, sana, lumina2, wan22])
+def test_what_was_recorded_can_be_written(build: Any, tmp_path: Path) -> None:
+    recorded = qsd.record_inputs(build())
+    qsd.save_inputs(recorded, tmp_path / "inputs.json")
+    read = qsd.load_inputs(tmp_path / "inputs.json")
+    assert read.keys() == recorded.keys()
+    for name, inputs in recorded.items():
+        for argument, value in inputs.items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(read[name][argument], value)
+
+
+@pytest.mark.parametrize("cls", ["StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"])
+def test_pictures_are_drawn_over_in_full_when_inputs_are_recorded(cls: str) -> None:
+    parts = sd15().components | {"safety_checker": None, "requires_safety_checker": False}
+    pipe = getattr(diffusers, cls)(**parts)
+    assert "sample" in qsd.record_inputs(pipe)["unet"]
+
+
+class _PicturesAlone(diffusers.DDPMPipeline):
+    """Knows no latents, and takes few steps of what it is given unless told to take all."""
+
+    def __call__(  # type: ignore[override]
+        self, image: Any = None, strength: float = 0.3, num_inference_steps: int = 50, output_type: str = "np"
+    ) -> Any:
+        if output_type != "np":
+            raise ValueError("pictures alone")
+        for _ in range(int(strength * num_inference_steps)):
+            self.unet(torch.zeros(1, 3, 16, 16), torch.tensor(1))
+
+
+def test_a_pipeline_that_returns_no_latents_is_recorded() -> None:
+    pipe = unconditional()
+    other = _PicturesAlone(pipe.unet, pipe.scheduler)
+    assert qsd.record_inputs(other)["unet"]["sample"].shape == (1, 3, 16, 16)

@@ -14,6 +14,7 @@ from support.tiny_pipelines import (
     dit,
     random_denoiser,
     sd15,
+    sdxl,
     tiny_clip,
     tiny_vae,
     unconditional,
@@ -164,3 +165,74 @@ def test_sound_is_a_picture_of_its_samples() -> None:
     assert frames.shape == (2, 1, 3, 1, 6)
     assert torch.allclose(frames[:, 0, 0, 0], torch.from_numpy(wave) / 2 + 0.5)
     assert frames_of(torch.zeros(2, 2, 6)).shape == (2, 1, 3, 2, 6)
+
+
+def test_arguments_about_text_are_heard(tmp_path: Path) -> None:
+    pipe = sd15()
+    plain, empty, other = (
+        latents(pipe, settings(tmp_path, guidance=3.0, call=call))
+        for call in ({}, {"negative_prompt": ""}, {"negative_prompt": "a thin zero"})
+    )
+    torch.testing.assert_close(empty, plain, rtol=1e-4, atol=1e-4)  # what is encoded where nobody asks
+    assert not torch.allclose(other, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"negative_prompt": 5}, r"negative_prompt of .* cannot be 5; it is str \| list\[str\] \| None"),
+        ({"original_size": "big"}, r"original_size of .* cannot be 'big'; it is tuple\[int, int\] \| None"),
+        ({"prompt_embeds": 1}, "prompt_embeds of .* cannot be 1; it is Tensor"),
+        ({"timesteps": "abc"}, "timesteps of .* cannot be 'abc'"),
+        ({"denoising_end": "x"}, "denoising_end of .* cannot be 'x'"),
+        ({"eta": float("nan")}, r"eta of .* is not finite \(nan\)"),
+    ],
+)
+def test_values_that_the_annotations_exclude(call: dict[str, Any], message: str) -> None:
+    with pytest.raises(QsdError, match=message):
+        check_call(sdxl(), call)
+
+
+def test_a_list_becomes_the_tuple_that_is_asked_for() -> None:
+    assert check_call(sdxl(), {"original_size": [16, 8], "clip_skip": None}) == {
+        "original_size": (16, 8),
+        "clip_skip": None,
+    }
+
+
+def _controlled(cls: str) -> Any:
+    pipe = sd15()
+    control = diffusers.ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4, 8))
+    parts = pipe.components | {"safety_checker": None, "requires_safety_checker": False}
+    return getattr(diffusers, cls)(**parts, controlnet=control.eval())
+
+
+def test_pictures_that_are_missing_are_asked_for(tmp_path: Path) -> None:
+    pipe = _controlled("StableDiffusionControlNetPipeline")
+    with pytest.raises(
+        QsdError, match="if it draws from pictures, name a folder of them as images"
+    ) as refused:
+        next(iter(Generator(pipe, settings(tmp_path)).batches(0)))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_pipeline_of_two_pictures_draws(tmp_path: Path) -> None:
+    pipe = _controlled("StableDiffusionControlNetImg2ImgPipeline")
+    (drawn, *_) = Generator(pipe, settings(tmp_path, images=True, call={"strength": 1.0})).drawings(0)
+    assert len(drawn.images) == 2
+
+
+def test_a_call_that_fails_inside_names_what_was_asked(tmp_path: Path) -> None:
+    parts = sd15().components | {"safety_checker": None, "requires_safety_checker": False}
+    pipe = diffusers.StableDiffusionImg2ImgPipeline(**parts)
+    asked = settings(tmp_path, images=True, call={"strength": 0.01})
+    with pytest.raises(QsdError, match=r"StableDiffusionImg2ImgPipeline: .*; check call \(strength\)"):
+        next(iter(Generator(pipe, asked).batches(0)))
+
+
+def test_infinite_pictures_are_noticed_before_they_are_cut_to_their_range(tmp_path: Path) -> None:
+    pipe = sd15()
+    with torch.no_grad():
+        pipe.vae.decoder.conv_out.bias[0] = float("inf")
+    with pytest.raises(QsdError, match="the decoded images are not finite numbers; nothing is written"):
+        next(iter(Generator(pipe, settings(tmp_path)).batches(0)))

@@ -113,3 +113,15 @@ def test_classes(tmp_path: Path) -> None:
     ]:
         with pytest.raises(QsdError, match=message):
             read_classes(write(tmp_path, "c.txt", content), 2)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "99999999999999999999"])
+def test_numbers_that_no_class_has(tmp_path: Path, text: str) -> None:
+    with pytest.raises(QsdError, match=r"c\.txt: entry 2, .* is no class; give numbers from 0"):
+        read_classes(write(tmp_path, "c.txt", f"1\n{text}\n"), 2)
+
+
+def test_commas_in_texts_without_quotes_are_refused(tmp_path: Path) -> None:
+    table = write(tmp_path, "p.csv", 'prompt\n"a red car, parked"\na dog, running\n')
+    with pytest.raises(QsdError, match=r"p\.csv: entry 2 has more fields .* put texts with commas in quotes"):
+        read_texts(table, 2, "prompts")
