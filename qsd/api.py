@@ -227,7 +227,7 @@ def probe(
     store: str | Path,
     *,
     evaluator: EvaluationSettings,
-    num_images: int = 64,
+    num_images: int = 8,
     config_seed: int = 0,
     budget: float | None = None,
     universal: Universal | None = None,

@@ -28,7 +28,7 @@ def probe(
     bank: str,
     store: str,
     evaluation: EvaluationSettings,
-    num_images: int = 64,
+    num_images: int = 8,
     config_seed: int = 0,
     budget: float | None = None,
     ranker: str | None = None,
