@@ -5,21 +5,40 @@ say ``json: true``.
 """
 
 import contextlib
+import sys
 from argparse import Action
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
+from qsd.support.errors import printable
+
+_LONGEST = 400
 _VALUES = ("true", "false", "null")
 
 
 class FlagsParser(ArgumentParser):
-    """A parser whose boolean options take no value."""
+    """A parser whose boolean options take no value, and which says in one line what is wrong."""
+
+    _files: Sequence[str] = ()
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:  # type: ignore[override]
         """Parses words, flags among them; see jsonargparse."""
+        self._files = _config_files(args or ())
         return super().parse_args(None if args is None else self._valued(args), *rest, **options)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Says in one line what is wrong, where it may stand, and where to read on; exit code 2."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        typed = not self._files or message.startswith("unrecognized")
+        files = "" if typed else f" (given on the command line or in {', '.join(self._files)})"
+        verb = parser.prog.replace(" [options]", "")
+        text = " ".join(printable(message).split())[:_LONGEST]
+        sys.stderr.write(f"qsd: {text.rstrip('.')}{files}; `{verb} --help` lists what there is\n")
+        self.exit(2)
 
     def format_help(self, *args: Any, **options: Any) -> str:
         """The help, in which flags are shown as they are typed."""
@@ -58,6 +77,14 @@ class FlagsParser(ArgumentParser):
         finally:
             for action, (nargs, names) in zip(plain, kept, strict=True):
                 action.nargs, action.option_strings = nargs, names
+
+
+def _config_files(words: Sequence[str]) -> list[str]:
+    """What stands behind every ``--config``."""
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    return [
+        word.partition("=")[2] or after for word, after in pairs if word.split("=")[0] in ("--config", "-c")
+    ]
 
 
 def _is_boolean(action: Action) -> bool:

@@ -1,5 +1,6 @@
 """Devices that are not there, checkpoints that are none: one line each, exit code 2, nothing written."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,33 @@ def test_a_folder_is_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "a folder, not a store; name the .h5 file" in refusal(
         capsys, ["store", "info", str(tmp_path)]
     ).replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["fit", "--config", "typo.yaml"],
+            r"does not accept option 'trainer.max_epochz' \(given on the command line or in .*typo\.yaml\)",
+        ),
+        (["label", "--config", "typo2.yaml"], r"stepz.* \(given on the command line or in .*typo2\.yaml\)"),
+        (["search", "--bankk", "x"], "unrecognized arguments: --bankk x; `qsd search --help` lists"),
+        (["search", "--max-bits", "few"], "max_bits"),
+    ],
+)
+def test_what_is_mistyped_is_one_line(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "typo.yaml").write_text("base: dit.yaml\ntrainer: {max_epochz: 3}\n")
+    (tmp_path / "typo2.yaml").write_text("evaluation: {stepz: 3}\n")
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1 and printed[0].startswith("qsd: ")
+    assert re.search(message, printed[0])
