@@ -24,7 +24,8 @@ docs: $(STAMP)
 help: $(STAMP)
 	$(BIN)/python -m qsd.cli.help_pages
 
-# The wheel, installed outside of the clone, goes the whole road on a miniature that ships inside of it.
+# The wheel, installed outside of the clone, goes the whole road on a miniature that ships inside of it, and runs the
+# demo with fewer images.
 wheel: $(STAMP)
 	rm -rf build/wheel && mkdir -p build/wheel
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
@@ -33,7 +34,9 @@ wheel: $(STAMP)
 	$(abspath $(BIN))/python -c "import qsd; assert '/site/qsd/' in qsd.__file__" && \
 	$(abspath $(BIN))/python -m qsd.cli compress checkpoints/digits-dit --max-bits 3.6 --out small \
 		--options '[uaq-3, uaq-4]' --evaluation.prompts datasets/digits/class_prompts.txt \
-		--evaluation.num_images 8 --evaluation.steps 2 --evaluation.guidance 1.0
+		--evaluation.num_images 8 --evaluation.steps 2 --evaluation.guidance 1.0 && \
+	$(abspath $(BIN))/python -m qsd.cli demo --out demo --settings.verification_images 20 --settings.noise_seeds '[1]' \
+		--settings.extra_labels 1 --settings.search.generations 5
 
 # The lowest versions that pyproject.toml allows, in an environment of their own; torch is that of constraints.txt.
 LOWEST_TESTS := tests/test_package.py tests/cli/test_flags.py tests/cli/test_fit.py tests/store tests/support \
