@@ -109,8 +109,8 @@ class Compression:
         bar: makes a progress bar from a title.
 
     Raises:
-        QsdError: the goal needs real images or labels that there are none of, or the format cannot hold an
-            option.
+        QsdError: the folder holds something else, the goal needs real images or labels that there are none
+            of, or the format cannot hold an option.
     """
 
     def __init__(
@@ -121,6 +121,8 @@ class Compression:
         self.work = self.out / "work"
         self.goals = goals
         self.plan = plan
+        if self.out.is_dir() and any(self.out.iterdir()) and not self.work.is_dir():
+            raise QsdError(f"{self.out}: holds files of something else; name another folder as --out")
         self.options = parse_options(list(plan.options))
         foreign = [str(o) for o in self.options if plan.format != NATIVE and plan.format not in o.carriers]
         if foreign:

@@ -67,12 +67,30 @@ def _restore(handlers: dict[Any, Any]) -> None:
             signal.signal(signum, handler)
 
 
+@contextlib.contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Ctrl-C inside the block comes after it; processes begun in it hear none before they say so.
+
+    A terminal interrupts all processes, also those that still import what they need.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def die_with_parent() -> None:
     """Called in a child process: it leaves Ctrl-C to its parent, and ends when its parent does, however.
 
     The latter on Linux only.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see :func:`interrupts_wait`
     for signum in SIGNALS[1:]:
         signal.signal(signum, signal.SIG_DFL)
     prctl = getattr(ctypes.CDLL(None), "prctl", None)

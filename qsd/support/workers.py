@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from qsd.support.errors import QsdError
 from qsd.support.hashing import verification, verifying
-from qsd.support.stops import die_with_parent
+from qsd.support.stops import die_with_parent, interrupts_wait
 
 
 class Workers:
@@ -53,7 +53,8 @@ class Workers:
         """
         futures = []
         try:
-            futures = [self._executor.submit(_call, work, item) for item in items]
+            with interrupts_wait():  # while the processes begin
+                futures = [self._executor.submit(_call, work, item) for item in items]
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool as error:

@@ -92,3 +92,10 @@ def test_what_is_mistyped_is_one_line(
     printed = capsys.readouterr().err.splitlines()
     assert len(printed) == 1 and printed[0].startswith("qsd: ")
     assert re.search(message, printed[0])
+
+
+def test_a_folder_of_something_else_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "front.json").write_text("{}")
+    words = ["compress", "checkpoints/digits-dit", "--max-bits", "4", "--out", str(tmp_path)]
+    assert "holds files of something else; name another folder as --out" in refusal(capsys, words)
+    assert [file.name for file in tmp_path.iterdir()] == ["front.json"]

@@ -1,6 +1,7 @@
 """Workers check files as their parent does; what all would remark is said once."""
 
 import logging
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from qsd.support.hashing import verification, verifying
+from qsd.support.stops import interrupts_wait
 from qsd.support.workers import Workers
 
 
@@ -28,3 +30,17 @@ def test_workers_do_as_their_parent(check: bool, capfd: pytest.CaptureFixture[st
         found = sorted(workers.run(_facts, items))
     assert found == [(item, check) for item in items]
     assert capfd.readouterr().err.count("a remark") == 1
+
+
+def _blocked(_: int) -> set[int]:
+    return {int(signum) for signum in signal.pthread_sigmask(signal.SIG_BLOCK, [])}
+
+
+def test_workers_hear_no_interrupt_before_they_ignore_it() -> None:
+    with Workers(1, _begin, ()) as workers:
+        assert list(workers.run(_blocked, [0])) == [set()]
+    heard = False
+    with pytest.raises(KeyboardInterrupt), interrupts_wait():
+        signal.raise_signal(signal.SIGINT)
+        heard = True
+    assert heard
