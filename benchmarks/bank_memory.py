@@ -22,6 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 import qsd
 from qsd.api import write_bank
+from qsd.support.heap import return_freed_memory
 from qsd.zoo.tokenizers import clip_tokenizer, t5_tokenizer
 
 PUBLISHED = {"pixart": 28, "flux": 19}
@@ -70,7 +71,8 @@ def _flux(blocks: int) -> nn.Module:
 
 
 def from_files(folder: Path, out: Path, options: list[str] | str, threads: int) -> int:
-    """The bank straight from files into a file."""
+    """The bank straight from files into a file, as `qsd bank` makes it."""
+    return_freed_memory()
     write_bank(folder, out, options, threads=threads)
     return out.stat().st_size
 

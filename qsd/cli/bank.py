@@ -22,6 +22,7 @@ from qsd.denoisers.pipeline import DtypeName, dtype_of, load_pipeline
 from qsd.denoisers.source import open_source
 from qsd.quantizers import parse_options
 from qsd.quantizers.activations import parse_activations
+from qsd.support.heap import return_freed_memory
 from qsd.support.progress import Progress
 
 
@@ -65,6 +66,7 @@ def bank(
         overwrite: replace a bank of another denoiser or option table; a bank of the same is kept.
         json: print the sizes and errors of the uniform configs as JSON.
     """
+    return_freed_memory()
     if add is not None or drop is not None:
         pipe = load_pipeline(pipeline, device=device, dtype=dtype, encoders=False)
         with bar("Bank") as progress:

@@ -1,4 +1,4 @@
-"""The tiny denoisers of `benchmarks/coverage.py`, which no path leads to: its name is that of a package."""
+"""The tiny denoisers of `benchmarks/coverage_cases.py`, which no path leads to."""
 
 import importlib.util
 import sys

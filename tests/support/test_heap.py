@@ -1,0 +1,30 @@
+"""Freed memory goes back, as far as this system has that choice."""
+
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import torch
+from qsd.support.heap import return_freed_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+return_freed_memory()
+before = resident()
+many = [torch.ones(1 << 19) for _ in range(64)]  # 2 MiB each
+pins = [torch.ones(1 << 10) for _ in range(64)]
+grown = resident() - before
+del many
+print(grown, resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tells of /proc and glibc")
+def test_large_blocks_are_given_back() -> None:
+    printed = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True).stdout
+    grown, left = map(int, printed.split())
+    assert grown > 100 * 2**20
+    assert left < 20 * 2**20
