@@ -39,8 +39,12 @@ def _blocked(_: int) -> set[int]:
 def test_workers_hear_no_interrupt_before_they_ignore_it() -> None:
     with Workers(1, _begin, ()) as workers:
         assert list(workers.run(_blocked, [0])) == [set()]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest's own workers ignore it
     heard = False
-    with pytest.raises(KeyboardInterrupt), interrupts_wait():
-        signal.raise_signal(signal.SIGINT)
-        heard = True
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupts_wait():
+            signal.raise_signal(signal.SIGINT)
+            heard = True
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert heard
