@@ -48,7 +48,7 @@ lowest:
 	build/lowest/bin/python -m pip install --quiet --upgrade pip
 	build/lowest/bin/python -m pip install --quiet -c constraints.txt torch
 	build/lowest/bin/python -m pip install --quiet -c build/lowest.txt -e . pytest hypothesis
-	OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest -q -p no:warnings -m "not slow" $(LOWEST_TESTS)
+	OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest -q --disable-warnings -m "not slow" $(LOWEST_TESTS)
 
 # torch goes first and pinned: an unpinned torch may bring gigabytes of CUDA.
 $(STAMP): pyproject.toml constraints.txt
