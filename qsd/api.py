@@ -140,8 +140,7 @@ def write_bank(
 
 def _table(options: Sequence[Option | str] | str, traced: Traced) -> tuple[Option, ...]:
     """The options; of a table that nobody wrote for this denoiser, those that fit it."""
-    texts = [options] if isinstance(options, str) else [str(option) for option in options]
-    table = parse_options(texts)
+    table = parse_options(options if isinstance(options, str) else map(str, options))
     if table not in TABLES.values():
         return table
     shapes = {layer.shape for layer in traced.layers}

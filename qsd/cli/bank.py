@@ -50,7 +50,8 @@ def bank(
     Args:
         pipeline: diffusers folder, shipped pipeline, or hub id.
         out: safetensors file to write.
-        options: the option table, such as [uaq-4g64, lloyd-3, keep]; or a table by name, default or paper.
+        options: the option table, such as [uaq-4g64, lloyd-3, keep]; or a table by name: default, paper,
+            or what an export format holds (sdnq, gguf, comfy).
         denoiser: name of the component to restrict to, where a pipeline has several denoisers.
         inputs: JSON file of the arguments of the denoiser's forward (qsd.save_inputs); none records them from
             the pipeline's own call.
@@ -77,7 +78,7 @@ def bank(
     source = open_source(pipeline, denoiser=denoiser, device=device, dtype=dtype_of(dtype))
     wanted = {
         "denoiser": source.identity,
-        "option table": [str(option) for option in parse_options(_texts(options))],
+        "option table": [str(option) for option in parse_options(options)],
         "activations": [str(option) for option in parse_activations(activations)],
         "graph": graph,
     }
@@ -112,10 +113,10 @@ def _changed(
     """The bank that is there, with more options or fewer."""
     there = Bank.load(out)
     if drop is not None:
-        there = without_options(there, parse_options(_texts(drop)))
+        there = without_options(there, parse_options(drop))
     if add is not None:
         denoiser = denoiser_like(pipe, there.denoiser)
-        there = with_options(there, denoiser, parse_options(_texts(add)), threads=threads, progress=progress)
+        there = with_options(there, denoiser, parse_options(add), threads=threads, progress=progress)
     return there
 
 
@@ -127,10 +128,6 @@ def _show(denoiser: nn.Module, built: Bank, out: str, json: bool) -> None:
     else:
         console.print(_table(built, rows, out))
         console.print("\n".join(held.lines()))
-
-
-def _texts(options: list[str] | str) -> list[str]:
-    return [options] if isinstance(options, str) else list(options)
 
 
 def _facts(earlier: Bank) -> dict[str, Any]:

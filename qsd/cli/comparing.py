@@ -14,7 +14,9 @@ from qsd.evaluation import LABELS, EvaluationSettings, headline
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.grid import ImageRow, draw_grid
 from qsd.ranker.target import Target
+from qsd.ranker.tasks import space_of
 from qsd.search import Front, Points, plot_front
+from qsd.search.coupling import FormatName
 from qsd.store import Store
 
 Row = dict[str, Any]
@@ -38,13 +40,16 @@ class Found:
     limit: int
 
 
-def rows_to_compare(bank: Bank, store: Store, found: Sequence[Found], *, every: bool) -> list[Row]:
+def rows_to_compare(
+    bank: Bank, store: Store, found: Sequence[Found], *, format: FormatName = "qsd", every: bool = False
+) -> list[Row]:
     """Full precision, uniform configs, random ones and what was found.
 
     Args:
         bank: of the configs.
         store: its labeled configs are the random ones.
         found: by each search.
+        format: of the export, which all uniform configs must fit too.
         every: all uniform configs and a random one for each budget; else the uniform configs next in size.
     """
     weights = int(bank.num_weights.sum())
@@ -52,7 +57,11 @@ def rows_to_compare(bank: Bank, store: Store, found: Sequence[Found], *, every: 
     rows: list[Row] = [
         {"kind": "full precision", "name": "full precision", "config": full, "bytes": 2 * weights}
     ]
-    uniform = [_row(bank, "uniform", str(option), bank.uniform_config(option)) for option in bank.options]
+    space = space_of(bank, format=format)
+    uniform = [
+        _row(bank, "uniform", str(bank.options[index]), space.expand(space.uniform()[index]))
+        for index in np.flatnonzero(space.available.any(axis=0))
+    ]
     rows += [row for row in uniform if every or any(row in _next_to(uniform, one) for one in found)]
     for one in found if every else ():
         rows += _random(bank, store, one)

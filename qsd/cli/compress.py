@@ -8,7 +8,7 @@ from typing import Any, Literal
 from rich.table import Table
 
 from qsd.cli import fit
-from qsd.cli.compressing import TABLES, Compression, Plan
+from qsd.cli.compressing import Compression, Plan
 from qsd.cli.console import bar, command_line, console, messages, print_json, run_function
 from qsd.cli.costs import cost_facts, show_cost
 from qsd.cli.goals import EFFORTS, Goal
@@ -16,6 +16,8 @@ from qsd.cli.measured import measured_table
 from qsd.denoisers import GraphKind
 from qsd.denoisers.pipeline import DtypeName
 from qsd.evaluation import EvaluationSettings
+from qsd.export.formats import format_of
+from qsd.search.coupling import FormatName
 from qsd.support.errors import QsdError
 
 
@@ -26,8 +28,8 @@ def compress(
     max_size: str | None = None,
     within: str | None = None,
     effort: Literal["quick", "normal", "thorough"] = "quick",
-    format: Literal["qsd", "sdnq"] = "qsd",
-    options: list[str] | None = None,
+    format: FormatName = "qsd",
+    options: list[str] | str | None = None,
     evaluation: EvaluationSettings | None = None,
     workers: int = 1,
     device: str = "cpu",
@@ -43,9 +45,10 @@ def compress(
 
     Prints first what it will cost, measured on two batches. Every stage goes on where it was when the same
     command is run again. Writes `pipeline` (which `DiffusionPipeline.from_pretrained` opens after
-    `import qsd`), `config.json`, `report.html`, `grid.png` and `summary.json` to the folder, and what it
-    works on to `work` in it. Without --evaluation it draws 80 of 100 shipped prompts, verifies on the other
-    20, and compares with the full-precision images; with real images (--evaluation.reference) it goes by FID.
+    `import qsd`; --for names other programs), `config.json`, `report.html`, `grid.png` and `summary.json` to
+    the folder, and what it works on to `work` in it. Without --evaluation it draws 80 of 100 shipped prompts,
+    verifies on the other 20, and compares with the full-precision images; with real images
+    (--evaluation.reference) it goes by FID.
 
     Args:
         pipeline: diffusers folder, shipped pipeline, or hub id.
@@ -54,9 +57,11 @@ def compress(
         max_size: budget for the weight layers in bytes, such as 1.2GB or 900MiB.
         within: instead of a budget, the largest FID as a multiple of full precision's, such as 1.1x.
         effort: quick (16 images per option, no labels), normal (32, and 50 labels), thorough (64, and 300).
-        format: what opens the result, also written --for: qsd (diffusers after `import qsd`), or sdnq
-            (diffusers with sdnq installed, without qsd).
-        options: the option table, such as [uaq-3, lloyd-4g32:f8]; by default what suits the format.
+        format: what opens the result, also written --for: qsd (diffusers after `import qsd`), sdnq (diffusers
+            with sdnq installed, without qsd), gguf (ComfyUI-GGUF, stable-diffusion.cpp, diffusers) or comfy
+            (ComfyUI); the last two write the denoiser alone.
+        options: the option table, such as [uaq-3, lloyd-4g32:f8], or a table by name; by default what suits
+            the format.
         evaluation: prompts, real images, metrics, image count, steps, guidance, seed of the noise.
         workers: processes that draw side by side on the CPU, one thread each.
         device: where one process draws when workers is 1.
@@ -71,7 +76,7 @@ def compress(
     """
     plan = Plan(
         EFFORTS[effort],
-        list(map(str, TABLES[format])) if options is None else options,
+        options,
         evaluation,
         workers=workers,
         device=device,
@@ -96,9 +101,11 @@ def compress(
         print_json(summary | {"cost": cost_facts(cost)})
         return
     console.print(compared_table(summary))
+    whole = f"open {summary['pipeline']} after `import {format}`"
+    alone = f"{summary['pipeline']}/README.md tells how to load it"
     console.print(
         f"{summary['chosen']} exported: {summary['bytes']:,} bytes of denoiser, "
-        f"{summary['full_precision_bytes']:,} at 16 bits; open {summary['pipeline']} after `import {format}`",
+        f"{summary['full_precision_bytes']:,} at 16 bits; {whole if format_of(format).whole else alone}",
     )
 
 

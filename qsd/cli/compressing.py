@@ -28,10 +28,12 @@ from qsd.export.write import export
 from qsd.labels import Measurer, Pool, Prober, store_conditions, verify
 from qsd.labels.estimate import Cost, estimate, probe_images
 from qsd.labels.remembered import Remembered
-from qsd.quantizers import DEFAULT_OPTIONS, parse_options
+from qsd.quantizers import parse_options
 from qsd.ranker.bounds import full_precision_bound
 from qsd.ranker.checkpoint import Ranker, load_ranker
+from qsd.ranker.tasks import space_of
 from qsd.search import Front, SearchSettings
+from qsd.search.budget import Budget
 from qsd.search.coupling import FormatName
 from qsd.store import Store
 from qsd.support.documents import write_json
@@ -43,11 +45,6 @@ from qsd.support.provenance import provenance
 Bar = Callable[[str], contextlib.AbstractContextManager[Progress]]
 Fit = Callable[[list[str]], None]
 NATIVE: FormatName = "qsd"
-TABLES = {
-    NATIVE: DEFAULT_OPTIONS,
-    "sdnq": parse_options(["uaq-3", "uaq-4", "uaq-5", "kmeans_a-3", "kmeans_a-4", "kmeans_a-5", "int8"]),
-}
-"""What is chosen from for each format, if nobody names options."""
 HELD_OUT = 5
 """Every so manieth default prompt is drawn by the verification alone."""
 
@@ -58,7 +55,7 @@ class Plan:
 
     Attributes:
         effort: how much is drawn.
-        options: the option table.
+        options: the option table; None for what suits the format.
         evaluation: how to draw, probe and label; None draws the shipped prompts by the pipeline's own
             defaults and compares with full precision.
         verification: how to verify; None as ``evaluation``, or with its default prompts on others of them.
@@ -76,7 +73,7 @@ class Plan:
     """
 
     effort: Effort
-    options: Sequence[str]
+    options: Sequence[str] | str | None = None
     evaluation: EvaluationSettings | None = None
     verification: EvaluationSettings | None = None
     ranker: str = "ranker.yaml"
@@ -123,7 +120,8 @@ class Compression:
         self.plan = plan
         if self.out.is_dir() and any(self.out.iterdir()) and not self.work.is_dir():
             raise QsdError(f"{self.out}: holds files of something else; name another folder as --out")
-        self.options = parse_options(list(plan.options))
+        suited = "default" if plan.format == NATIVE else plan.format
+        self.options = parse_options(suited if plan.options is None else plan.options)
         foreign = [str(o) for o in self.options if plan.format != NATIVE and plan.format not in o.carriers]
         if foreign:
             raise QsdError(
@@ -168,24 +166,34 @@ class Compression:
         """
         with self._stage("bank"):
             bank = self._bank()
+        space = space_of(bank, format=self.plan.format)
+        for goal in self.goals:  # before anything is drawn for a budget that no config keeps
+            Budget.make(
+                *(space.num_bytes, space.num_weights),
+                max_bits=goal.max_bits,
+                max_bytes=goal.max_bytes,
+                remedy="name smaller options as --options",
+            )
         with self._stage("measure"):
             store = self._measured(bank)
         with self._stage("fit"):
             ranker = self._ranker(store, fit)
         with self._stage("search"):
             found = [self._search(goal, bank, store, ranker) for goal in self.goals]
-        rows = rows_to_compare(bank, store, found, every=self.plan.every)
+        rows = rows_to_compare(bank, store, found, format=self.plan.format, every=self.plan.every)
         with self._stage("verify"):
             self._verify(bank, rows)
         add_rivals(rows)
         chosen = best_of([row for row in rows[1:] if row["bytes"] <= rows[-1]["bytes"]])
         with self._stage("export"):
+            document = self._document(bank, chosen)
             exported = export(
                 *(self.pipe, bank, chosen["config"], self.out / "pipeline"),
                 format=self.plan.format,
                 provenance=provenance(self.command),
+                document=document,
             )
-            self._save_config(bank, chosen)
+            save_config(self.out / "config.json", document)
         with self._stage("draw"):
             draw_rows(self.pipe, bank, rows, self.verification, self.seeds[0], self.out / "grid.png")
             if self.plan.every and ranker is not None:
@@ -358,8 +366,8 @@ class Compression:
         for row, labels in zip(rows, measured, strict=True):
             row |= {"measured": True, **labels}
 
-    def _save_config(self, bank: Bank, row: Row) -> None:
-        config = config_to_json(
+    def _document(self, bank: Bank, row: Row) -> dict[str, Any]:
+        return config_to_json(
             row["config"],
             bank.layer_names,
             [str(option) for option in bank.options],
@@ -368,7 +376,6 @@ class Compression:
             measured={found.name: row[found.name] for found in LABELS if found.name in row},
             command=self.command,
         )
-        save_config(self.out / "config.json", config)
 
 
 def _default(accepted: Any, name: str, otherwise: Any) -> Any:

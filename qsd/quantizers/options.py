@@ -17,45 +17,44 @@ __all__ = [
     "schemes",
 ]
 
-PAPER_OPTIONS = tuple(
-    Option.parse(f"{method}-{bits}:paper") for method in ("uaq", "kmeans_c", "kmeans_a") for bits in (3, 4)
+
+def _table(words: str) -> tuple[Option, ...]:
+    return tuple(map(Option.parse, words.split()))
+
+
+PAPER_OPTIONS = _table(
+    "uaq-3:paper uaq-4:paper kmeans_c-3:paper kmeans_c-4:paper kmeans_a-3:paper kmeans_a-4:paper"
 )
 """The space of Qua²SeDiMo (AAAI-25)."""
 
-DEFAULT_OPTIONS = tuple(
-    map(
-        Option.parse,
-        (
-            "lloyd-2g32:f8",
-            "lloyd-3:f8",
-            "lloyd-3g32:f8",
-            "hadamard+lloyd-3g32:f8",
-            "lloyd-4:f8",
-            "lloyd-4g32:f8",
-            "hadamard+lloyd-4g32:f8",
-            "lloyd-5g32:f8",
-            "lloyd-6g32:f8",
-            "int8",
-        ),
-    )
+DEFAULT_OPTIONS = _table(
+    "lloyd-2g32:f8 lloyd-3:f8 lloyd-3g32:f8 hadamard+lloyd-3g32:f8 lloyd-4:f8 lloyd-4g32:f8 "
+    "hadamard+lloyd-4g32:f8 lloyd-5g32:f8 lloyd-6g32:f8 int8"
 )
 """Fine steps where the budget of a config is, coarser ones for layers that bear less or more; those without
 groups fit every layer. `benchmarks/options.py` compares them with others."""
 
-TABLES = {"default": DEFAULT_OPTIONS, "paper": PAPER_OPTIONS}
-"""Whole tables that have a name of their own."""
+TABLES = {
+    "default": DEFAULT_OPTIONS,
+    "paper": PAPER_OPTIONS,
+    "sdnq": _table("uaq-3 uaq-4 uaq-5 kmeans_a-3 kmeans_a-4 kmeans_a-5 int8 keep"),
+    "gguf": _table("q2_k q3_k q4_0 q4_k iq4_xs q5_0 q5_k q6_k q8_0 keep"),
+    "comfy": _table("w4a8 int8 keep"),
+}
+"""Whole tables that have a name of their own; those named as an export format are what suits it."""
 
 
-def parse_options(texts: Iterable[str]) -> tuple[Option, ...]:
+def parse_options(texts: Iterable[str] | str) -> tuple[Option, ...]:
     """Reads an option table; its order is the meaning of the integers in a config.
 
     Args:
-        texts: options; the single word ``default`` or ``paper`` stands for a whole table.
+        texts: options, or one; a single word such as ``default`` or ``paper`` stands for a whole
+            table (:data:`TABLES`).
 
     Raises:
         QsdError: If the table is empty, or an option is unknown or named twice.
     """
-    texts = list(texts)
+    texts = [texts] if isinstance(texts, str) else list(texts)
     if len(texts) == 1 and texts[0] in TABLES:
         return TABLES[texts[0]]
     options = tuple(Option.parse(text) for text in texts)

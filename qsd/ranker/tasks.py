@@ -194,7 +194,12 @@ def make_task(
             table = -known.bank.relative_errors if predictor is None else None
     return Task(
         space=space,
-        budget=_budget(space, max_bits, max_bytes),
+        budget=Budget.make(
+            *(space.num_bytes, space.num_weights),
+            max_bits=max_bits,
+            max_bytes=max_bytes,
+            remedy="ease pins and floors",
+        ),
         predictor=predictor,
         score=table,
         modules=modules,
@@ -302,15 +307,6 @@ def _graph_ranker(known: Known, method: str) -> Ranker:
             "`lightning fit --config pixart_paper.yaml` trains"
         )
     return ranker
-
-
-def _budget(space: Space, max_bits: float | None, max_bytes: int | None) -> Budget:
-    try:
-        return Budget.make(space.num_bytes, space.num_weights, max_bits=max_bits, max_bytes=max_bytes)
-    except QsdError as error:
-        raise QsdError(
-            str(error).replace("build a bank with smaller options", "ease pins and floors")
-        ) from None
 
 
 def meta_of(known: Known, versions: dict[str, Any], command: str) -> FrontMeta:

@@ -30,6 +30,7 @@ class Budget:
         *,
         max_bits: float | None = None,
         max_bytes: int | None = None,
+        remedy: str = "build a bank with smaller options",
     ) -> Self:
         """The budget that a user states in average bits or in bytes; with neither, everything fits.
 
@@ -38,6 +39,7 @@ class Budget:
             num_weights: int64 [L].
             max_bits: Average bits per weight, codebooks and scales included.
             max_bytes: Bytes.
+            remedy: What the message says beside raising the budget.
 
         Raises:
             QsdError: Both are given, or no config is that small; smallest and largest size are named.
@@ -64,7 +66,7 @@ class Budget:
                 f"budget: {asked} is below the smallest possible size, {smallest} bytes "
                 f"({bits:.4f} average bits; the largest is {largest} bytes, "
                 f"{8 * largest / total_weights:.4f}); "
-                "raise the budget or build a bank with smaller options"
+                f"raise the budget or {remedy}"
             )
         return cls(max_bytes=limit, max_bits=8.0 * limit / total_weights)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from diffusers import DiffusionPipeline
+from safetensors import safe_open
 
 from qsd.cli import main
 
@@ -101,3 +102,46 @@ def test_a_pipeline_for_another_program(
     assert main([*words, "--max-bits", "3.6", "--out", str(out), "--for", "sdnq", "--json"]) == 0
     config = json.loads((out / "pipeline" / "transformer" / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == "sdnq"
+
+
+def test_the_denoiser_alone_for_comfyui(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small"
+    command = [*words[:2], *words[4:], "--max-bits", "6", "--for", "comfy", "--out", str(out)]
+    assert main(command) == 0
+    assert "README.md tells how to load it" in " ".join(capsys.readouterr().out.split())
+    with safe_open(out / "pipeline" / "transformer" / "diffusion_model.safetensors", "np") as file:
+        kinds = {
+            layer["format"]
+            for layer in json.loads(file.metadata()["_quantization_metadata"])["layers"].values()
+        }
+    assert kinds <= {"int8_tensorwise", "asym_w4a8_int8"}
+    card = (out / "pipeline" / "README.md").read_text()
+    assert "Measured" in card  # what the verification found
+
+
+def test_gguf_types_are_one_for_what_the_file_fuses(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader = pytest.importorskip("gguf")
+    out = tmp_path / "small"
+    flux = ["compress", "checkpoints/emoji-flux", *words[4:]]
+    assert main([*flux, "--max-bits", "6", "--for", "gguf", "--out", str(out), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["rows"][-1]["avg_bits"] <= 6
+    tensors = reader.GGUFReader(out / "pipeline" / "transformer" / "model.gguf").tensors
+    fused = [tensor for tensor in tensors if tensor.name.endswith("img_attn.qkv.weight")]
+    assert fused
+    assert {tensor.tensor_type.name for tensor in fused} <= {"Q4_0", "Q5_0", "Q8_0", "F16"}
+
+
+def test_a_budget_that_no_config_keeps_is_refused_before_anything_is_drawn(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "small"
+    assert main([*words, "--max-bits", "2", "--out", str(out)]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "2.0 bits is below the smallest possible size" in message
+    assert "raise the budget or name smaller options as --options" in message
+    assert not (out / "work" / "store.h5").exists()
