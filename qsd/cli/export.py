@@ -75,19 +75,19 @@ def export(
     activations, table = None, None
     if recipe is not None:
         document = read_recipe(recipe)
-        loaded, genome = apply_recipe(
+        loaded, config = apply_recipe(
             document, denoiser_of(pipe, denoiser), recipe, provenance=provenance(command_line())
         )
     else:
         assert bank is not None and config_file is not None
         loaded = Bank.load(bank)
-        (genome,), (activations,) = read_configs(loaded, [config_file])
+        (config,), (activations,) = read_configs(loaded, [config_file])
         if activations is not None:
             table = _table(pipe, loaded, evaluation)
     result = export_config(
         pipe,
         loaded,
-        genome,
+        config,
         out,
         variant=variant,
         provenance=provenance(command_line()),

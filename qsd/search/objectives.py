@@ -27,7 +27,7 @@ class Objective(PosteriorPredictor, Protocol):
 def search_objectives(task: Task, objectives: Mapping[str, Objective]) -> Front:
     """NSGA-II over all objectives and bytes at once.
 
-    The first population has, for every objective and for the sum of all in units of their spread, the best
+    The first population has, for every objective and for the sum of all in units of their deviation, the best
     sums over layers within the budget. Repairs give up the least of that sum per byte.
 
     Args:
@@ -53,8 +53,8 @@ def search_objectives(task: Task, objectives: Mapping[str, Objective]) -> Front:
     drawn = random_choices(space, settings.additive_samples, task.seed)
     scores = qualities(drawn)
     tables = [fit_additive(drawn, score, len(space.options)) for score in scores.T]
-    spread = np.maximum(scores.std(axis=0), 1e-12)
-    together = np.sum([table / width for table, width in zip(tables, spread, strict=True)], axis=0)
+    deviation = np.maximum(scores.std(axis=0), 1e-12)
+    together = np.sum([table / width for table, width in zip(tables, deviation, strict=True)], axis=0)
     together = np.where(space.available, together, -np.inf)
     downgrades = Downgrades.make(together, space.num_bytes)
 

@@ -120,7 +120,7 @@ class _Left:
         self, places: Iterable[int], variances: tuple[Variances, ...]
     ) -> tuple[Calibration, dict[str, Any]]:
         """On the labels of those stores, and how well these were ranked."""
-        scores, spreads, targets = [], [], []
+        scores, uncertain, targets = [], [], []
         metrics: dict[str, Any] = {}
         for place in places:
             store = self.stores[place]
@@ -130,13 +130,13 @@ class _Left:
             expected = expected_of([self.members[place]], store.data.header, variances, seen)
             rows = store.data.known_rows().numpy()
             configs = store.data.configs[rows].numpy()
-            score, spread = UniversalPredictor.of(expected.given(None)).scores(configs)
+            score, variance = UniversalPredictor.of(expected.given(None)).scores(configs)
             truth = store.data.targets[rows, 0].double().numpy()
             scores.append(score)
-            spreads.append(spread)
+            uncertain.append(variance)
             targets.append(truth)
             metrics[store.name] = evaluate(truth, score, _RESAMPLES, seed=place)
-        return calibrated(scores, spreads, targets), metrics
+        return calibrated(scores, uncertain, targets), metrics
 
 
 def _networks(members: Sequence[torch.nn.Module]) -> list[ResponseNetwork]:
@@ -183,8 +183,8 @@ def calibrated(
     missed = [target - slope * score for score, target in zip(scores, targets, strict=True)]
     intercepts = [float(values.mean()) for values in missed]
     intercept = float(np.mean(intercepts))
-    spread = float(np.var(intercepts, ddof=1)) if len(intercepts) > 1 else 1.0
+    between = float(np.var(intercepts, ddof=1)) if len(intercepts) > 1 else 1.0
     noise = float(np.mean([values.var() for values in missed]))
-    variance = slope**2 * np.concatenate(variances) + noise + spread
+    variance = slope**2 * np.concatenate(variances) + noise + between
     factor = calibration_factor(np.concatenate(missed) - intercept, variance)
-    return Calibration(slope, intercept, spread, noise, factor)
+    return Calibration(slope, intercept, between, noise, factor)

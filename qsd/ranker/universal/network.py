@@ -101,7 +101,7 @@ class ResponseNetwork(nn.Module):
         self.space_logits = nn.Parameter(torch.zeros(spaces))
 
     def fit_scales(self, graph: LayerGraph) -> None:
-        """Takes mean and spread of features from the training graphs."""
+        """Takes mean and standard deviation of features from the training graphs."""
         options = graph.option[graph.available]
         for name, values in (("static", graph.static), ("option", options)):
             getattr(self, f"{name}_mean").copy_(values.mean(dim=0))

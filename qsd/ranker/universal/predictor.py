@@ -89,8 +89,8 @@ class UniversalPredictor:
     def posterior(self, configs: np.ndarray) -> Posterior:
         mean, variance = self.scores(configs)
         to = self.calibration
-        spread = to.factor * (to.slope**2 * variance + to.noise + to.intercept_variance)
-        return Posterior(to.intercept + to.slope * mean, spread)
+        variance = to.factor * (to.slope**2 * variance + to.noise + to.intercept_variance)
+        return Posterior(to.intercept + to.slope * mean, variance)
 
     def tensors(self) -> dict[str, np.ndarray]:
         arrays = {"weights": self.weights}
