@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jsonargparse.typing import PositiveInt
 from rich.table import Table
 from torch import nn
 
@@ -34,7 +35,7 @@ def bank(
     inputs: str | None = None,
     graph: GraphKind = "traced",
     activations: list[str | int] = ["16"],  # noqa: B006
-    threads: int | None = None,
+    threads: PositiveInt | None = None,
     device: str = "cpu",
     dtype: DtypeName = "float32",
     add: list[str] | str | None = None,

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from jsonargparse.typing import PositiveInt
 from rich.table import Table
 
 from qsd.cli import fit
@@ -31,7 +32,7 @@ def compress(
     format: FormatName = "qsd",
     options: list[str] | str | None = None,
     evaluation: EvaluationSettings | None = None,
-    workers: int = 1,
+    workers: PositiveInt = 1,
     device: str = "cpu",
     dtype: DtypeName = "float32",
     denoiser: str | None = None,

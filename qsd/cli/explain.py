@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jsonargparse.typing import PositiveInt
 from rich.table import Table
 from rich.text import Text
 
@@ -34,7 +35,7 @@ def explain(
     label: str | None = None,
     front: str | None = None,
     plots: bool = True,
-    top: int = 12,
+    top: PositiveInt = 12,
     json: bool = False,
 ) -> None:
     """Says what each layer costs, alone and around a config, and which layers' errors add up or cancel.

@@ -5,6 +5,7 @@ say ``json: true``.
 """
 
 import contextlib
+import re
 import sys
 from argparse import Action
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,8 @@ from qsd.support.errors import printable
 
 _LONGEST = 400
 _VALUES = ("true", "false", "null")
+_KEY = re.compile(r"Parser key \"([^\"]+)\"")
+_RESTRICTION = re.compile(r"Not of type \w+: (\S+) does not conform to restriction v(>=?)(\d+)")
 
 
 class FlagsParser(ArgumentParser):
@@ -36,7 +39,8 @@ class FlagsParser(ArgumentParser):
         typed = not self._files or message.startswith("unrecognized")
         files = "" if typed else f" (given on the command line or in {', '.join(self._files)})"
         verb = parser.prog.replace(" [options]", "")
-        text = " ".join(printable(message).split())[:_LONGEST]
+        text = _KEY.sub(r"\1", " ".join(printable(message).split()))
+        text = _RESTRICTION.sub(r"\1 is not \2 \3", text)[:_LONGEST]
         sys.stderr.write(f"qsd: {text.rstrip('.')}{files}; `{verb} --help` lists what there is\n")
         self.exit(2)
 

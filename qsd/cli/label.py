@@ -5,6 +5,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
 from qsd.api import label as label_configs
 from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, run_function
@@ -26,14 +28,14 @@ def label(
     bank: str,
     store: str,
     evaluation: EvaluationSettings,
-    num_configs: int = 500,
-    config_seed: int = 0,
+    num_configs: PositiveInt = 500,
+    config_seed: NonNegativeInt = 0,
     split: str | None = None,
-    images: int | None = None,
+    images: PositiveInt | None = None,
     strategy: Literal["random", "active"] = "random",
     active: ActiveSettings = ActiveSettings(),  # noqa: B008 (frozen)
     shard: str | None = None,
-    workers: int = 1,
+    workers: PositiveInt = 1,
     device: str = "cpu",
     dtype: DtypeName = "float32",
     scheduler: str | None = None,

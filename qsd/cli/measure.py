@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jsonargparse.typing import PositiveInt
 from rich.table import Table
 
 from qsd.bank import FULL_PRECISION, Bank
@@ -25,7 +26,7 @@ def measure(
     evaluation: EvaluationSettings,
     noise_seeds: list[int] = [1, 2, 3],  # noqa: B006
     integers: bool = False,
-    workers: int = 1,
+    workers: PositiveInt = 1,
     device: str = "cpu",
     dtype: DtypeName = "float32",
     json: bool = False,

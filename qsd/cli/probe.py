@@ -5,6 +5,8 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
 from qsd.api import probe as probe_options
 from qsd.bank import Bank
 from qsd.cli.config_names import read_configs
@@ -28,15 +30,15 @@ def probe(
     bank: str,
     store: str,
     evaluation: EvaluationSettings,
-    num_images: int = 8,
-    config_seed: int = 0,
+    num_images: PositiveInt = 8,
+    config_seed: NonNegativeInt = 0,
     budget: float | None = None,
     ranker: str | None = None,
     restart: bool = False,
     around: str | None = None,
-    steps_groups: int = 0,
+    steps_groups: NonNegativeInt = 0,
     shard: str | None = None,
-    workers: int = 1,
+    workers: PositiveInt = 1,
     device: str = "cpu",
     dtype: DtypeName = "float32",
     scheduler: str | None = None,

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from rich.table import Table
 
 from qsd.cli.console import bar, console, print_json, run_function
@@ -15,12 +16,12 @@ from qsd.support.errors import QsdError
 def profile(
     export: str,
     against: str,
-    batch_sizes: list[int] = [1, 4],  # noqa: B006
-    sizes: list[int] = [],  # noqa: B006
-    steps: int = 4,
+    batch_sizes: list[PositiveInt] = [1, 4],  # noqa: B006
+    sizes: list[PositiveInt] = [],  # noqa: B006
+    steps: NonNegativeInt = 4,
     guidance: float = 1.0,
-    repeats: int = 5,
-    threads: int = 1,
+    repeats: PositiveInt = 5,
+    threads: PositiveInt = 1,
     dtype: str = "float32",
     device: str = "cpu",
     peers: list[str] = [],  # noqa: B006
@@ -47,8 +48,8 @@ def profile(
         plot: image file to draw the comparison into.
         json: print the numbers as JSON.
     """
-    if not batch_sizes or min(batch_sizes) < 1 or repeats < 1 or threads < 1 or steps < 0:
-        raise QsdError("profile: batch sizes, repeats and threads are at least 1, steps at least 0")
+    if not batch_sizes:
+        raise QsdError("profile: name at least one of --batch-sizes, such as [1, 4]")
     workload = Workload(tuple(batch_sizes), tuple(sizes), steps, guidance, repeats, threads, dtype, device)
     with bar("Profiling") as progress:
         costs = measure_costs(export, against, workload, peers=peers, progress=progress)

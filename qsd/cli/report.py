@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
 from qsd.cli.console import console, run_function
 from qsd.explain.report import write_report
 from qsd.explain.run_folder import RunFolder
@@ -16,8 +18,8 @@ def report(
     store: str | None = None,
     study: bool = False,
     reference: str | None = None,
-    trials: int = 60,
-    seed: int = 0,
+    trials: PositiveInt = 60,
+    seed: NonNegativeInt = 0,
 ) -> None:
     """Writes one self-contained HTML page of a run: front, measured numbers, images, costs, layers.
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+
 from qsd.api import search as search_configs
 from qsd.api import smallest
 from qsd.bank import Bank
@@ -55,16 +57,16 @@ def search(
     format: FormatName = "qsd",
     objectives: str | None = None,
     store: str | None = None,
-    verify: int = 0,
-    rounds: int = 1,
-    verify_seeds: int = 2,
+    verify: NonNegativeInt = 0,
+    rounds: PositiveInt = 1,
+    verify_seeds: PositiveInt = 2,
     pipeline: str | None = None,
     evaluation: EvaluationSettings | None = None,
     score: ScoreName = "errors",
     orthogonality: OrthogonalitySettings = OrthogonalitySettings(),  # noqa: B008
     settings: SearchSettings = SearchSettings(),  # noqa: B008
-    seed: int = 0,
-    workers: int = 1,
+    seed: NonNegativeInt = 0,
+    workers: PositiveInt = 1,
     device: str = "cpu",
     dtype: DtypeName = "float32",
     overwrite: bool = False,

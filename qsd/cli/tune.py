@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from optuna.trial import FrozenTrial
 from rich.live import Live
 from rich.table import Table
@@ -42,13 +43,13 @@ def run_tune(
     *,
     config: str,
     space: str = "tune.yaml",
-    trials: int = 50,
+    trials: PositiveInt = 50,
     storage: str = "sqlite:///study.db",
     study: str = "qsd",
     out: str = "runs/tune",
     labels: list[int] | None = None,
-    epochs: int | None = None,
-    seed: int = 0,
+    epochs: NonNegativeInt | None = None,
+    seed: NonNegativeInt = 0,
     overwrite: bool = False,
 ) -> None:
     """Searches for better settings of `fit` on validation records; run again to resume, or twice at once.
@@ -75,7 +76,7 @@ def run_tune(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     opened = open_study(storage, study, seed, labels or [])
-    with Live(_table(opened, trials), console=messages, auto_refresh=False) as live:
+    with Live(console=messages, auto_refresh=False) as live:  # its table comes with the first trial
 
         def show(current: optuna.Study, trial: FrozenTrial) -> None:
             live.update(_table(current, trials), refresh=True)

@@ -1,5 +1,6 @@
 """Real images from a folder or a tensor file, read a batch at a time and refused where they would mislead."""
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,11 @@ import torch
 from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
 
-from qsd.support.errors import QsdError, first_line
+from qsd.support.errors import QsdError, first_line, printable
 from qsd.support.hashing import array_hash, file_hash, json_hash
 from qsd.support.paths import find
 
+_log = logging.getLogger(__name__)
 _SUFFIXES = (*(".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff"), *(".ppm", ".pgm", ".gif"))
 _LFS_POINTER = b"version https://git-lfs"
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -59,15 +61,23 @@ class _Folder:
     """Image files, in the order of their names."""
 
     def __init__(self, folder: Path) -> None:
-        self._files = sorted(
+        found = sorted(
             file
             for file in folder.rglob("*")
-            if file.suffix.lower() in _SUFFIXES
+            if file.is_file()
             and not any(part.startswith((".", "__MACOSX")) for part in file.relative_to(folder).parts)
         )
+        self._files = [file for file in found if file.suffix.lower() in _SUFFIXES]
         if not self._files:
             raise QsdError(
                 f"{folder}: holds no images ({', '.join(_SUFFIXES)}); give the folder of real ones"
+            )
+        others = sorted({file.suffix for file in found} - {file.suffix for file in self._files})
+        if others:
+            _log.warning(
+                "%s: %d files are left out (%s); images end in %s",
+                *(printable(str(folder)), len(found) - len(self._files)),
+                *(", ".join(f"*{printable(suffix)}" for suffix in others), ", ".join(_SUFFIXES)),
             )
 
     def __len__(self) -> int:

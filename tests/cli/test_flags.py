@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from qsd.cli import main
 from qsd.cli.console import run_function
 
 FOUND: list[dict[str, object]] = []
@@ -69,3 +70,27 @@ def test_a_flag_takes_no_other_value(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         run_function(verb, ["verb", "x", "--json=maybe"], positional=True)
     assert "json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("label --bank b --store s --workers 0", "workers: 0 is not > 0"),
+        ("label --bank b --store s --workers -1", "workers: -1 is not > 0"),
+        ("label --bank b --store s --num-configs 0", "num_configs: 0 is not > 0"),
+        ("probe --bank b --store s --num-images 0", "num_images: 0 is not > 0"),
+        ("search --bank b --verify -1", "verify: -1 is not >= 0"),
+        ("search --bank b --rounds 0", "rounds: 0 is not > 0"),
+        ("compress p --max-bits 3 --workers 0", "workers: 0 is not > 0"),
+        ("measure --bank b --workers 0", "workers: 0 is not > 0"),
+        ("tune --trials 0", "trials: 0 is not > 0"),
+        ("profile --export e --against a --batch-sizes [0]", "batch_sizes: 0 is not > 0"),
+    ],
+)
+def test_counts_that_are_none(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error

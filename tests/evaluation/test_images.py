@@ -28,6 +28,17 @@ def test_a_folder_without_what_is_hidden(tmp_path: Path) -> None:
     np.testing.assert_array_equal(torch.cat(read).permute(0, 2, 3, 1).numpy(), np.stack(others))
 
 
+def test_files_that_are_left_out_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.png", "b.PNG"):
+        Image.new("L", (4, 4)).save(tmp_path / name, format="png")
+    assert len(open_images(str(tmp_path))) == 2
+    assert not caplog.text
+    for name in ("c.heic", "d.txt", "e.txt", ".hidden.txt"):
+        (tmp_path / name).write_text("no image")
+    assert len(open_images(str(tmp_path))) == 2
+    assert "3 files are left out (*.heic, *.txt); images end in .png" in caplog.text
+
+
 def test_the_hash_is_of_content(tmp_path: Path) -> None:
     for folder, names in (("one", "ab"), ("two", "xy")):
         (tmp_path / folder).mkdir()
