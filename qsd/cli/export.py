@@ -1,16 +1,20 @@
 """``qsd export``."""
 
 import dataclasses
+import json as json_module
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from qsd.bank import ActivationTable, Bank
+from qsd.bank import FULL_PRECISION, ActivationTable, Bank
+from qsd.bank.carried import Carried
 from qsd.cli.config_names import read_configs
 from qsd.cli.console import command_line, console, print_json, run_function
+from qsd.cli.overwriting import check_replaceable
 from qsd.configs.document import load_document
 from qsd.denoisers.components import denoiser_like, denoiser_of
 from qsd.denoisers.identity import same_denoiser
@@ -19,6 +23,7 @@ from qsd.evaluation import EvaluationSettings
 from qsd.evaluation.calibration import calibrate
 from qsd.export import check_export, push_to_hub
 from qsd.export import export as export_config
+from qsd.export.facts import KEPT, facts_of
 from qsd.export.recipe import apply_recipe, read_recipe
 from qsd.support.errors import QsdError
 from qsd.support.provenance import provenance
@@ -37,6 +42,7 @@ def export(
     check: str | None = None,
     denoiser: str | None = None,
     dtype: DtypeName = "float32",
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """Writes the quantized denoiser of a config as packed safetensors; diffusers loads it after `import qsd`.
@@ -61,6 +67,8 @@ def export(
         check: an export to check instead.
         denoiser: of a pipeline with several, name of the one to quantize; others stay at full precision.
         dtype: float32, bfloat16 or float16, of what is not quantized.
+        overwrite: replace an export of another config or format, or one that was fine-tuned; one of the same
+            is replaced anyway.
         json: print the sizes as JSON.
     """
     if check is not None:
@@ -84,6 +92,8 @@ def export(
         (config,), (activations,) = read_configs(loaded, [config_file])
         if activations is not None:
             table = _table(pipe, loaded, evaluation)
+    if not overwrite:
+        _check_the_same(Path(out), loaded, config, activations, format, denoiser)
     result = export_config(
         pipe,
         loaded,
@@ -123,6 +133,33 @@ def export(
         console.print(_known(document, loaded))
     if address:
         console.print(f"uploaded: {address}")
+
+
+def _check_the_same(
+    out: Path, bank: Bank, config: np.ndarray, activations: Any, format: str, only: str | None
+) -> None:
+    """Refuses to replace an export of another config, or one that was trained.
+
+    Raises:
+        QsdError: it is one.
+    """
+    earlier = facts_of(out) if out.is_dir() else {}
+    prefix = f"{only}." if only and any(name.startswith(f"{only}.") for name in bank.layer_names) else ""
+    chosen = {
+        name.removeprefix(prefix): str(bank.options[option])
+        for name, option in zip(bank.layer_names, config, strict=True)
+        if option != FULL_PRECISION and name.startswith(prefix)
+    }
+    carried = Carried.of(bank, activations)
+    rounded = carried and carried.part(prefix)
+    wanted = {
+        "config": {name: option for name, option in chosen.items() if option != KEPT},
+        "format": format,
+        "fine-tuning": None,
+        "rounding of activations": rounded and json_module.loads(json_module.dumps(rounded.to_json())),
+    }
+    if earlier:
+        check_replaceable(out, wanted, lambda: earlier)
 
 
 def _document(config_file: str | None) -> dict[str, Any] | None:

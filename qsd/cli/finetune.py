@@ -2,10 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from qsd.cli.console import bar, command_line, console, print_json, run_function
+from qsd.cli.overwriting import check_replaceable
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation import EvaluationSettings
+from qsd.export.facts import facts_of
 from qsd.finetune import FinetuneSettings
 from qsd.finetune import finetune as finetune_export
 
@@ -19,6 +22,7 @@ def finetune(
     variant: str | None = None,
     device: str = "cpu",
     dtype: DtypeName = "float32",
+    overwrite: bool = False,
     json: bool = False,
 ) -> None:
     """Trains what an exported denoiser stores beside its codes to answer as full precision; no byte is added.
@@ -35,8 +39,14 @@ def finetune(
         variant: part of the names of the export's files, if it was exported with one.
         device: where full precision draws.
         dtype: float32, bfloat16 or float16, of everything but the image autoencoder.
+        overwrite: replace another export, or one that was trained otherwise.
         json: print the losses and the size as JSON.
     """
+    earlier = facts_of(Path(out)) if Path(out).is_dir() else {}
+    if earlier:
+        wanted = facts_of(Path(export)) | {"fine-tuning": dataclasses.asdict(settings)}
+        trained = {key: (earlier["fine-tuning"] or {}).get(key) for key in dataclasses.asdict(settings)}
+        check_replaceable(Path(out), wanted, lambda: earlier | {"fine-tuning": trained}, overwrite=overwrite)
     with bar("Fine-tune") as progress:
         result = finetune_export(
             export,
