@@ -30,7 +30,8 @@ def feature_grams(
 
     The full-precision denoiser draws ``samples`` images in one batch. A layer's features are the output of
     its module, flattened; of a guided pipeline those of the conditional half. Segments of one weight share
-    an output. Only Gram matrices are kept: L * samples**2 numbers a step.
+    an output; a module whose weight another one reads (an attention pool) has that one's output. Only Gram
+    matrices are kept: L * samples**2 numbers a step.
 
     Args:
         pipe: at full precision.
@@ -80,8 +81,14 @@ class _Recorder:
     def attached(self) -> Iterator[None]:
         """Records meanwhile."""
         handles = [self._denoiser.register_forward_pre_hook(self._advance)]
-        for module in {layer.module for layer in self._layers}:
+        modules = {layer.module for layer in self._layers}
+        for module in modules:
             handles.append(self._denoiser.get_submodule(module).register_forward_hook(self._hook(module)))
+        paths = [module.split(".") for module in modules]
+        around = {".".join(path[:end]) for path in paths for end in range(1, len(path))}
+        for outer in around - modules:
+            inner = [module for module in modules if module.startswith(f"{outer}.")]
+            handles.append(self._denoiser.get_submodule(outer).register_forward_hook(self._fill(inner)))
         try:
             yield
         finally:
@@ -110,6 +117,18 @@ class _Recorder:
         def record(_: nn.Module, __: Any, output: Tensor) -> None:
             if self._step in self._found:
                 self._found[self._step][module] = _gram(output, self._samples)
+
+        return record
+
+    def _fill(self, modules: list[str]) -> Callable[[nn.Module, Any, Any], None]:
+        """For modules that were not called by the time that one around them is done."""
+
+        def record(_: nn.Module, __: Any, output: Any) -> None:
+            found = self._found.get(self._step)
+            missing = [] if found is None else [module for module in modules if module not in found]
+            first = output[0] if isinstance(output, tuple) and output else output
+            if found is not None and missing and isinstance(first, Tensor):
+                found |= dict.fromkeys(missing, _gram(first, self._samples))
 
         return record
 

@@ -51,3 +51,19 @@ def test_more_steps_than_are_drawn_are_refused(pipe) -> None:
     denoiser = denoiser_of(pipe)
     with pytest.raises(QsdError, match="4 steps of 3: compare features at no more steps"):
         list(feature_grams(pipe, denoiser, trace(denoiser).layers, SETTINGS, samples=6, steps=4))
+
+
+def test_weights_that_another_module_reads_have_its_output() -> None:
+    pipe = load_pipeline("checkpoints/digits-hunyuan-dit")
+    denoiser = denoiser_of(pipe)
+    layers = trace(denoiser).layers
+    pooled = [index for index, layer in enumerate(layers) if ".pooler." in layer.module]
+    seen: list[torch.Tensor] = []
+    handle = denoiser.time_extra_emb.pooler.register_forward_hook(
+        lambda _, __, output: seen.append(output.detach().flatten(1).double())
+    )
+    (grams,) = feature_grams(pipe, denoiser, layers, SETTINGS, samples=6, steps=1)
+    handle.remove()
+    assert len(pooled) == 4  # query, key, value and output, none of which is ever called
+    for place in pooled:
+        np.testing.assert_allclose(grams[place], (seen[0] @ seen[0].T).numpy(), rtol=1e-6)
