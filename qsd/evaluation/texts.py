@@ -57,11 +57,9 @@ def read_classes(name: str, count: int, column: str | None = None) -> list[int]:
     """
     texts = read_texts(name, count, "classes", column)
     for position, text in enumerate(texts, start=1):
-        digits = text.strip()
+        digits = text.strip(" \t")
         if not (digits.isascii() and digits.isdecimal() and len(digits) <= _MOST_DIGITS):
-            raise QsdError(
-                f"{name}: entry {position}, {text.strip()[:40]!r}, is no class; give numbers from 0"
-            )
+            raise QsdError(f"{name}: entry {position}, {digits[:40]!r}, is no class; give numbers from 0")
     return [int(text) for text in texts]
 
 

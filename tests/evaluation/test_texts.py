@@ -108,6 +108,7 @@ def test_classes(tmp_path: Path) -> None:
     for content, message in [
         ("3\n\n4\n", "entry 2 of the classes is blank"),
         ("3\ncat\n", "entry 2, 'cat', is no class"),
+        ("3\n4\x1d\n", "entry 2, .* is no class"),  # white space to a text, none to a number
         ("3\n-1\n", "entry 2, '-1', is no class"),
         ("3\n", "1 classes for 2 images; lower num_images or add classes"),
     ]:
