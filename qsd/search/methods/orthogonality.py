@@ -19,6 +19,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from qsd.search.front import Front
 from qsd.search.task import Task
 from qsd.support.errors import QsdError
+from qsd.support.prints import without_prints
 
 _ATTEMPTS = 5
 Aggregation = Literal["similarity", "importance"]
@@ -115,16 +116,17 @@ def solve_program(values: np.ndarray, sizes: np.ndarray, most: float | np.ndarra
     limit = np.atleast_1d(np.asarray(most, dtype=np.float64))
     allowed = limit.copy()
     for _ in range(_TRIES):
-        found = milp(
-            -value / scale,
-            integrality=np.ones(units * options),
-            bounds=Bounds(0, usable.ravel().astype(float)),
-            constraints=[
-                LinearConstraint(one_each, 1, 1),
-                LinearConstraint(summed / largest[:, None], -np.inf, allowed / largest),
-            ],
-            options={"mip_rel_gap": 0.0},
-        )
+        with without_prints():  # the solver may print a line of its own where --json is to stand alone
+            found = milp(
+                -value / scale,
+                integrality=np.ones(units * options),
+                bounds=Bounds(0, usable.ravel().astype(float)),
+                constraints=[
+                    LinearConstraint(one_each, 1, 1),
+                    LinearConstraint(summed / largest[:, None], -np.inf, allowed / largest),
+                ],
+                options={"mip_rel_gap": 0.0},
+            )
         if found.x is None:
             break
         choice = found.x.reshape(units, options).argmax(axis=1)
