@@ -4,8 +4,8 @@
 
 Per miniature and budget (3.0, 3.25, 3.5 and 4.0 average bits where they are possible, and the bytes of every
 uniform config) each method of `qsd search` proposes one config; all are measured on 1,000 images under fresh
-noise seeds, the same for all. Every cell is written as soon as it is measured, and a run goes on where an
-earlier one stopped; configs that two methods share are measured once.
+noise seeds, the same for all, and so is full precision. Every cell is written as soon as it is measured, and a
+run goes on where an earlier one stopped; configs that two methods share are measured once.
 
 - `evolution` is our search over the process that is fitted to the shipped store with --target;
   `evolution, -log(fid)` the same with the target of FID alone;
@@ -29,7 +29,7 @@ import numpy as np
 from scipy.stats import t
 
 import qsd.api as api
-from qsd.bank import Bank, build_bank
+from qsd.bank import FULL_PRECISION, Bank, build_bank
 from qsd.bank.sizes import smallest_bytes
 from qsd.cli.console import bar
 from qsd.denoisers.components import denoiser_of
@@ -68,6 +68,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 PAPER = ("pixart-sigma", "pixart", "hunyuan", "sd15", "sdxl", "dit")
 """Families whose paper rankers there are YAMLs for, by a part of the miniature's name."""
+FULL = "full precision"
 Cells = dict[str, dict[str, Any]]
 
 
@@ -165,6 +166,8 @@ def verdict(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> str
 
 def table(cells: Cells) -> str:
     """All cells of a family as Markdown, losses as visible as wins."""
+    full = [cell for cell in cells.values() if cell["method"] == FULL]
+    cells = {key: cell for key, cell in cells.items() if cell["method"] != FULL}
     budgets = list(dict.fromkeys(cell["budget"] for cell in cells.values()))
     methods = [method for method in METHODS if any(cell["method"] == method for cell in cells.values())]
     of = {(cell["budget"], cell["method"]): cell for cell in cells.values()}
@@ -186,6 +189,7 @@ def table(cells: Cells) -> str:
                 text += f", {verdict(ours['labels'], labels)}"
             row.append(text)
         lines.append(f"| {budget} | " + " | ".join(row) + " |")
+    lines += [f"\nfull precision: {np.mean(cell['labels']['fid']):.3f}" for cell in full]
     return "\n".join(lines)
 
 
@@ -222,6 +226,11 @@ def main() -> None:
             budgets = family.budgets(arguments.bits)
             if arguments.no_uniform_sizes:
                 budgets = {key: size for key, size in budgets.items() if key.endswith("bits")}
+            key = f"{FULL}|{arguments.images}|{arguments.seeds}"
+            if key not in cells:
+                config = np.full(len(family.bank.layers), FULL_PRECISION, dtype=np.int8)
+                labels = family.measure(config, seeds)
+                cells[key] = {"budget": FULL, "method": FULL, "seeds": seeds, "labels": labels}
             todo = [(budget, method) for budget in budgets for method in arguments.methods]
             for done, (budget, method) in enumerate(todo):
                 key = f"{budget}|{method}|{arguments.images}|{arguments.seeds}"
