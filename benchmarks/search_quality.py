@@ -4,8 +4,8 @@
 
 Per miniature and budget (3.0, 3.25, 3.5 and 4.0 average bits where they are possible, and the bytes of every
 uniform config) each method of `qsd search` proposes one config; all are measured on 1,000 images under fresh
-noise seeds, the same for all, and so is full precision. Every cell is written as soon as it is measured, and a
-run goes on where an earlier one stopped; configs that two methods share are measured once.
+noise seeds, the same for all, and so is full precision. Every cell is written as soon as it is measured, and
+a run goes on where an earlier one stopped; configs that two methods share are measured once.
 
 - `evolution` is our search over the process that is fitted to the shipped store with --target;
   `evolution, -log(fid)` the same with the target of FID alone;
