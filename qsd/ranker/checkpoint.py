@@ -162,6 +162,17 @@ class Ranker:
         known = pairs(self.places[configs.astype(np.int64)], activations, count)
         return self.posteriors[label or TARGET].posterior(known)
 
+    def energies(self) -> tuple[np.ndarray, ...]:
+        """Minus the squared lengths of what each option does alone, by space, float64 [L, O] each.
+
+        Additive scores that searches start from. None where no prediction is made of probed or expected
+        changes, or activations have options, too.
+        """
+        if len(self.trained.activation_options) > 1:
+            return ()
+        found = getattr(self.posteriors[TARGET], "energies", lambda: ())()
+        return tuple(table[:, self.places] for table in found)
+
     def contributions(self) -> np.ndarray | None:
         """Additive part of the prediction by layer and option, in the target's units, float64 [L, O].
 

@@ -61,6 +61,10 @@ class ProcessPredictor:
         mean, variance = self.process(configs)
         return self.scale.posterior(mean, self.factor * variance)
 
+    def energies(self) -> tuple[np.ndarray, ...]:
+        """Minus the squared length of each option's change, by space, float64 [L, O] each."""
+        return tuple((-self.process.alone.square().sum(dim=-1)).double().numpy())
+
     def tensors(self) -> dict[str, np.ndarray]:
         counts = {} if self.num_images is None else {"num_images": self.num_images}
         return {"configs": self.configs, "warped": self.warped, **counts, **self.process.kernel.tensors()}
@@ -167,6 +171,10 @@ class CorrectedPredictor:
         plain = scores_of(self.members, self.graph, configs, self.store, corrected=False)
         return dataclasses.replace(found, mean=found.mean + (corrected - plain).mean(axis=0))
 
+    def energies(self) -> tuple[np.ndarray, ...]:
+        """Those of the closed form."""
+        return self.base.energies() if isinstance(self.base, ProcessPredictor) else ()
+
     def tensors(self) -> dict[str, np.ndarray]:
         return self.base.tensors()
 
@@ -205,6 +213,10 @@ class LengthPredictor:
         mean = np.log(np.maximum(square, 1e-30))
         variance = np.full(len(mean), self.variance)
         return Posterior.of_logarithm(mean, variance) if self.sign > 0 else Posterior(-mean, variance)
+
+    def energies(self) -> tuple[np.ndarray, ...]:
+        """Minus the squared length of each option's change, float64 [L, O]."""
+        return (-np.square(self.change).sum(axis=-1),)
 
     def tensors(self) -> dict[str, np.ndarray]:
         return {"change": self.change}

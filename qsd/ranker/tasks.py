@@ -160,8 +160,11 @@ def make_task(
         case "evolution":
             if known.ranker is None:
                 raise QsdError("evolution: needs --ranker; or search without one by --method length")
+            further = known.ranker.energies()
         case "length":
-            predictor = ChangeLength(_space_of_images(_responses(known, method)))
+            responses = _responses(known, method)
+            predictor = ChangeLength(_space_of_images(responses))
+            further = tuple(map(energies, responses.spaces.values()))
         case "operation" | "block":
             ranker = _graph_ranker(known, method)
             table = operation_scores(ranker.members, ranker.trained, ranker.store)[:, ranker.places]

@@ -1,94 +1,136 @@
-"""Local improvement: single and double option swaps, kept when the predictor likes them and they fit."""
+"""Local improvement: from good configs upwards, by what every single switch brings there."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from qsd.bank.sizes import config_bytes
-from qsd.search.nsga2 import Mutations
+from qsd.search.knapsack import solve_knapsack
+from qsd.search.repair import Downgrades, repair
 from qsd.support.progress import Progress
 
-PARENTS = 8
-PATIENCE = 8
+PATIENCE = 3
+_SWITCHES = 1024  # predicted anew in a round
+_EVALUATIONS = 80_000  # for all climbs together
+_SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # of the units that a step takes from the additive optimum
+_STEPS = 16  # of each share
+_UPWARDS, _DOWNWARDS, _PAIRS = 64, 64, 256
+
+Score = Callable[[np.ndarray], np.ndarray]
 
 
 def improve(
-    score: Callable[[np.ndarray], np.ndarray],
-    start: np.ndarray,
+    score: Score,
+    starts: np.ndarray,
     num_bytes: np.ndarray,
     max_bytes: int,
-    values: np.ndarray,
     rng: np.random.Generator,
     rounds: int = 40,
-    proposals: int = 128,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Climbs from good configs towards the best quality at the budget.
+    """Climbs from each start towards the best quality at the budget.
 
-    Each round proposes swaps of one or two layers of the best configs, three quarters of them the most
-    promising by the additive approximation out of a larger random draw, the rest any that fit.
-    Ends early when several rounds in a row bring nothing.
+    A round predicts switches of single units of the config it stands at (all of them, or in large spaces a
+    part anew), and from these gains proposes: the additive optimum within the budget, steps of all lengths
+    towards it, and the best pairs of a switch that improves and one that pays for it. It goes to the best of
+    what is really predicted better. A climb ends when several rounds bring nothing, or after ``rounds``.
 
     Args:
-        score: Predicted quality of int8 [n, L] configs, float [n], larger is better.
-        start: int8 [s, L], configs within the budget.
-        num_bytes: int64 [L, O].
+        score: Predicted quality of int8 [n, U] configs, float [n], larger is better.
+        starts: int8 [s, U], configs within the budget.
+        num_bytes: int64 [U, O], -1 where an option is not available.
         max_bytes: The budget, never exceeded.
-        values: float [L, O], additive quality.
         rng: Where the randomness comes from.
-        rounds: At most so many.
-        proposals: Configs scored per round.
+        rounds: At most so many for each start.
         progress: Called once per round.
 
     Returns:
-        int8 [<= 8, L], the best found, best first.
+        int8 [s, U], the best found from each start.
     """
-    best = np.unique(start, axis=0)
-    quality = score(best)
-    stale = 0
-    for done in range(rounds):
-        order = np.argsort(-quality, kind="stable")[:PARENTS]
-        best, quality = best[order], quality[order]
-        children = _proposals(best, num_bytes, max_bytes, values, proposals, rng)
-        children_quality = score(children)
-        improved = len(children) > 0 and children_quality.max() > quality[0]
-        stale = 0 if improved else stale + 1
-        best, first = np.unique(np.concatenate([best, children]), axis=0, return_index=True)
-        quality = np.concatenate([quality, children_quality])[first]
-        if progress is not None:
-            progress(done + 1, rounds, f"best predicted quality {quality.max():.4g}")
-        if stale == PATIENCE:
-            break
-    return best[np.argsort(-quality, kind="stable")[:PARENTS]]
+    found, spent = [], 0
+    for position, start in enumerate(starts):
+        best, quality, stale = start.astype(np.int8), float(score(start[None])[0]), 0
+        gains = np.full(num_bytes.shape, np.nan)
+        for done in range(rounds):
+            if stale == PATIENCE or spent > _EVALUATIONS:
+                break
+            spent += _refresh(gains, score, best, quality, num_bytes, rng)
+            proposals = np.concatenate(list(_proposals(best, gains, num_bytes, max_bytes, rng)))
+            fitting = repair(proposals, num_bytes, max_bytes, Downgrades.make(gains, num_bytes), rng)
+            predicted = score(fitting)
+            spent += len(fitting)
+            chosen = int(predicted.argmax())
+            stale = stale + 1 if predicted[chosen] <= quality else 0
+            if not stale:
+                best, quality = fitting[chosen], float(predicted[chosen])
+                gains -= gains[np.arange(len(best)), best][:, None]
+            if progress is not None:
+                message = f"best predicted quality {quality:.4g}"
+                progress(position * rounds + done + 1, len(starts) * rounds, message)
+        found.append(best)
+    return np.stack(found)
+
+
+def _refresh(
+    gains: np.ndarray,
+    score: Score,
+    config: np.ndarray,
+    quality: float,
+    num_bytes: np.ndarray,
+    rng: np.random.Generator,
+) -> int:
+    """Predicts what switches of single units gain, in place; returns how many were predicted."""
+    units, options = num_bytes.shape
+    known = not np.isnan(gains).any()
+    chosen = rng.permutation(units)[: max(1, _SWITCHES // options)] if known else np.arange(units)
+    unit, option = np.nonzero(num_bytes[chosen] >= 0)
+    unit = chosen[unit]
+    switched = np.repeat(config[None, :], len(unit), axis=0)
+    switched[np.arange(len(unit)), unit] = option
+    gains[chosen] = -np.inf
+    gains[unit, option] = score(switched) - quality
+    return len(unit)
 
 
 def _proposals(
-    parents: np.ndarray,
+    config: np.ndarray,
+    gains: np.ndarray,
     num_bytes: np.ndarray,
     max_bytes: int,
-    values: np.ndarray,
-    n: int,
     rng: np.random.Generator,
-) -> np.ndarray:
-    """At most `n` distinct neighbours of the parents that fit, int8 [<= n, L]."""
-    num_layers, mutations = len(num_bytes), Mutations.make(num_bytes)
-    drawn = 16 * n
-    rows = np.arange(drawn)
-    parent = rng.integers(len(parents), size=drawn)
-    pool = parents[parent]
-    for swap in range(2):
-        layer = rng.integers(num_layers, size=drawn)
-        option = mutations.options[layer, (rng.random(drawn) * mutations.count[layer]).astype(np.int64)]
-        use = np.full(drawn, True) if swap == 0 else rng.random(drawn) < 0.7
-        pool[rows[use], layer[use]] = option[use]
-    gain = _additive(pool, values) - _additive(parents, values)[parent]
-    keep = (config_bytes(pool, num_bytes) <= max_bytes) & (pool != parents[parent]).any(axis=1)
-    pool, first = np.unique(pool[keep], axis=0, return_index=True)
-    promising = np.argsort(-gain[keep][first], kind="stable")
-    guided = promising[: 3 * n // 4]
-    others = rng.permutation(promising[3 * n // 4 :])[: n - len(guided)]
-    return pool[np.concatenate([guided, others])]
+) -> Iterator[np.ndarray]:
+    """Neighbours near and far, int8 [n, U]; some may exceed the budget."""
+    optimum = solve_knapsack(gains, num_bytes, max_bytes)
+    yield optimum[None, :]
+    for share in _SHARES:
+        taken = rng.random((_STEPS, len(config))) < share
+        yield np.where(taken, optimum, config).astype(np.int8)
+    yield _pairs(config, gains, num_bytes, max_bytes)
 
 
-def _additive(configs: np.ndarray, values: np.ndarray) -> np.ndarray:
-    return values[np.arange(values.shape[0]), configs].sum(axis=-1)
+def _pairs(config: np.ndarray, gains: np.ndarray, num_bytes: np.ndarray, max_bytes: int) -> np.ndarray:
+    """The best pairs of a switch that gains and one that frees bytes, and the gains that fit alone."""
+    units, options = gains.shape
+    extra = (num_bytes - num_bytes[np.arange(units), config][:, None]).ravel()
+    gain = gains.ravel()
+    room = max_bytes - int(config_bytes(config[None, :], num_bytes)[0])
+    upwards = np.argsort(-gain, kind="stable")[:_UPWARDS]
+    upwards = upwards[gain[upwards] > 0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        price = np.where((extra < 0) & np.isfinite(gain), gain / -extra, -np.inf)
+    downwards = np.argsort(-price, kind="stable")[:_DOWNWARDS]
+    downwards = downwards[np.isfinite(price[downwards])]
+    together = gain[upwards][:, None] + gain[downwards]
+    fits = extra[upwards][:, None] + extra[downwards] <= room
+    apart = (upwards // options)[:, None] != downwards // options
+    order = np.argsort(-np.where(fits & apart, together, -np.inf), axis=None, kind="stable")[:_PAIRS]
+    order = order[(fits & apart).ravel()[order]]
+    first, second = upwards[order // max(1, len(downwards))], downwards[order % max(1, len(downwards))]
+    alone = upwards[extra[upwards] <= room]
+    switched = np.repeat(config[None, :], len(order) + len(alone), axis=0)
+    rows = np.arange(len(order))
+    switched[rows, first // options] = first % options
+    switched[rows, second // options] = second % options
+    rest = np.arange(len(order), len(switched))
+    switched[rest, alone // options] = alone % options
+    return switched

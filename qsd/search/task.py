@@ -21,7 +21,7 @@ class SearchSettings:
     Attributes:
         population: Configs per generation of NSGA-II.
         generations: Generations of NSGA-II.
-        improve_rounds: Rounds of local improvement at the budget, at most.
+        improve_rounds: Rounds of local improvement at the budget, at most, from each of three starts.
         additive_samples: Random configs that the additive approximation is fitted to, where none is given,
             and that random search draws.
         confidence: Configs are scored by what their quality exceeds with this probability; see `Evaluator`.
@@ -68,7 +68,8 @@ class Task:
             ranked by it.
         score: float64 [L, O], quality that adds up over layers, larger is better.
         modules: What is known of modules, for `block`.
-        further_scores: Other such scores, for the sweep of `orthogonality`.
+        further_scores: Other such scores: of other values of beta for `orthogonality`, probed energies where
+            `evolution` and `length` start.
         settings: How much to search.
         seed: Equal seeds give equal fronts.
         meta: Names and identities; searchers fill in budget, seed, confidence and settings.

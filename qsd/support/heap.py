@@ -11,7 +11,8 @@ def return_freed_memory() -> None:
     """Lets glibc map every block of 8 MiB or more on its own, for the rest of the process.
 
     By itself it keeps blocks of up to 32 MiB on a heap that fills with holes between tensors of all sizes; of
-    1 MiB, the system would spend a fifth of the time on clearing pages. Other systems have no such choice, and nothing happens.
+    1 MiB, the system would spend a fifth of the time on clearing pages. Other systems have no such choice,
+    and nothing happens.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -29,6 +29,7 @@ from qsd.search import (
     greedy_fill,
     non_dominated_rank,
 )
+from qsd.search.improve import improve
 from qsd.search.nsga2 import keys_of
 from qsd.search.posterior import as_predictor
 from qsd.support.errors import QsdError
@@ -146,6 +147,32 @@ def test_evolution_finds_the_true_front_of_a_small_problem() -> None:
     assert len(true_front & found_front) >= 0.95 * len(true_front)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_climbs_end_at_the_optimum_of_a_small_problem(seed: int) -> None:
+    damage = Damage(6, seed=seed)
+    configs = everything(6, 6)
+    size = config_bytes(configs, damage.num_bytes)
+    budget = int(np.quantile(size, 0.4))
+    rng = np.random.default_rng(seed)
+    starts = configs[rng.choice(np.flatnonzero(size <= budget), 3)]
+    found = improve(damage, starts, damage.num_bytes, budget, rng)
+    assert (config_bytes(found, damage.num_bytes) <= budget).all()
+    assert (damage(found) >= damage(starts)).all()
+    assert damage(found).max() == pytest.approx(damage(configs[size <= budget]).max(), rel=1e-9)
+
+
+def test_climbs_leave_out_what_a_unit_cannot_take() -> None:
+    damage = Damage(30, seed=5)
+    num_bytes = damage.num_bytes.copy()
+    num_bytes[::3, 1::2] = -1
+    start = np.where(num_bytes[:, 0] >= 0, 0, 1).astype(np.int8)[None]
+    budget = int(config_bytes(start, num_bytes)[0] * 1.2)
+    (found,) = improve(damage, start, num_bytes, budget, np.random.default_rng(0))
+    assert (num_bytes[np.arange(30), found] >= 0).all()
+    assert config_bytes(found[None], num_bytes)[0] <= budget
+    assert damage(found[None])[0] > damage(start)[0]
+
+
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
 def test_the_search_finds_the_optimum_of_a_small_problem(fraction: float) -> None:
     damage = Damage(5, seed=2)
@@ -222,7 +249,7 @@ def test_progress_counts_up_to_the_end_of_evolution() -> None:
     )
     done = [call[0] for call in calls]
     assert done == sorted(done)
-    assert done[-1] <= calls[-1][1] == 22
+    assert done[-1] == calls[-1][1] == 42
     assert done[:12] == list(range(1, 13))
 
 

@@ -92,6 +92,11 @@ class UniversalPredictor:
         variance = to.factor * (to.slope**2 * variance + to.noise + to.intercept_variance)
         return Posterior(to.intercept + to.slope * mean, variance)
 
+    def energies(self) -> tuple[np.ndarray, ...]:
+        """Minus the expected squared length of each option's change, by space, float64 [L, O] each."""
+        parts = zip(self.shared, self.rest, strict=True)
+        return tuple(-np.square(shared).sum(axis=-1) - np.square(rest) for shared, rest in parts)
+
     def tensors(self) -> dict[str, np.ndarray]:
         arrays = {"weights": self.weights}
         for name, parts in (

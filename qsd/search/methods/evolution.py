@@ -4,7 +4,6 @@ import numpy as np
 
 from qsd.configs.sampling import sample_configs
 from qsd.search.budget import Budget
-from qsd.search.evaluator import Evaluator
 from qsd.search.front import Front
 from qsd.search.improve import improve
 from qsd.search.knapsack import solve_knapsack
@@ -15,12 +14,14 @@ from qsd.search.space import Space
 from qsd.search.task import Task
 from qsd.support.progress import Progress
 
+_STARTS = 3  # of the local improvement
+
 
 def search(task: Task) -> Front:
     """Searches configs of high predicted quality and few bytes.
 
-    Seeds and repairs use an additive approximation of the quality: the task's score, or one fitted to the
-    predictor on random configs.
+    Repairs use an additive approximation of the quality: the task's score, or one fitted to the predictor on
+    random configs. Seeds are the best configs of that and of the task's further scores.
     """
     return evolved(task, "evolution")
 
@@ -42,10 +43,14 @@ def evolved(task: Task, method: str) -> Front:
     def fit(units: np.ndarray) -> np.ndarray:
         return repair(units, space.num_bytes, budget.max_bytes, downgrades, rng)
 
-    steps = settings.generations + settings.improve_rounds
+    steps = settings.generations + _STARTS * settings.improve_rounds
+    seeds = [seed_choices(values, space, budget, random_units[: settings.population])]
+    seeds += [
+        seed_choices(space.by_unit(score), space, budget, random_units[:0]) for score in task.further_scores
+    ]
     population = evolve(
         evaluator,
-        seed_choices(values, space, budget, random_units[: settings.population]),
+        np.concatenate(seeds),
         space.num_bytes,
         fit,
         rng,
@@ -53,17 +58,20 @@ def evolved(task: Task, method: str) -> Front:
         settings.generations,
         _shifted(task.progress, 0, steps),
     )
-    improve(
+    alone = np.stack([seed[0] for seed in seeds])
+    best = population[np.argsort(-evaluator(population), kind="stable")[:1]]
+    starts = np.unique(np.concatenate([best, alone]), axis=0)
+    found = improve(
         evaluator,
-        population,
+        starts[np.argsort(-evaluator(starts), kind="stable")[:_STARTS]],
         space.num_bytes,
         budget.max_bytes,
-        _additive_near_the_best(evaluator, space),
         rng,
         settings.improve_rounds,
-        settings.population,
         _shifted(task.progress, settings.generations, steps),
     )
+    if task.progress is not None:
+        task.progress(steps, steps, f"best predicted quality {evaluator(found).max():.4g}")
     return task.front(evaluator, method)
 
 
@@ -88,15 +96,6 @@ def seed_choices(values: np.ndarray, space: Space, budget: Budget, random_units:
     within = hull[space.bytes_of(hull) <= budget.max_bytes]
     exact = solve_knapsack(values, space.num_bytes, budget.max_bytes)
     return np.concatenate([exact[None, :], within, space.uniform(), random_units])
-
-
-def _additive_near_the_best(evaluator: Evaluator, space: Space) -> np.ndarray:
-    """The additive approximation fitted anew to the best choices seen, float64 [U, O]."""
-    units, _, _ = evaluator.archive()
-    score = evaluator(units)
-    best = np.argsort(-score, kind="stable")[:2000]
-    values = fit_additive(units[best], score[best], len(space.options))
-    return np.where(space.available, values, -np.inf)
 
 
 def _shifted(progress: Progress | None, start: int, total: int) -> Progress | None:
