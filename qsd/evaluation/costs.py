@@ -2,7 +2,6 @@
 
 import dataclasses
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
@@ -26,6 +25,7 @@ from qsd.export.folder import exports_in, is_export
 from qsd.export.read import load_export
 from qsd.runtime import cache_weights
 from qsd.support.errors import QsdError
+from qsd.support.heap import peak_bytes
 from qsd.support.progress import Progress
 
 FULL, PACKED, CACHED = "full precision", "packed", "packed, cached"
@@ -231,7 +231,7 @@ def _loaded(form: str, export: str, pipeline: str, name: str, workload: Workload
 def _peak(workload: Workload) -> int:
     if workload.device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_bytes()
 
 
 @torch.inference_mode()

@@ -110,7 +110,7 @@ def test_no_edit_vanishes_outside_of_torch() -> None:
 def test_biases_are_trained_where_inputs_are_not() -> None:
     """Backward reads weights again, so those of several layers must not have shared a buffer."""
     gradients = []
-    for layers in zip(pair("conv2d"), pair("conv2d"), strict=True):
+    for layers in zip(pair("conv2d", "keep"), pair("conv2d", "keep"), strict=True):
         for layer in layers:
             layer.bias.requires_grad_(True)
             layer.weight.requires_grad_(False)
