@@ -5,8 +5,8 @@
 PixArt-XL at full width (1152) with random weights in bfloat16 is saved by diffusers, and as an export. Both
 are opened in turns: from the disk (the system is asked to forget the files first) and from its memory of
 files. Every stored tensor is read once, since diffusers maps files and leaves the reading to the first call.
-Times are medians; memory is the peak beyond that of the process with everything imported, over the size of the
-safetensors file. Exits with 1 if a bar is missed: at most 1.2 times the packed file, and from the disk no
+Times are medians; memory is the peak beyond that of the process with everything imported, over the size of
+the safetensors file. Exits with 1 if a bar is missed: at most 1.2 times the packed file, and from the disk no
 slower than the dense file.
 """
 
