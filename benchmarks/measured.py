@@ -2,13 +2,14 @@
 
 import dataclasses
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
+
+from qsd.support.heap import peak_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...], threads: int
     start, cpu_start = time.perf_counter(), time.process_time()
     result = function(*arguments)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    return Measured(result, seconds, cpu_seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    return Measured(result, seconds, cpu_seconds, peak_bytes() / 2**30)
 
 
 def markdown_table(rows: list[list[str]]) -> str:

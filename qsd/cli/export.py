@@ -16,7 +16,7 @@ from qsd.cli.config_names import read_configs
 from qsd.cli.console import command_line, console, print_json, run_function
 from qsd.cli.overwriting import check_replaceable
 from qsd.configs.document import load_document
-from qsd.denoisers.components import denoiser_like, denoiser_of
+from qsd.denoisers.components import denoiser_like
 from qsd.denoisers.identity import same_denoiser
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation import EvaluationSettings
@@ -72,6 +72,8 @@ def export(
         json: print the sizes as JSON.
     """
     if check is not None:
+        if any((pipeline, bank, config_file, out, recipe, push, denoiser)):
+            raise QsdError("export --check writes nothing; give it alone, or with --variant and --json")
         _check(check, variant, json)
         return
     alone = recipe is not None and bank is None and config_file is None
@@ -84,7 +86,7 @@ def export(
     if recipe is not None:
         document = read_recipe(recipe)
         loaded, config = apply_recipe(
-            document, denoiser_of(pipe, denoiser), recipe, provenance=provenance(command_line())
+            document, pipe, recipe, denoiser=denoiser, provenance=provenance(command_line())
         )
     else:
         assert bank is not None and config_file is not None

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from qsd.support.errors import QsdError
 
@@ -36,7 +37,8 @@ def example_inputs(denoiser: nn.Module) -> dict[str, Any]:
         denoiser: a diffusers model, or any module with a diffusers ``config``.
 
     Returns:
-        Argument name -> tensor on the meta device, or a container of such, or a plain value.
+        Argument name -> tensor on the meta device, or a container of such, or a plain value. Numbers are of
+        the denoiser's dtype.
 
     Raises:
         QsdError: there is no config, or the forward requires an argument that no rule can make.
@@ -55,7 +57,10 @@ def example_inputs(denoiser: nn.Module) -> dict[str, Any]:
             raise QsdError(
                 f"{name}.forward needs {argument!r}, which qsd cannot guess; pass inputs= to trace"
             )
-    return inputs
+    dtype = getattr(denoiser, "dtype", torch.float32)
+    return tree_map_only(
+        torch.Tensor, lambda value: value.to(dtype) if value.is_floating_point() else value, inputs
+    )
 
 
 class _Facts:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
@@ -20,12 +19,13 @@ from qsd.denoisers.input_files import load_inputs, save_inputs
 from qsd.denoisers.pipeline import dtype_of, load_pipeline
 from qsd.denoisers.recording import record_inputs
 from qsd.evaluation.generate import Generator
-from qsd.evaluation.peers import PEERS, quantize_by
+from qsd.evaluation.peers import check_peer, quantize_by
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.export.folder import exports_in, is_export
 from qsd.export.read import load_export
 from qsd.runtime import cache_weights
 from qsd.support.errors import QsdError
+from qsd.support.heap import peak_bytes
 from qsd.support.progress import Progress
 
 FULL, PACKED, CACHED = "full precision", "packed", "packed, cached"
@@ -135,8 +135,7 @@ def measure_costs(
     if len(folders) != 1:
         raise QsdError(f"{export}: holds {len(folders)} exported denoisers; name the folder of one")
     for peer in peers:
-        if peer not in PEERS:
-            raise QsdError(f"--peers {peer}: known are {', '.join(PEERS)}")
+        check_peer(peer)
     pipe = load_pipeline(pipeline, dtype=dtype)
     name = folders[0].name if folders[0].name in denoisers_of(pipe) else next(iter(denoisers_of(pipe)))
     found = []
@@ -231,7 +230,7 @@ def _loaded(form: str, export: str, pipeline: str, name: str, workload: Workload
 def _peak(workload: Workload) -> int:
     if workload.device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_bytes()
 
 
 @torch.inference_mode()

@@ -51,16 +51,21 @@ PEERS: dict[str, tuple[str, Callable[[nn.Module], None]]] = {
 """Name -> module to look for, and what quantizes a denoiser in place to 4 bits."""
 
 
-def quantize_by(peer: str, denoiser: nn.Module) -> nn.Module:
-    """A denoiser quantized by another library, in place.
+def check_peer(peer: str) -> None:
+    """Refuses a library that cannot be timed.
 
     Raises:
-        QsdError: the library is not installed.
+        QsdError: it is unknown or not installed.
     """
-    module, quantize = PEERS[peer]
-    if not _is_there(module):
+    if peer not in PEERS:
+        raise QsdError(f"--peers {peer}: known are {', '.join(PEERS)}")
+    if not _is_there(PEERS[peer][0]):
         raise QsdError(f"--peers {peer}: is not installed; `pip install {peer}` or leave it out")
-    quantize(denoiser)
+
+
+def quantize_by(peer: str, denoiser: nn.Module) -> nn.Module:
+    """A denoiser quantized by another library, in place."""
+    PEERS[peer][1](denoiser)
     return denoiser
 
 

@@ -21,6 +21,7 @@ def model_card(
     sizes: Mapping[str, float],
     *,
     title: str,
+    about: str,
     loading: Sequence[str],
     document: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -34,6 +35,7 @@ def model_card(
         config: int8 [L], the option of each layer, or ``FULL_PRECISION``.
         sizes: what it is called -> number, for the table at the top.
         title: of the page.
+        about: what the export is, in a sentence.
         loading: lines of Python that open the export.
         document: the config's document; what it says was measured and predicted is told.
         provenance: versions of the software under ``versions``. Commands are left out: they name paths.
@@ -46,10 +48,7 @@ def model_card(
     sections = [
         [*head, "---"],
         [f"# {title}"],
-        [
-            "The weight layers of this denoiser are stored in few bits, a type of its own for each. "
-            "The license is that of the model that was quantized."
-        ],
+        [f"{about} The license is that of the model that was quantized."],
         _table(("size", "value"), [(name, _number(value)) for name, value in sizes.items()]),
         ["## Layers by role"],
         _roles(bank, config),

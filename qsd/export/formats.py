@@ -15,6 +15,7 @@ from qsd.export.recipe import write_recipe
 from qsd.export.sdnq import write_sdnq
 from qsd.support.errors import QsdError
 
+_FLUX_WIDTH = 3072
 Parts = Mapping[str, Any]
 """Folder name -> denoiser."""
 
@@ -29,6 +30,8 @@ class Format:
             :class:`qsd.export.ExportResult`.
         loading: lines of Python that open the denoisers, or the pipeline of that class if one was written.
         whole: whether ``DiffusionPipeline.from_pretrained`` opens a pipeline with such a denoiser.
+        shards: whether it has files of a variant and of a largest size.
+        about: what the model card says first.
         activations: whether it says how inputs of layers are rounded; ``write`` then takes what
             :class:`qsd.bank.carried.Carried` has, and the table of :class:`qsd.bank.ActivationTable`.
     """
@@ -36,6 +39,8 @@ class Format:
     write: Callable[..., dict[str, int]]
     loading: Callable[[Parts, str | None], list[str]]
     whole: bool = False
+    shards: bool = False
+    about: str = "The weight layers of this denoiser are stored in few bits, a type of its own for each."
     activations: bool = False
 
 
@@ -64,6 +69,10 @@ def _gguf(parts: Parts, pipeline: str | None) -> list[str]:
         kind = type(part).__name__
         if kind not in SINGLE_FILE_LOADABLE_CLASSES:
             return [f"# diffusers opens no single files of {kind}; other readers of GGUF do"]
+        if kind == "FluxTransformer2DModel" and part.inner_dim != _FLUX_WIDTH:
+            return [
+                f"# diffusers opens single files of {kind} at FLUX.1's width alone; other readers do not mind"
+            ]
         lines += [
             f"from diffusers import {kind}",
             "",
@@ -82,9 +91,11 @@ def _comfy(parts: Parts, pipeline: str | None) -> list[str]:
 
 
 FORMATS: dict[str, Format] = {
-    "qsd": Format(write_native, _with("qsd"), whole=True, activations=True),
-    "recipe": Format(write_recipe, _recipe),
-    "sdnq": Format(write_sdnq, _with("sdnq"), whole=True),
+    "qsd": Format(write_native, _with("qsd"), whole=True, shards=True, activations=True),
+    "recipe": Format(
+        write_recipe, _recipe, about="A recipe: which type each weight layer gets. It holds no weights."
+    ),
+    "sdnq": Format(write_sdnq, _with("sdnq"), whole=True, shards=True),
     "gguf": Format(write_gguf, _gguf),
     "comfy": Format(write_comfy, _comfy),
 }

@@ -1,7 +1,9 @@
 """``gguf`` files: block types that ComfyUI-GGUF, stable-diffusion.cpp and diffusers read."""
 
 import dataclasses
+import errno
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -67,7 +69,7 @@ def write_gguf(
         for path in (module, *parts[0][0].tied):
             found[f"{path}.weight"] = stored
     refused += [f"{key} ({each.values.ndim} dimensions)" for key, each in found.items() if _too_deep(each)]
-    refuse(NAME, refused, "use GGUF types, the same for all parts of a weight (`qsd search --for gguf`)")
+    refuse(NAME, refused, "use GGUF types, the same for all parts of a weight")
     layout = layout_of(denoiser, found)
     tensors = {each.name: _joined(each, found, modules) for each in layout.tensors}
     folder.mkdir()
@@ -76,10 +78,13 @@ def write_gguf(
     writer.add_file_type(_file_type(library, tensors))
     for name, each in tensors.items():
         writer.add_tensor(name, each.values, raw_dtype=library.GGMLQuantizationType[each.kind])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    except OSError as error:  # numpy tells how much it wrote, and no number of an error
+        raise OSError(error.errno or errno.ENOSPC, os.strerror(error.errno or errno.ENOSPC)) from error
     write_json(folder / CONFIG_NAME, without_paths(json.loads(denoiser.to_json_string())))
     write_document(folder / RECIPE_NAME, recipe_of(bank, config, provenance))
     size = (folder / FILE_NAME).stat().st_size

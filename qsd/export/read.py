@@ -1,13 +1,14 @@
 """Opens an exported denoiser, whatever its class, with errors that name the file and the remedy."""
 
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
 from torch import nn
 
 from qsd.denoisers.components import Denoisers
-from qsd.export.folder import CONFIG_NAME, exports_in, is_export
+from qsd.export.folder import CONFIG_NAME, exports_in, is_export, is_recipe
 from qsd.export.hub import local_copy
 from qsd.export.shards import Check, check_files, check_shards, read_config
 from qsd.runtime.registration import register
@@ -83,8 +84,8 @@ def _opened(
     with verification(verify and verifying()):
         config = read_config(folder)
         check_files(folder, config, variant)
-    model_class = getattr(diffusers, config.get("_class_name") or "", None)
-    if model_class is None:
+    model_class: Any = getattr(diffusers, str(config.get("_class_name")), None)
+    if not (isinstance(model_class, type) and issubclass(model_class, diffusers.ModelMixin)):
         raise QsdError(
             f"{folder / CONFIG_NAME}: diffusers {diffusers.__version__} has no class "
             f"{config.get('_class_name')!r}; install a version that has it"
@@ -112,7 +113,11 @@ def denoiser_folders(folder: Path, denoiser: str | None) -> list[Path]:
             f"{folder}: holds no exported denoiser {denoiser!r}; it has {', '.join(names) or 'none'}"
         )
     if not names:
-        raise QsdError(
-            f"{folder}: holds no denoiser exported by qsd; write one with `qsd export --out {folder}`"
-        )
+        if folder.is_dir() and any(map(is_recipe, (folder, *folder.iterdir()))):
+            raise QsdError(
+                f"{folder}: is an export for other programs, without hashes; its README.md says how it is "
+                "opened, and `qsd export --format qsd` writes what qsd opens and checks"
+            )
+        what = "holds no denoiser exported by qsd" if folder.is_dir() else "no such folder"
+        raise QsdError(f"{folder}: {what}; write one with `qsd export --out {folder}`")
     return [folder / name for name in names if denoiser in (None, name)]

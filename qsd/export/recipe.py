@@ -10,7 +10,8 @@ from torch import nn
 
 from qsd.bank import FULL_PRECISION, Bank, build_bank
 from qsd.denoisers.layers import WeightLayer
-from qsd.denoisers.tracing import trace
+from qsd.denoisers.tracing import Traced
+from qsd.denoisers.whole import trace_whole
 from qsd.export.folder import RECIPE_FORMAT, RECIPE_NAME
 from qsd.export.original import layout_of
 from qsd.export.renderings import renderings
@@ -95,9 +96,10 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 def apply_recipe(
     recipe: Mapping[str, Any],
-    denoiser: nn.Module,
+    pipe: Any,
     source: str | Path = "recipe",
     *,
+    denoiser: str | None = None,
     provenance: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Bank, np.ndarray]:
@@ -105,8 +107,9 @@ def apply_recipe(
 
     Args:
         recipe: what :func:`read_recipe` returned.
-        denoiser: at full precision.
+        pipe: a pipeline, or its denoiser, at full precision.
         source: of the recipe, for messages.
+        denoiser: name of the pipeline's component, where it has several.
         provenance: recorded in the bank.
         progress: called once per layer.
 
@@ -116,7 +119,7 @@ def apply_recipe(
     Raises:
         QsdError: a layer has no option or cannot take it, or an entry fits no layer.
     """
-    traced = trace(denoiser)
+    module, traced = _traced(pipe, denoiser, recipe["layers"])
     texts = options_of(recipe["layers"], [layer.name for layer in traced.layers], source)
     options = tuple(dict.fromkeys(Option.parse(text) for text in texts))
     for layer, text in zip(traced.layers, texts, strict=True):
@@ -124,8 +127,22 @@ def apply_recipe(
             raise QsdError(
                 f"{source}: layer '{layer.name}' of shape {layer.shape} cannot take '{text}'; give it another"
             )
-    bank = build_bank(denoiser, options, traced=traced, provenance=provenance, progress=progress)
+    bank = build_bank(module, options, traced=traced, provenance=provenance, progress=progress)
     return bank, np.array([options.index(Option.parse(text)) for text in texts], dtype=np.int8)
+
+
+def _traced(pipe: Any, denoiser: str | None, entries: Mapping[str, str]) -> tuple[nn.Module, Traced]:
+    """The weight layers as a recipe names them: whole where its bank had the module-order graph."""
+    whole = trace_whole(pipe, denoiser=denoiser, graph="chain")
+    all_named = all(layer.name in entries for layer in whole[1].layers)
+    try:
+        module, traced = trace_whole(pipe, denoiser=denoiser)
+    except QsdError:
+        if all_named:
+            return whole
+        raise
+    split = any(layer.segment and layer.name not in entries for layer in traced.layers)
+    return whole if split and all_named else (module, traced)
 
 
 def options_of(entries: Mapping[str, str], names: list[str], source: str | Path) -> list[str]:

@@ -27,7 +27,7 @@ NAME = "sdnq"
 _KINDS = ("linear", "conv2d")
 _REMEDY = (
     "use uaq, int8 or fp8_e4m3, or lloyd, kmeans, nf4 or fp4 of whole rows, for whole weights "
-    "(`qsd bank --graph chain` splits none)"
+    "(`qsd bank --graph chain` splits none) of linear layers and ungrouped 2-D convolutions, keep for others"
 )
 _BYTES: dict[int, list[list[tuple[int, int, int]]]] = {
     2: [[(code, 0, 2) for code in range(4)]],

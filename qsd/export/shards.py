@@ -56,14 +56,20 @@ def write_shards(
 
     Returns:
         Bytes of all safetensors files.
+
+    Raises:
+        QsdError: the size is none.
     """
-    split = split_torch_state_dict_into_shards(
-        dict(tensors),
-        filename_pattern=_with_variant(SAFETENSORS_WEIGHTS_NAME, variant).replace(
-            ".safetensors", "{suffix}.safetensors"
-        ),
-        max_shard_size=max_shard_size,
-    )
+    try:
+        split = split_torch_state_dict_into_shards(
+            dict(tensors),
+            filename_pattern=_with_variant(SAFETENSORS_WEIGHTS_NAME, variant).replace(
+                ".safetensors", "{suffix}.safetensors"
+            ),
+            max_shard_size=max_shard_size,
+        )
+    except ValueError:
+        raise QsdError(f"max_shard_size {max_shard_size!r}: give bytes, or a text such as '5GB'") from None
     for name, keys in split.filename_to_tensors.items():
         save_file({key: tensors[key] for key in keys}, folder / name, metadata={"format": "pt"})
     if split.is_sharded:
@@ -123,6 +129,12 @@ def check_files(folder: Path, config: Mapping[str, Any], variant: str | None = N
         place = found.get(name, next(iter(found.values()), folder))
         what = "is missing" if name in hashes else f"is not listed in {CONFIG_NAME}"
         raise QsdError(f"{place}: tensor '{name}' {what}; {_REMEDY}")
+    if len(set(found.values())) > 1:
+        index = folder / _with_variant(SAFE_WEIGHTS_INDEX_NAME, variant)
+        placed = {(name, path.name) for name, path in found.items()}
+        misplaced = sorted(placed ^ set(_weight_map(index).items()))
+        if misplaced:
+            raise QsdError(f"{index}: tensor '{misplaced[0][0]}' is not where it says; {_REMEDY}")
     return len(found)
 
 
@@ -159,18 +171,25 @@ def shard_files(folder: Path, variant: str | None = None) -> list[Path]:
     if single.is_file():
         return [single]
     if not index.is_file():
+        others = sorted(path.name for path in folder.glob("*.safetensors"))
+        remedy = f"name the variant of {others[0]}" if others and not variant else "export again"
         raise QsdError(
-            f"{single}: is missing; export again" + (f" or leave variant {variant!r} out" if variant else "")
+            f"{single}: is missing; {remedy}" + (f" or leave variant {variant!r} out" if variant else "")
         )
-    try:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise QsdError(f"{index}: damaged ({first_line(error)}); export again") from error
+    names = sorted(set(_weight_map(index).values()))
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             raise QsdError(f"{folder / name}: is missing; copy all files of the export or export again")
     return [folder / name for name in names]
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Name of a tensor -> file."""
+    try:
+        found = {str(name): str(file) for name, file in json.loads(index.read_bytes())["weight_map"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise QsdError(f"{index}: damaged ({first_line(error)}); {_REMEDY}") from error
+    return found
 
 
 def _with_variant(name: str, variant: str | None) -> str:

@@ -43,5 +43,5 @@ def refuse(format: str, names: Sequence[str], remedy: str) -> None:
         more = f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
         raise QsdError(
             f"{format} cannot hold these layers exactly: {', '.join(names[:_SHOWN])}{more}; "
-            f"{remedy}, or --format qsd"
+            f"{remedy} (`qsd search --for {format}` chooses so), or --format qsd"
         )

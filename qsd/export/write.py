@@ -1,6 +1,7 @@
 """Writes a config of a denoiser as a folder that diffusers opens."""
 
 import dataclasses
+import re
 from collections.abc import Container
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def export(
 
     Raises:
         QsdError: the bank is another denoiser's, the config does not fit it, the format cannot hold it
-            exactly, or ``out`` holds other files.
+            exactly or has no variants and shards, or ``out`` holds other files.
     """
     pipe: Any = pipe_or_denoiser if isinstance(pipe_or_denoiser, DiffusionPipeline) else None
     denoiser = denoiser_like(pipe, bank.denoiser) if pipe else pipe_or_denoiser
@@ -127,6 +128,7 @@ def export(
         )
     if carried is not None and carried.ranges and isinstance(denoiser, Denoisers):
         raise QsdError("schedule: several denoisers share the steps; export one activation vector instead")
+    _check_files(format, chosen.shards, variant, max_shard_size)
     whole_pipeline = whole_pipeline and chosen.whole
     provenance = software() if provenance is None else provenance
     parts = _named_parts(pipe, denoiser)
@@ -170,6 +172,7 @@ def export(
             config,
             _card_sizes(result),
             title=f"Quantized {', '.join(type(part).__name__ for part in parts.values())}",
+            about=chosen.about,
             loading=chosen.loading(parts, type(pipe).__name__ if components else None),
             document=document,
             provenance=provenance,
@@ -180,6 +183,14 @@ def export(
     if progress:
         progress(len(components) + 1, len(components) + 1, ", ".join(parts))
     return result
+
+
+def _check_files(format: str, shards: bool, variant: str | None, max_shard_size: int | str) -> None:
+    """Refuses names and sizes of files that the format cannot have."""
+    if variant is not None and not re.fullmatch(r"[\w-]+", variant):
+        raise QsdError(f"variant {variant!r}: is a part of file names; use letters, digits, _ and -")
+    if not shards and (variant is not None or max_shard_size != MAX_SHARD_SIZE):
+        raise QsdError(f"format {format}: writes one file, without variants or shards; leave these out")
 
 
 def _card_sizes(result: ExportResult) -> dict[str, float]:

@@ -52,9 +52,9 @@ class FinetuneSettings:
 
     images: int = 256
     validation_images: int = 64
-    batch_size: int = 32
-    epochs: int = 20
-    learning_rate: float = 3e-3
+    batch_size: int = 8
+    epochs: int = 12
+    learning_rate: float = 1e-2
     noise_seed: int = 1000
 
     def __post_init__(self) -> None:

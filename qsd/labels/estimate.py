@@ -1,8 +1,6 @@
 """What probing and labeling will cost, from a few images drawn and one layer quantized."""
 
 import dataclasses
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from qsd.evaluation.settings import EvaluationSettings
 from qsd.labels.probing import SKETCH
 from qsd.quantizers import Option, quantize
 from qsd.store import Records, Store
+from qsd.support.heap import peak_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +93,7 @@ def estimate(
             for option in options
             if option.accepts(layer.shape)
         ),
-        peak_memory=_peak_memory(),
+        peak_memory=peak_bytes(),
         workers=workers,
         remarks=tuple(_remarks(settings)),
     )
@@ -151,7 +150,7 @@ def _drawing(
         seconds_per_image=_seconds_per_image(pipe, settings),
         bank_seconds=0.0,
         disk_bytes=disk_bytes,
-        peak_memory=_peak_memory(),
+        peak_memory=peak_bytes(),
         workers=workers,
         remarks=tuple(_remarks(settings)),
     )
@@ -177,11 +176,6 @@ def _seconds_per_image(pipe: Any, settings: EvaluationSettings) -> float:
     start = time.perf_counter()
     next(batches)
     return (time.perf_counter() - start) / batch
-
-
-def _peak_memory() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _remarks(settings: EvaluationSettings) -> list[str]:

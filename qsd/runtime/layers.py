@@ -94,7 +94,7 @@ class QuantizedLayer(nn.Module):
         if (
             torch.compiler.is_compiling()
             or inputs.device.type != "cpu"  # kernels run later there, and its allocator keeps memory
-            or (torch.is_grad_enabled() and inputs.requires_grad)  # backward reads the weight again
+            or (torch.is_grad_enabled() and self._has_backward(inputs))  # which reads the weight again
         ):
             return self.read()
         whole = _shared(self.dtype, math.prod(self.shape), 0)
@@ -105,6 +105,10 @@ class QuantizedLayer(nn.Module):
             for slot, part in enumerate(parts.weights(), start=1)
         ]
         return torch.cat(pieces, dim=1, out=whole.view(self.shape))
+
+    def _has_backward(self, inputs: Tensor) -> bool:
+        bias: Any = getattr(self, "bias", None)
+        return inputs.requires_grad or (bias is not None and bias.requires_grad)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
+
+from qsd.support.errors import QsdError
 
 if TYPE_CHECKING:
     from qsd.runtime.layers import QuantizedLayer
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
 View = Callable[[Tensor], Any]
 
 _SET_DATA: Any = torch.Tensor.data.__set__  # type: ignore[attr-defined]
-_LEAVES_TORCH = (torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.tolist, torch.Tensor.data_ptr)
+_LEAVES_TORCH = (torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.tolist)
 
 
 class LazyWeight(Tensor):
@@ -56,7 +59,12 @@ class LazyWeight(Tensor):
                 target._layer.edit(value if not isinstance(value, LazyWeight) else value.dense())
             return None
         if func in _LEAVES_TORCH:
-            return func(args[0].dense(), *args[1:], **(kwargs or {}))
+            taken = func(args[0].dense(), *args[1:], **(kwargs or {}))
+            if isinstance(taken, np.ndarray):
+                taken.flags.writeable = False  # a write into this copy would be lost
+            return taken
+        if func == torch.Tensor.data_ptr:
+            raise QsdError("a packed weight has no memory of its own; use that of layer.weight.clone()")
         with torch._C.DisableTorchFunctionSubclass():  # results are plain tensors
             return func(*args, **(kwargs or {}))
 

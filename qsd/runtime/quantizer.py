@@ -13,6 +13,7 @@ from qsd.runtime.layers import check_supported, quantized_layers
 from qsd.runtime.manifest import Manifest
 from qsd.runtime.packed import Bits, PackedParts, PackedWeight, bits_of
 from qsd.runtime.stacks import is_stack, pack, unpack, weight_shape
+from qsd.runtime.state import with_weights
 from qsd.support.errors import QsdError
 from qsd.support.hashing import verifying
 from qsd.support.tensors import tensor_hash
@@ -164,6 +165,7 @@ class QsdQuantizer(DiffusersQuantizer):
         # Diffusers' word for "must not be cast": a cast changes the type that weights are dequantized to.
         model.is_quantized = False
         self._model = weakref.ref(model)
+        model._register_state_dict_hook(with_weights)
 
     def get_state_dict_and_metadata(
         self, state_dict: dict[str, Any], safe_serialization: bool = False

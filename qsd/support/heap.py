@@ -1,7 +1,10 @@
-"""Memory that is freed goes back to the system."""
+"""Memory of the process: that freed goes back to the system, and the most that it took."""
 
 import ctypes
+import re
+import resource
 import sys
+from pathlib import Path
 
 _M_MMAP_THRESHOLD = -3
 _THRESHOLD = 8 << 20
@@ -18,3 +21,15 @@ def return_freed_memory() -> None:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
             mallopt(_M_MMAP_THRESHOLD, _THRESHOLD)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process had resident.
+
+    On Linux not what ``getrusage`` says: that starts with what the parent had when it started the process.
+    """
+    if sys.platform == "linux":
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+        if found is not None:
+            return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

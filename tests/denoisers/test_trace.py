@@ -8,6 +8,7 @@ import torch
 from diffusers import PixArtTransformer2DModel
 from support.families import FAMILIES
 from support.graph_checks import assert_well_formed, predecessors
+from support.tiny_pipelines import random_denoiser
 from torch import nn
 
 from qsd.denoisers import Graph, WeightLayer, chain_graph, trace
@@ -101,3 +102,10 @@ def test_untraceable_forward_names_the_operation() -> None:
     chain = chain_graph(denoiser)
     assert_well_formed(denoiser, chain)
     assert chain.graph.num_edges == chain.graph.num_nodes - 1
+
+
+@pytest.mark.parametrize("family", ["pixart_alpha", "sd15"])
+def test_denoisers_in_16_bits_are_traced_by_guessed_inputs(family: str) -> None:
+    denoiser = random_denoiser(family)
+    names = [layer.name for layer in trace(denoiser).layers]
+    assert [layer.name for layer in trace(denoiser.to(torch.bfloat16)).layers] == names

@@ -10,8 +10,10 @@ from support.tiny_pipelines import pixart_alpha
 from qsd.bank import build_bank
 from qsd.cli import main
 from qsd.evaluation.costs import CACHED, FULL, PACKED, Call, Costs, rows_of
+from qsd.evaluation.peers import PEERS, check_peer
 from qsd.export.write import export
 from qsd.quantizers import parse_options
+from qsd.support.errors import QsdError
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,12 @@ def test_the_table_fits_a_terminal() -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     assert sum(widths) + len(widths) - 1 <= 80
     assert rows[1][8] == "1.00"
+
+
+def test_peers_that_are_missing_are_told_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PEERS, "absent", ("no.such.module", lambda denoiser: None))
+    with pytest.raises(QsdError, match="--peers absent: is not installed"):
+        check_peer("absent")
 
 
 @pytest.mark.parametrize(

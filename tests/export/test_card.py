@@ -50,6 +50,12 @@ def test_a_pipeline_says_how_it_is_opened(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
 
 
+def test_a_recipe_does_not_say_that_it_holds_weights(bank: Bank, tmp_path: Path) -> None:
+    export(tiny_pixart(), bank, mixed(bank), tmp_path, format="recipe")
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "It holds no weights." in card and "are stored in few bits" not in card
+
+
 def test_the_card_of_an_earlier_export_is_replaced(bank: Bank, tmp_path: Path) -> None:
     export(tiny_pixart(), bank, mixed(bank), tmp_path)
     first = (tmp_path / "README.md").read_text(encoding="utf-8")

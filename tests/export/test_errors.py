@@ -220,6 +220,20 @@ def test_it_does_not_quantize_while_loading(exported: Path, tmp_path: Path) -> N
     )
 
 
+def test_a_disk_that_fills_while_gguf_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numpy raises an OSError without a number there, which nobody would take for a full disk."""
+    gguf = pytest.importorskip("gguf")
+    bank = build_bank(tiny_pixart(), (Option.parse("keep"),))
+
+    def full(self: Any) -> None:
+        raise OSError("55296 requested and 16048 written")
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        export(tiny_pixart(), bank, bank.uniform_config("keep"), tmp_path / "out", format="gguf")
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("format", ["qsd", "sdnq", "gguf", "comfy", "recipe"])
 def test_a_full_disk_leaves_nothing_that_looks_complete(
     format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

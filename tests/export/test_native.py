@@ -52,6 +52,25 @@ def test_shards_have_an_index_and_load_alike(original: Path, tmp_path: Path) -> 
         load_export(path)
 
 
+@pytest.mark.parametrize("change", ["left out", "elsewhere"])
+def test_an_index_that_is_not_of_the_shards(
+    tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = sharded(tmp_path / "out") / f"{WEIGHTS}.index.json"
+    document = json.loads(index.read_text())
+    places = document["weight_map"]
+    name = next(iter(places))
+    other = next(file for file in places.values() if file != places[name])
+    document["weight_map"] = {key: file for key, file in places.items() if key != name} | (
+        {name: other} if change == "elsewhere" else {}
+    )
+    index.write_text(json.dumps(document))
+    with pytest.raises(QsdError, match=f"index.*'{name}'"):
+        load_export(tmp_path / "out")
+    assert main(["export", "--check", str(tmp_path / "out")]) == 2
+    assert str(index) in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("max_shard_size", ["5GB", 6000])
 def test_variants(original: Path, tmp_path: Path, max_shard_size: Any) -> None:
     denoiser = tiny_pixart()
@@ -62,8 +81,50 @@ def test_variants(original: Path, tmp_path: Path, max_shard_size: Any) -> None:
     assert torch.equal(forward(load_export(tmp_path, variant="w4", verify=True), pixart_inputs()), expected)
     loaded = PixArtTransformer2DModel.from_pretrained(tmp_path, subfolder=path.name, variant="w4")
     assert torch.equal(forward(loaded, pixart_inputs()), expected)
-    with pytest.raises(QsdError, match=WEIGHTS):
+    with pytest.raises(QsdError, match=f"{WEIGHTS}: is missing; name the variant of .*w4"):
         load_export(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"variant": "../up"}, "variant '../up'"),
+        ({"max_shard_size": "much"}, "max_shard_size 'much'"),
+        ({"variant": "w4", "format": "gguf"}, "format gguf: writes one file"),
+        ({"max_shard_size": "1MB", "format": "comfy"}, "format comfy: writes one file"),
+    ],
+)
+def test_files_that_cannot_be(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    denoiser = tiny_pixart()
+    bank = build_bank(denoiser, parse_options(["keep"]))
+    with pytest.raises(QsdError, match=said):
+        export(denoiser, bank, bank.uniform_config("keep"), tmp_path / "out", **settings)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_check_is_given_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--check", str(folder), "--out", "elsewhere"]) == 2
+    assert "give it alone" in capsys.readouterr().err
+
+
+def test_exports_for_other_programs_are_named_so(tmp_path: Path) -> None:
+    denoiser = tiny_pixart()
+    bank = build_bank(denoiser, parse_options(["keep"]))
+    path = export(denoiser, bank, bank.uniform_config("keep"), tmp_path, format="comfy").path
+    for place in (tmp_path, path):
+        for reader in (load_export, check_export):
+            with pytest.raises(QsdError, match="for other programs"):
+                reader(place)
+
+
+@pytest.mark.parametrize("name", [3, None, "AutoModel", "DDIMScheduler"])
+def test_a_class_that_is_no_model(folder: Path, name: Any) -> None:
+    path = folder / "config.json"
+    document = json.loads(path.read_text())
+    del document["quantization_config"]["hash"]
+    path.write_text(json.dumps(document | {"_class_name": name}))
+    with pytest.raises(QsdError, match="has no class"):
+        load_export(folder)
 
 
 def test_every_flipped_bit_is_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,12 +10,12 @@ import pytest
 from support.apart import apart
 from support.exported import OPTIONS, mixed
 from support.tiny import tiny_pixart
-from support.tiny_pipelines import random_denoiser, tiny_pipeline
+from support.tiny_pipelines import random_denoiser, sd15, tiny_pipeline
 
 from qsd.bank import Bank, build_bank
 from qsd.cli import main
 from qsd.denoisers.layers import WeightLayer
-from qsd.denoisers.tracing import trace
+from qsd.denoisers.tracing import chain_graph, trace
 from qsd.export import export, load_export
 from qsd.export.original import Layout, layout_of
 from qsd.export.recipe import apply_recipe, options_of, read_recipe
@@ -64,6 +64,21 @@ def test_the_command_applies_a_recipe_to_a_fine_tune(
     layers = stored["quantization_config"]["layers"]
     assert set(layers.values()) == {"uaq-3", "uaq-8"}
     assert all(option == ("uaq-3" if "ff" in name else "uaq-8") for name, option in layers.items())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_recipe_of_whole_weights_of_a_unet(tmp_path: Path, dtype: str) -> None:
+    """Its bank split no weight (`--graph chain`), as a bank for sdnq does not; the trace splits some."""
+    pipe = sd15()
+    pipe.save_pretrained(tmp_path / "full")
+    traced = chain_graph(pipe.unet)
+    bank = build_bank(pipe.unet, parse_options(["uaq-4", "keep"]), traced=traced)
+    out = export(pipe, bank, bank.uniform_config("uaq-4"), tmp_path / "recipe", format="recipe").path
+    words = ["--recipe", str(out / "recipe.json"), "--pipeline", str(tmp_path / "full"), "--dtype", dtype]
+    assert main(["export", *words, "--out", str(tmp_path / "out")]) == 0
+    stored = json.loads((tmp_path / "out" / "unet" / "config.json").read_text(encoding="utf-8"))
+    assert list(stored["quantization_config"]["layers"]) == [layer.name for layer in bank.layers]
+    assert not stored["quantization_config"]["segments"]
 
 
 def test_names_go_first_and_then_the_first_expression() -> None:

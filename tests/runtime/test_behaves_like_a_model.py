@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from diffusers import (
     ControlNetModel,
+    FluxPipeline,
     PixArtTransformer2DModel,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
@@ -22,10 +24,13 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from support.exported import exported, forward
 from support.tiny import pixart_inputs
-from support.tiny_pipelines import tiny_unet, unet_inputs
+from support.tiny_pipelines import random_denoiser, tiny_unet, unet_inputs
 from torch import nn
 
 from qsd import discard_edits
+from qsd.bank import build_bank
+from qsd.export.write import export
+from qsd.quantizers import parse_options
 from qsd.runtime.layers import QuantizedLayer, quantized_layers
 from qsd.support.errors import QsdError
 
@@ -114,6 +119,41 @@ def test_fuse_lora_of_diffusers_counts(unet_folder: Path) -> None:
     model.unload_lora()
     discard_edits(model)
     assert torch.equal(forward(model, unet_inputs()), plain)
+
+
+def test_weights_are_found_by_loaders_and_not_saved(folder: Path, tmp_path: Path) -> None:
+    model = pixart(folder)
+    state = model.state_dict()
+    name = next(iter(quantized_layers(model)))
+    assert torch.equal(state[f"{name}.weight"].clone(), model.get_submodule(name).weight.clone())
+    assert f"{name}.weight" not in state
+    with pytest.raises(KeyError):
+        state[f"{name}.colour"]
+    torch.save(state, tmp_path / "state.pt")
+    again = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert type(again) is OrderedDict and list(again) == list(state) and again._metadata == state._metadata
+    model.load_state_dict(again)
+
+
+def test_a_lora_of_flux_is_loaded(tmp_path: Path) -> None:
+    """Its loader looks for the weight of every layer in the state dict of the transformer."""
+    denoiser = random_denoiser("flux")
+    bank = build_bank(denoiser, parse_options(["uaq-8"]))
+    path = export(denoiser, bank, bank.uniform_config("uaq-8"), tmp_path).path
+    model = type(denoiser).from_pretrained(path)
+    names = [name for name, layer in quantized_layers(model).items() if isinstance(layer, nn.Linear)]
+    lora = {}
+    for name in names:
+        layer = model.get_submodule(name)
+        lora[f"transformer.{name}.lora_A.weight"] = torch.randn(2, layer.in_features)
+        lora[f"transformer.{name}.lora_B.weight"] = torch.randn(layer.out_features, 2)
+    pipe = FluxPipeline(None, None, None, None, None, None, model)
+    pipe.load_lora_weights(dict(lora), adapter_name="a")
+    assert len(adapters(model)) == len(names)
+    for name in names:
+        assert torch.equal(
+            model.get_submodule(name).lora_A["a"].weight, lora[f"transformer.{name}.lora_A.weight"]
+        )
 
 
 # compiling

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -95,6 +96,28 @@ def test_reading_the_weight() -> None:
     assert weight.detach().numpy().tolist() == dense.weight.tolist() == weight.tolist()
     assert "LazyWeight" in repr(weight)
     assert packed.packed.edited is None
+
+
+def test_no_edit_vanishes_outside_of_torch() -> None:
+    packed, _ = pair()
+    for taken in (packed.weight.numpy(), np.asarray(packed.weight)):
+        with pytest.raises(ValueError, match="read-only"):
+            taken[:] = 3
+    with pytest.raises(QsdError, match="no memory of its own"):
+        packed.weight.data_ptr()
+
+
+def test_biases_are_trained_where_inputs_are_not() -> None:
+    """Backward reads weights again, so those of several layers must not have shared a buffer."""
+    gradients = []
+    for layers in zip(pair("conv2d", "keep"), pair("conv2d", "keep"), strict=True):
+        for layer in layers:
+            layer.bias.requires_grad_(True)
+            layer.weight.requires_grad_(False)
+        inputs = random_input("conv2d")
+        (layers[0](inputs).square().sum() + layers[1](2 * inputs).square().sum()).backward()
+        gradients.append([layer.bias.grad for layer in layers])
+    assert all(map(torch.equal, *gradients))
 
 
 EDITS: dict[str, Callable[[nn.Module], None]] = {

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from qsd.support.heap import peak_bytes
+
 CODE = """
 import torch
 from qsd.support.heap import return_freed_memory
@@ -28,3 +30,12 @@ def test_large_blocks_are_given_back() -> None:
     grown, left = map(int, printed.split())
     assert grown > 100 * 2**20
     assert left < 20 * 2**20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tells of /proc")
+def test_the_peak_is_not_that_of_the_parent() -> None:
+    """What getrusage says starts with the memory of whoever started the process."""
+    held = bytearray(b"1") * (600 * 2**20)
+    code = "from qsd.support.heap import peak_bytes; print(peak_bytes())"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 0 < int(printed) < 500 * 2**20 < len(held) < peak_bytes()
