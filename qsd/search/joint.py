@@ -2,7 +2,8 @@
 
 A gene is a layer's pair of options. Seeds come from an additive approximation of the quality, Lagrangian
 multipliers swept over all budgets; evolution and local improvement go on from there, and whatever exceeds a
-budget is brought back by the switches that cost least quality.
+budget is brought back by the switches that cost least quality. Every few generations the approximation is
+made anew of what single switches of the best config bring, and steps towards its optimum are tried.
 """
 
 import dataclasses
@@ -15,6 +16,10 @@ from qsd.search.costs import JointCosts
 from qsd.search.lagrangian import fit_additive
 from qsd.support.errors import QsdError
 from qsd.support.progress import Progress
+
+_EVERY = 5  # generations
+_OPTIMA = 8  # of the additive approximation, each the start of one step of each length
+_SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)  # of the layers that a step takes from one
 
 Score = Callable[[np.ndarray], np.ndarray]
 """Pairs int64 [n, L] -> predicted quality float [n], larger is better."""
@@ -89,6 +94,10 @@ def joint_search(
         population, quality = population[order], quality[order]
         children = _repaired(_offspring(population, able, rng, settings.population), values, costs, rng)
         children = np.concatenate([children, _neighbours(population[:8], values, costs, able, rng)])
+        if generation % _EVERY == _EVERY - 1:
+            values = _gains(score, population[0], quality[0], able)
+            evaluations += int(able.sum())
+            children = np.concatenate([children, _steps(population[0], values, costs, rng)])
         children = np.unique(children[costs.fits(children)], axis=0)
         known = {row.tobytes() for row in population}
         children = children[[row.tobytes() not in known for row in children]]
@@ -96,16 +105,29 @@ def joint_search(
             evaluations += len(children)
             population = np.concatenate([population, children])
             quality = np.concatenate([quality, score(children)])
-        if generation % 15 == 14:  # the approximation, anew, where the search has got to
-            near_best = np.argsort(-quality, kind="stable")[:1000]
-            near = fit_additive(population[near_best], quality[near_best], costs.tables.shape[2])
-            values = np.where(able, 0.5 * values + 0.5 * near, -np.inf)
         if progress:
             progress(generation + 1, settings.generations, f"best predicted quality {quality.max():.4g}")
     best = int(quality.argmax())
     total = costs.of(population[best][None])[:, 0]
     by_name = dict(zip(costs.names, total.tolist(), strict=True))
     return JointResult(population[best], float(quality[best]), by_name, evaluations)
+
+
+def _gains(score: Score, best: np.ndarray, quality: float, able: np.ndarray) -> np.ndarray:
+    """What every single switch of a config brings, float64 [L, P]; -infinity where a layer lacks a pair."""
+    layer, pair = np.nonzero(able)
+    switched = np.repeat(best[None, :], len(layer), axis=0)
+    switched[np.arange(len(layer)), layer] = pair
+    gains = np.full(able.shape, -np.inf)
+    gains[layer, pair] = score(switched) - quality
+    return gains
+
+
+def _steps(best: np.ndarray, gains: np.ndarray, costs: JointCosts, rng: np.random.Generator) -> np.ndarray:
+    """Steps of all lengths from a config towards the best additive ones within the budgets, int64 [n, L]."""
+    optima = _sweep(gains, costs)[:_OPTIMA]
+    taken = [rng.random((len(optima), len(best))) < share for share in _SHARES]
+    return _repaired(np.concatenate([np.where(mask, optima, best) for mask in taken]), gains, costs, rng)
 
 
 def _sweep(values: np.ndarray, costs: JointCosts) -> np.ndarray:
