@@ -95,7 +95,7 @@ def _call(pipe: Any, wanted: Mapping[str, nn.Module], arguments: Mapping[str, An
 @contextlib.contextmanager
 def _processors_kept(parts: Mapping[str, nn.Module]) -> Iterator[None]:
     """Puts back the attention processors that a pipeline sets while it draws: the call is not ended by it."""
-    kept = [
+    kept: list[tuple[Any, Any]] = [
         (module, module.processor)
         for part in parts.values()
         for module in part.modules()

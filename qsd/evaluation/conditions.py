@@ -137,7 +137,7 @@ def _check_cleaning(pipe: Any) -> None:
 
     diffusers leaves out the import of such a package (ftfy) and calls it all the same.
     """
-    owners = [*(sys.modules[cls.__module__] for cls in type(pipe).__mro__)]
+    owners: list[Any] = [*(sys.modules[cls.__module__] for cls in type(pipe).__mro__)]
     owners.append(getattr(pipe, "text_preprocessor", None))
     for clean in (getattr(owner, "basic_clean", None) for owner in owners):
         if clean is None:

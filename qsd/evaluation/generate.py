@@ -104,12 +104,13 @@ class Generator:
             rows = slice(start, min(start + self.settings.batch_size, self.settings.num_images))
             if self._one_by_one:
                 single = [self._draw(slice(row, row + 1), noise_seed) for row in range(rows.start, rows.stop)]
+                sound = [drawn.sound for drawn in single if drawn.sound is not None]
                 yield Drawn(
                     rows,
                     torch.cat([drawn.latents for drawn in single]),
                     torch.cat([drawn.images for drawn in single]),
                     torch.cat([drawn.frames for drawn in single]),
-                    None if single[0].sound is None else torch.cat([drawn.sound for drawn in single]),
+                    torch.cat(sound) if sound else None,
                 )
             else:
                 yield self._draw(rows, noise_seed)
@@ -153,7 +154,8 @@ class Generator:
         else:
             latents = latents * _scaling_factor(self.pipe)
         if sound is not None:
-            heard = _joined(decoded.sound, count) if decoded.sound else sound
+            heard = _joined(decoded.sound, count) if decoded.sound else None
+            heard = sound if heard is None else heard
             latents = torch.cat([latents.flatten(1), heard.flatten(1).to(latents.device)], dim=1)
             check_finite(sound, "decoded sound", self.prompts[rows])
         check_finite(latents, "latents", self.prompts[rows])
