@@ -186,7 +186,9 @@ def main() -> None:
     print(f"{sum(row.step == STEPS[-1] for row in rows)} of {len(rows)} go the whole road")
     if wanted.out:
         wanted.out.parent.mkdir(parents=True, exist_ok=True)
-        wanted.out.write_text(table(rows), encoding="utf-8")
+        page = wanted.out.read_text(encoding="utf-8") if wanted.out.is_file() else ""
+        _, heading, drawn = page.partition("## ")  # the part of drawing.py
+        wanted.out.write_text(table(rows) + (f"\n{heading}{drawn}" if drawn else ""), encoding="utf-8")
 
 
 if __name__ == "__main__":

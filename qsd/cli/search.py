@@ -20,6 +20,7 @@ from qsd.denoisers.pipeline import DtypeName, check_device, load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Measurer, Pool, Run
 from qsd.labels import verify as verify_configs
+from qsd.labels.conditions import check_conditions, store_conditions
 from qsd.labels.rounds import Round, verify_rounds
 from qsd.ranker.bounds import Answer, Bound, full_precision_bound
 from qsd.ranker.checkpoint import Ranker, load_ranker
@@ -235,17 +236,18 @@ def search(
             raise QsdError("verify: needs --ranker, --store, --pipeline and --evaluation")
         with contextlib.ExitStack() as stack:
             writing = stack.enter_context(Store.writing(find(store)))
+            pipe = load_pipeline(pipeline, device=device, dtype=dtype, encoders=False)
+            recorded = writing.header.conditions
+            config_seed = recorded.get("config_seed", 0)
+            ours = store_conditions(pipe, loaded_bank, evaluation, config_seed=config_seed)
+            check_conditions(store, recorded, ours)
             run: Run
             if workers > 1:
                 run = stack.enter_context(
                     Pool(Measurer, pipeline, bank, evaluation, workers, device, dtype)
                 ).run
             else:
-                run = Measurer(
-                    load_pipeline(pipeline, device=device, dtype=dtype, encoders=False),
-                    loaded_bank,
-                    evaluation,
-                ).run
+                run = Measurer(pipe, loaded_bank, evaluation).run
             found, _ = verify_rounds(
                 *(writing, loaded_ranker, run_search, run),
                 verify=verify,
@@ -255,8 +257,7 @@ def search(
             )
             front = found[-1].front
             if evaluation.held_out() is not evaluation:
-                loaded = load_pipeline(pipeline, device=device, dtype=dtype, encoders=False)
-                held_out = Measurer(loaded, loaded_bank, evaluation.held_out())
+                held_out = Measurer(pipe, loaded_bank, evaluation.held_out())
                 (unseen,) = verify_configs(
                     *(front.configs[_best(front)][None], list(range(1, 1 + verify_seeds)), held_out.run),
                     num_images=evaluation.num_images,

@@ -50,7 +50,12 @@ def example_inputs(denoiser: nn.Module) -> dict[str, Any]:
     facts = _Facts(name, dict(denoiser.config), set(parameters))  # type: ignore[arg-type]
     inputs: dict[str, Any] = {}
     for argument, parameter in parameters.items():
-        value = _RULES[argument](facts) if argument in _RULES else None
+        try:
+            value = _RULES[argument](facts) if argument in _RULES else None
+        except (LookupError, TypeError) as error:  # of a config that lacks what a rule reads
+            raise QsdError(
+                f"{argument!r} of {name}.forward cannot be guessed from its config; pass inputs= to trace"
+            ) from error
         if value is not None:
             inputs[argument] = value
         elif parameter.default is parameter.empty:

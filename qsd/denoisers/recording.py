@@ -54,11 +54,14 @@ def record_inputs(pipe: Any, name: str | None = None, **call: Any) -> dict[str, 
             return found
     _borrow(found, wanted)
     missing = [key for key in wanted if key not in found]
+    if missing and isinstance(failure, NameError):  # diffusers leaves out imports of packages it lacks
+        raise QsdError(f"{type(pipe).__name__}: {first_line(failure)}; install the package of that name")
     if missing:
         reason = first_line(failure) if failure else "its call never reaches it"
         raise QsdError(
             f"{type(pipe).__name__}: no inputs of '{missing[0]}' could be recorded ({reason}); pass inputs= "
-            "(`--inputs`), such as qsd.record_inputs(pipe, image=...) with what the call needs"
+            "(`--inputs FILE`, which qsd.save_inputs writes), such as qsd.record_inputs(pipe, image=...) "
+            "with what the call needs"
         )
     return found
 
@@ -79,6 +82,7 @@ def _call(pipe: Any, wanted: Mapping[str, nn.Module], arguments: Mapping[str, An
                 lambda module, args, kwargs, key=key: note(key, module, args, kwargs), with_kwargs=True
             )
             stack.callback(hook.remove)
+        stack.enter_context(_processors_kept(wanted))
         stack.enter_context(quiet())
         stack.enter_context(_unsupervised(pipe))
         stack.enter_context(torch.random.fork_rng())
@@ -86,6 +90,23 @@ def _call(pipe: Any, wanted: Mapping[str, nn.Module], arguments: Mapping[str, An
         with contextlib.suppress(_Recorded):
             pipe(**arguments)
     return found
+
+
+@contextlib.contextmanager
+def _processors_kept(parts: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Puts back the attention processors that a pipeline sets while it draws: the call is not ended by it."""
+    kept: list[tuple[Any, Any]] = [
+        (module, module.processor)
+        for part in parts.values()
+        for module in part.modules()
+        if hasattr(module, "set_processor") and hasattr(module, "processor")
+    ]
+    try:
+        yield
+    finally:
+        for module, processor in kept:
+            if module.processor is not processor:
+                module.set_processor(processor)
 
 
 def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
@@ -103,12 +124,16 @@ def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 def first_of_batch(inputs: Mapping[str, Any]) -> Inputs:
     """The arguments of the first image of a batch, found by the size of the first tensor's first axis.
 
-    A pipeline that guides calls its denoiser with two images or more for each that it draws.
+    A pipeline that guides calls its denoiser with two images or more for each that it draws. What has a row
+    a frame of a video [B, C, F, H, W] keeps those of the first.
     """
     tensors = [value for value in inputs.values() if isinstance(value, torch.Tensor) and value.ndim]
     batch = len(tensors[0]) if tensors else 1
+    frames = tensors[0].shape[2] if tensors and tensors[0].ndim == 5 else 0
 
     def cut(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.ndim and frames and len(value) == batch * frames:
+            return value[:frames].clone()
         if isinstance(value, torch.Tensor):
             return value[:1].clone() if value.ndim and len(value) == batch else value.clone()
         if isinstance(value, list) and len(value) == batch:
@@ -135,11 +160,13 @@ def _borrow(found: dict[str, Inputs], wanted: Mapping[str, nn.Module]) -> None:
 
 
 def _attempts(pipe: Any) -> Iterator[Inputs]:
-    """Arguments for a call, first as little as it asks for, then with images, guidance and its own size."""
+    """Arguments for a call: first as little as it asks for, then its own steps, images, guidance, size."""
     accepted = inspect.signature(pipe.__call__).parameters
     side = LATENT_SIDE * int(getattr(pipe, "vae_scale_factor", None) or _spatial(pipe) or 8)
-    sizes: list[Inputs] = [{"height": side, "width": side, "num_frames": 5, "video_length": 5}]
-    sizes += [sizes[0] | {"height": 2 * side, "width": 2 * side, "num_frames": 9}, {}]
+    small: Inputs = {"height": side, "width": side, "num_frames": 5, "video_length": 5, "frames": 5}
+    steps: Inputs = {"num_inference_steps": 2}
+    larger = small | {"height": 2 * side, "width": 2 * side, "num_frames": 9}
+    sizes: list[Inputs] = [small | steps, small, larger | steps, {}]  # some calls depend on their own steps
     needed = {name for name, parameter in accepted.items() if parameter.default is parameter.empty}
     ways = itertools.product((True, False), (False, True), sizes, (False, True))
     for in_latents, guided, size, with_images in ways:
@@ -162,7 +189,6 @@ def _plain_arguments(pipe: Any, guided: bool) -> Inputs:
     return {
         "prompt": text,
         "class_labels": [0],
-        "num_inference_steps": 2,
         "output_type": "latent",
         "strength": 1.0,
         "use_resolution_binning": False,

@@ -65,7 +65,8 @@ def call_options(
     }
     usable = {name: value for name, value in fixed.items() if name in accepted}
     stages = {name: steps for name in accepted if name.endswith("num_inference_steps")}
-    return usable | stages | wanted | guidance_of(pipe, guidance) | checked
+    scales = {} if checked.get("guidance_schedule") else guidance_of(pipe, guidance)  # one or the other
+    return usable | stages | wanted | scales | checked
 
 
 def check_call(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:

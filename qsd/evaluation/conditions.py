@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,7 +93,7 @@ def conditions_of(
 
     Raises:
         QsdError: the pipeline draws from text and there is none, or from no text and there is some, or a
-            prompt is no class of it.
+            prompt is no class of it, or a package that cleans prompts is missing.
     """
     accepted = accepted_by(pipe)
     takes_text = "prompt" in accepted
@@ -102,6 +103,7 @@ def conditions_of(
         return {}
     if "class_labels" in accepted and _has_classes(pipe):
         return {"class_labels": _classes(pipe, prompts, guidance)}
+    _check_cleaning(pipe)
     call = call or {}
     encodings = _ENCODINGS.get(type(pipe).__name__, ())
     if encodings and not call.keys().isdisjoint(inspect.signature(pipe.encode_prompt).parameters):
@@ -128,6 +130,25 @@ def conditions_of(
     elif negative is None and guidance > 1 and "true_cfg_scale" in guidance_of(pipe, guidance):
         conditions["negative_prompt"] = [""] * len(prompts)  # without one such pipelines do not guide
     return conditions
+
+
+def _check_cleaning(pipe: Any) -> None:
+    """Refuses a pipeline whose cleaning of prompts needs a package that is not there.
+
+    diffusers leaves out the import of such a package (ftfy) and calls it all the same.
+    """
+    owners: list[Any] = [*(sys.modules[cls.__module__] for cls in type(pipe).__mro__)]
+    owners.append(getattr(pipe, "text_preprocessor", None))
+    for clean in (getattr(owner, "basic_clean", None) for owner in owners):
+        if clean is None:
+            continue
+        try:
+            clean("a")
+        except NameError as error:
+            raise QsdError(
+                f"{type(pipe).__name__}: cleans prompts by {error.name}, which is not installed; "
+                f"`pip install {error.name}`"
+            ) from error
 
 
 @torch.inference_mode()

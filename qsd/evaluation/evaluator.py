@@ -44,12 +44,14 @@ class Measurement:
         images: uint8 [n, 3, H, W]; of videos the middle frames, which the distribution metrics see.
         latents: float32 [n, ...], see :class:`qsd.evaluation.generate.Drawn`.
         frames: uint8 [n * F, 3, H, W], all frames, which the paired metrics compare.
+        sound: uint8 [n, 3, C, L], of pipelines that draw sound beside pictures.
     """
 
     labels: dict[str, float]
     images: torch.Tensor
     latents: torch.Tensor
     frames: torch.Tensor
+    sound: torch.Tensor | None = None
 
 
 class Evaluator:
@@ -101,8 +103,8 @@ class Evaluator:
             self.distribution.reset()
         if self.clip is not None:
             self.clip.reset()
-        all_latents, all_images, all_frames = [], [], []
-        for rows, latents, images, frames in self._generator.drawings(noise_seed):
+        all_latents, all_images, all_frames, all_sound = [], [], [], []
+        for rows, latents, images, frames, sound in self._generator.drawings(noise_seed):
             if self.distribution is not None:
                 self.distribution.update(rows, images, self._generator.prompts[rows])
             if self.clip is not None:
@@ -116,16 +118,19 @@ class Evaluator:
             all_latents.append(latents)
             all_images.append(images)
             all_frames.append(frames.flatten(0, 1))
+            if sound is not None:
+                all_sound.append(sound.flatten(0, 1))
         latents, images, frames = torch.cat(all_latents), torch.cat(all_images), torch.cat(all_frames)
+        heard = torch.cat(all_sound) if all_sound else None
         labels = self.distribution.labels() if self.distribution is not None else {}
         if self.clip is not None:
             labels["clip"] = float(self.clip.score / self.clip.n_samples)  # compute() clips at 0
-        reference = full or Measurement({}, images, latents, frames)
-        labels |= paired_labels(frames, latents, reference)
+        drawn = Measurement(labels, images, latents, frames, heard)
+        labels |= paired_labels(drawn, full or drawn)
         for name, value in labels.items():
             if not math.isfinite(value):
                 raise QsdError(f"label {name} is {value}; nothing is written (too few images for it?)")
-        return Measurement(labels, images, latents, frames)
+        return drawn
 
 
 def headline(labels: Mapping[str, Any]) -> str:
@@ -133,17 +138,21 @@ def headline(labels: Mapping[str, Any]) -> str:
     return "fid" if "fid" in labels else "psnr"
 
 
-def paired_labels(frames: torch.Tensor, latents: torch.Tensor, full: Measurement) -> dict[str, float]:
-    """PSNR (dB, mean over images or frames, each capped) and latent MSE against full precision."""
-    psnr = torch.cat(
-        [
-            peak_signal_noise_ratio(
-                some.float(), wanted.float(), data_range=255.0, dim=(1, 2, 3), reduction="none"
-            )
-            for some, wanted in zip(frames.split(_PART), full.frames.split(_PART), strict=True)
-        ]
-    )
-    return {
-        "psnr": float(psnr.clamp(max=MAX_PSNR).mean()),
-        "latent_mse": float((latents - full.latents).square().mean()),
-    }
+def paired_labels(drawn: Measurement, full: Measurement) -> dict[str, float]:
+    """PSNR (dB) and latent MSE against full precision.
+
+    PSNR is the mean over images or frames, each capped; of pictures with sound, the mean of that and of the
+    PSNR of the sound, so that neither goes unmeasured.
+    """
+    psnr = _mean_psnr(drawn.frames, full.frames)
+    if drawn.sound is not None and full.sound is not None:
+        psnr = (psnr + _mean_psnr(drawn.sound, full.sound)) / 2
+    return {"psnr": psnr, "latent_mse": float((drawn.latents - full.latents).square().mean())}
+
+
+def _mean_psnr(images: torch.Tensor, wanted: torch.Tensor) -> float:
+    parts = [
+        peak_signal_noise_ratio(some.float(), full.float(), data_range=255.0, dim=(1, 2, 3), reduction="none")
+        for some, full in zip(images.split(_PART), wanted.split(_PART), strict=True)
+    ]
+    return float(torch.cat(parts).clamp(max=MAX_PSNR).mean())

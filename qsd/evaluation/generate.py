@@ -9,7 +9,7 @@ import torch
 
 from qsd.evaluation.call import accepted_by, call_options
 from qsd.evaluation.conditions import Conditions, conditions_of
-from qsd.evaluation.pictures import frames_of, load_pictures, may_take_pictures, needs_pictures
+from qsd.evaluation.pictures import frames_of, load_pictures, may_take_pictures, needs_pictures, sound_of
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError, first_line
 
@@ -25,15 +25,17 @@ class Drawn(NamedTuple):
     Attributes:
         rows: positions of its B images among all.
         latents: float32 [B, ...]: what the decoder is given, in the scale of the denoiser, or all frames from
-            -1 to 1 of a pipeline without one.
+            -1 to 1 of a pipeline without one. Of pictures with sound [B, n]: the latents of both.
         images: uint8 [B, 3, H, W]; of a video the middle frame.
         frames: uint8 [B, F, 3, H, W], all frames of a video, else the image.
+        sound: uint8 [B, 1, 3, C, L], what is heard beside the frames; None for all else.
     """
 
     rows: slice
     latents: torch.Tensor
     images: torch.Tensor
     frames: torch.Tensor
+    sound: torch.Tensor | None
 
 
 class Generator:
@@ -66,7 +68,8 @@ class Generator:
         if settings.images is None and needs_pictures(pipe):
             raise QsdError(f"{type(pipe).__name__}: draws from images; name a folder of them as images")
         pictures = load_pictures(pipe, settings.images, settings.num_images) if settings.images else {}
-        self._one_by_one = bool(pictures) or not _takes_generators(pipe)
+        takes_video = "video" in accepted_by(pipe)  # some of these take no list of prompts
+        self._one_by_one = bool(pictures) or takes_video or not _takes_generators(pipe)
         self._conditions: Conditions = {
             **conditions_of(
                 pipe,
@@ -81,6 +84,7 @@ class Generator:
         self._options = {k: value for k, value in self._options.items() if k not in self._conditions}
         if "prompt_embeds" in self._conditions:
             self._options["negative_prompt"] = None  # some have a default that excludes encoded prompts
+        _check_given(pipe, {*self._conditions, *self._options})
 
     def batches(self, noise_seed: int) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
         """Draws all images; yields rows, latents and images of :class:`Drawn`."""
@@ -100,11 +104,13 @@ class Generator:
             rows = slice(start, min(start + self.settings.batch_size, self.settings.num_images))
             if self._one_by_one:
                 single = [self._draw(slice(row, row + 1), noise_seed) for row in range(rows.start, rows.stop)]
+                sound = [drawn.sound for drawn in single if drawn.sound is not None]
                 yield Drawn(
                     rows,
                     torch.cat([drawn.latents for drawn in single]),
                     torch.cat([drawn.images for drawn in single]),
                     torch.cat([drawn.frames for drawn in single]),
+                    torch.cat(sound) if sound else None,
                 )
             else:
                 yield self._draw(rows, noise_seed)
@@ -136,34 +142,63 @@ class Generator:
             ]
             generator = generators[0] if self._one_by_one else generators
             try:
-                drawn = self.pipe(**conditions, **self._options, generator=generator, return_dict=False)[0]
+                drawn = self.pipe(**conditions, **self._options, generator=generator, return_dict=False)
             except torch.OutOfMemoryError:
                 raise
             except _REFUSALS as error:
                 raise QsdError(self._refusal(error)) from error
-        frames = frames_of(drawn)
+        frames, sound = self._frames(drawn[0], count), sound_of(self.pipe, drawn)
         latents = _joined(decoded.latents, count) if decoded.latents else None
         if latents is None:
             latents = (frames * 2 - 1).flatten(0, 1) if frames.shape[1] == 1 else frames * 2 - 1
         else:
             latents = latents * _scaling_factor(self.pipe)
+        if sound is not None:
+            heard = _joined(decoded.sound, count) if decoded.sound else None
+            heard = sound if heard is None else heard
+            latents = torch.cat([latents.flatten(1), heard.flatten(1).to(latents.device)], dim=1)
+            check_finite(sound, "decoded sound", self.prompts[rows])
         check_finite(latents, "latents", self.prompts[rows])
         for values in (*decoded.images, frames):  # before pipelines cut them to their range, and after
             check_finite(values, "decoded images", self.prompts[rows])
-        bytes_ = (frames.clamp(0, 1) * 255).round().to(torch.uint8)
-        return Drawn(rows, latents.cpu(), bytes_[:, bytes_.shape[1] // 2], bytes_)
+        bytes_ = _bytes_of(frames)
+        heard_bytes = None if sound is None else _bytes_of(sound)
+        return Drawn(rows, latents.cpu(), bytes_[:, bytes_.shape[1] // 2], bytes_, heard_bytes)
+
+    def _frames(self, drawn: Any, count: int) -> torch.Tensor:
+        """What was drawn, [B, F, 3, H, W]; several images that one prompt gives are its frames."""
+        name = type(self.pipe).__name__
+        try:
+            frames = frames_of(drawn)
+        except (ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+            raise QsdError(
+                f"{name}: draws what qsd cannot read as images, videos or sound ({first_line(error)}); give "
+                "a pipeline that returns an array of them"
+            ) from error
+        if not len(frames) or len(frames) % count:
+            raise QsdError(
+                f"{name}: drew {len(frames)} images for {count}; raise steps, or `strength` in call where it "
+                "starts from pictures"
+            )
+        return frames.reshape(count, -1, *frames.shape[2:])
 
     def _refusal(self, error: Exception) -> str:
         """What to say of a call that failed, with the remedy that fits."""
         name = type(self.pipe).__name__
         if isinstance(error, NameError):  # diffusers leaves out imports of packages that are not there
             return f"{name}: {first_line(error)}; install the package of that name"
-        remedy = ""
+        what = f"no entry {error}" if isinstance(error, KeyError) else first_line(error)
         if self.settings.images is None and may_take_pictures(self.pipe):
             remedy = "; if it draws from pictures, name a folder of them as images"
         elif self.settings.call:
             remedy = f"; check call ({', '.join(self.settings.call)})"
-        return f"{name}: {first_line(error)}{remedy}"
+        else:
+            remedy = "; give it the steps, guidance, height, width or call that its own call takes"
+        return f"{name}: {what}{remedy}"
+
+
+def _bytes_of(frames: torch.Tensor) -> torch.Tensor:
+    return (frames.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _joined(decoded: list[torch.Tensor], count: int) -> torch.Tensor | None:
@@ -204,6 +239,17 @@ def _options(pipe: Any, settings: EvaluationSettings) -> dict[str, Any]:
     )
 
 
+def _check_given(pipe: Any, given: set[str]) -> None:
+    """Refuses a pipeline whose call needs what no setting gives, such as the embeddings of a prior."""
+    for name, parameter in accepted_by(pipe).items():
+        is_named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if is_named and parameter.default is parameter.empty and name not in given | {"batch_size"}:
+            raise QsdError(
+                f"{type(pipe).__name__}: its call needs {name!r}, which prompts and images do not give; name "
+                "it in call, or take the pipeline that makes it itself (such as a combined one)"
+            )
+
+
 def _takes_generators(pipe: Any) -> bool:
     """Whether the pipeline's call takes a generator an image; what is not annotated is taken to."""
     taken = inspect.signature(pipe.__call__).parameters.get("generator")
@@ -224,16 +270,17 @@ def decoder_of(pipe: Any) -> Any:
 
 
 class _Decoded(NamedTuple):
-    """What a pipeline's decoder was given, and what it made of that, call by call."""
+    """What a pipeline's decoder was given, what it made of that, and what the decoder of sound was given."""
 
     latents: list[torch.Tensor]
     images: list[torch.Tensor]
+    sound: list[torch.Tensor]
 
 
 @contextlib.contextmanager
 def _recorded(pipe: Any) -> Iterator[_Decoded]:
     """Collects what goes through the pipeline's decoder, if it has one, meanwhile."""
-    decoded = _Decoded([], [])
+    decoded = _Decoded([], [], [])
     vae = decoder_of(pipe)
     if vae is None or not hasattr(vae, "decode"):
         yield decoded
@@ -248,7 +295,16 @@ def _recorded(pipe: Any) -> Iterator[_Decoded]:
             decoded.images.append(sample)
         return drawn
 
-    with _replaced(vae, "decode", recording):
+    def hearing(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        decoded.sound.append(z)
+        return decode_sound(z, *args, **kwargs)
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_replaced(vae, "decode", recording))
+        audio_vae = getattr(pipe, "audio_vae", None)
+        if audio_vae is not None:
+            decode_sound = audio_vae.decode
+            stack.enter_context(_replaced(audio_vae, "decode", hearing))
         yield decoded
 
 

@@ -1,6 +1,7 @@
 """Pictures that a pipeline edits, animates or enlarges, and what it draws brought into one form."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,18 @@ def needs_pictures(pipe: Any) -> bool:
     """Whether a pipeline's call cannot do without an image."""
     accepted = accepted_by(pipe)
     return any(name in accepted and accepted[name].default is accepted[name].empty for name in _PARAMETERS)
+
+
+def sound_of(pipe: Any, drawn: Sequence[Any]) -> torch.Tensor | None:
+    """The sound that a pipeline of pictures and sound returned, in the form of :func:`frames_of`.
+
+    Args:
+        pipe: the pipeline; those that draw both decode sound by an ``audio_vae``.
+        drawn: the values of its call.
+    """
+    if getattr(pipe, "audio_vae", None) is None or len(drawn) < 2 or drawn[1] is None:
+        return None
+    return frames_of(drawn[1])
 
 
 def frames_of(drawn: Any) -> torch.Tensor:

@@ -18,7 +18,7 @@ class Call:
     """One call of the denoiser.
 
     Attributes:
-        arguments: by name, tensors on the CPU.
+        arguments: by name, tensors on the CPU; those of 16 bits in float32, which training computes in.
         output: float32, the answer at full precision.
         step: of the drawing, 0 first.
     """
@@ -46,7 +46,7 @@ class Calls(Dataset[Call]):
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             arguments = {**dict(zip(names, args, strict=False)), **kwargs}
             arguments.pop("return_dict", None)
-            kept = tree_map_only(Tensor, lambda tensor: tensor.detach().cpu().clone(), arguments)
+            kept = tree_map_only(Tensor, lambda tensor: _widened(tensor.detach().cpu()).clone(), arguments)
             self._calls.append(Call(kept, answer(output).detach().float().cpu().clone(), len(self) - started))
 
         handle = denoiser.register_forward_hook(note, with_kwargs=True)
@@ -65,6 +65,10 @@ class Calls(Dataset[Call]):
 
     def __getitem__(self, index: int) -> Call:
         return self._calls[index]
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def answer(output: Any) -> Tensor:

@@ -48,7 +48,7 @@ class FinetuneModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.learning_rate, self.steps = learning_rate, steps
-        student = copy.deepcopy(denoiser).requires_grad_(False).eval()
+        student = copy.deepcopy(denoiser).float().requires_grad_(False).eval()
         self._student = [student]  # no child: its own parameters are neither trained nor saved
         self._hooks: ActivationHooks | None = None
         self._carried = carried

@@ -19,6 +19,7 @@ import qsd
 from qsd.bank import Applier
 from qsd.denoisers import holdings, trace, trace_whole
 from qsd.denoisers.components import Denoisers, denoiser_like, denoiser_of
+from qsd.denoisers.recording import first_of_batch
 from qsd.runtime.packed import PackedParts
 from qsd.runtime.stacks import pack
 from qsd.support.errors import QsdError
@@ -33,6 +34,30 @@ def test_recorded_inputs_are_those_of_the_call() -> None:
     assert recorded["joint_attention_kwargs"] == {}
     _, traced = trace_whole(pipe)
     assert traced.graph == trace(pipe.transformer).graph
+
+
+@pytest.mark.parametrize("cls", ["StableDiffusionPAGPipeline", "StableDiffusionPipeline"])
+def test_recording_leaves_the_pipeline_as_it_was(cls: str) -> None:
+    parts = sd15().components | {"safety_checker": None, "requires_safety_checker": False}
+    pipe = getattr(diffusers, cls)(**parts)
+    before = dict(pipe.unet.attn_processors)
+    qsd.record_inputs(pipe)
+    assert all(pipe.unet.attn_processors[name] is kept for name, kept in before.items())
+    assert len(qsd.build_bank(pipe, OPTIONS).layers) == len(qsd.build_bank(sd15(), OPTIONS).layers)
+
+
+def test_the_first_of_a_batch_keeps_its_rows_of_frames() -> None:
+    guided = {"sample": torch.ones(2, 4, 3, 8, 8), "encoder_hidden_states": torch.arange(6.0)[:, None]}
+    first = first_of_batch(guided)
+    assert first["sample"].shape == (1, 4, 3, 8, 8)
+    assert torch.equal(first["encoder_hidden_states"], torch.arange(3.0)[:, None])
+
+
+def test_a_config_that_lacks_what_a_guess_reads_asks_for_inputs() -> None:
+    denoiser = tiny_pixart()
+    denoiser.register_to_config(in_channels=None)
+    with pytest.raises(QsdError, match=r"'hidden_states' .* cannot be guessed from its config; pass inputs="):
+        trace(denoiser)
 
 
 def test_inputs_on_disk(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """What a pipeline is called with is checked first; images, videos, sound and pictures from pictures."""
 
 import dataclasses
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.sounding import ltx2
 from support.tiny_pipelines import (
     PROMPTS,
     dit,
@@ -21,8 +24,9 @@ from support.tiny_pipelines import (
 )
 from support.unseen_pipelines import wan
 
+import qsd
 from qsd.evaluation.call import call_options, check_call
-from qsd.evaluation.evaluator import Evaluator
+from qsd.evaluation.evaluator import Evaluator, Measurement, paired_labels
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.pictures import frames_of, load_pictures
 from qsd.evaluation.settings import EvaluationSettings
@@ -236,3 +240,99 @@ def test_infinite_pictures_are_noticed_before_they_are_cut_to_their_range(tmp_pa
         pipe.vae.decoder.conv_out.bias[0] = float("inf")
     with pytest.raises(QsdError, match="the decoded images are not finite numbers; nothing is written"):
         next(iter(Generator(pipe, settings(tmp_path)).batches(0)))
+
+
+def test_too_few_steps_of_a_picture_are_said(tmp_path: Path) -> None:
+    parts = sdxl().components
+    pipe = diffusers.StableDiffusionXLImg2ImgPipeline(**parts, add_watermarker=False)
+    asked = settings(tmp_path, images=True, call={"strength": 0.3})
+    with pytest.raises(QsdError, match=r"drew 0 images for 1; raise steps, or `strength` in call"):
+        next(iter(Generator(pipe, asked).drawings(0)))
+
+
+def test_what_no_setting_gives_is_asked_for_before_anything_is_drawn(tmp_path: Path) -> None:
+    movq = diffusers.VQModel(latent_channels=4, num_vq_embeddings=16)
+    parts = {"unet": sd15().unet, "scheduler": diffusers.DDPMScheduler(), "movq": movq}
+    pipe = diffusers.KandinskyV22Pipeline(**parts)
+    with pytest.raises(
+        QsdError, match=r"its call needs 'image_embeds', .*name it in call, or take the pipeline"
+    ):
+        Generator(pipe, settings(tmp_path, prompts=False))
+
+
+def test_a_call_that_fails_says_what_to_change(tmp_path: Path) -> None:
+    pipe = diffusers.PNDMPipeline(unet=unconditional().unet, scheduler=diffusers.PNDMScheduler())
+    with pytest.raises(
+        QsdError, match=r"PNDMPipeline: .*; give it the steps, guidance, height, width or call"
+    ):
+        next(iter(Generator(pipe, settings(tmp_path, prompts=False)).drawings(0)))
+
+
+def test_a_schedule_of_guidance_takes_the_place_of_the_scale() -> None:
+    class Scheduled(diffusers.DDPMPipeline):
+        def __call__(self, guidance_scale: float | None = None, guidance_schedule: Any = None) -> None:
+            """Takes one of the two."""
+
+    pipe, call = Scheduled(**unconditional().components), {"guidance_schedule": [1.0, 2.0]}
+    assert call_options(pipe, steps=2, guidance=3.0, chosen={}, call=call) == call
+    assert call_options(pipe, steps=2, guidance=3.0, chosen={}, call={}) == {"guidance_scale": 3.0}
+
+
+def _wan(cls: str, **changes: Any) -> Any:
+    parts = {name: part for name, part in wan().components.items() if part is not None}
+    return getattr(diffusers, cls)(**parts | changes)
+
+
+def test_a_package_that_cleans_prompts_is_asked_for_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = _wan("WanVideoToVideoPipeline")
+    monkeypatch.delattr(sys.modules[type(pipe).__module__], "ftfy", raising=False)
+    monkeypatch.setattr(pipe, "encode_prompt", None)  # nothing is asked of it
+    with pytest.raises(
+        QsdError, match=r"WanVideoToVideoPipeline: cleans prompts by ftfy, .*`pip install ftfy`"
+    ):
+        Generator(pipe, settings(tmp_path, images=True, height=16, width=16))
+    with pytest.raises(QsdError, match="name 'ftfy' is not defined; install the package of that name"):
+        qsd.record_inputs(_wan("WanVideoToVideoPipeline"))
+
+
+def test_a_pipeline_that_takes_no_list_of_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = _wan("WanVACEPipeline", transformer=_vace())
+    cleaner = SimpleNamespace(fix_text=lambda text: text)
+    monkeypatch.setattr(sys.modules[type(pipe).__module__], "ftfy", cleaner, raising=False)
+    asked = settings(tmp_path, height=16, width=16, num_frames=5)
+    (drawn, *_) = Generator(pipe, asked).drawings(0)
+    assert drawn.frames.shape[:2] == (2, 5)
+
+
+def _vace() -> Any:
+    config = dict(random_denoiser("wan").config)
+    return diffusers.WanVACETransformer3DModel(
+        **{name: config[name] for name in ("num_attention_heads", "attention_head_dim", "in_channels",
+           "out_channels", "text_dim", "freq_dim", "ffn_dim", "num_layers")},
+        vace_layers=[0],
+        vace_in_channels=72,
+    ).eval()  # fmt: skip
+
+
+def test_sound_counts_beside_pictures(tmp_path: Path) -> None:
+    pipe = ltx2()
+    evaluator = Evaluator(pipe, settings(tmp_path, height=32, width=32, num_frames=5, steps=1))
+    full = evaluator.full_precision(0)
+    assert full.sound is not None
+    assert len(full.sound) == len(full.images) == 2
+    assert full.labels == {"psnr": 100.0, "latent_mse": 0.0}
+    with torch.no_grad():
+        pipe.transformer.audio_proj_out.weight.mul_(2)  # the last layer of sound alone
+    labels = evaluator.measure(0).labels
+    assert 50 < labels["psnr"] < 100
+    assert labels["latent_mse"] > 0
+
+
+def test_psnr_of_both_is_their_mean() -> None:
+    zero, latents = torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2, 5)
+    full = Measurement({}, zero, latents, zero, zero)
+    drawn = dataclasses.replace(full, sound=zero + 255)
+    assert paired_labels(drawn, full)["psnr"] == 50.0
+    assert paired_labels(full, full)["psnr"] == 100.0

@@ -1,0 +1,215 @@
+"""Labels and probes tiny pipelines of every kind that draws, by the public road.
+
+Every pipeline of ``drawing_cases.py`` is saved and opened again, banked, labeled (two random configs) and
+probed (three layers). A label counts where every config draws something else than full precision. Results are
+kept in a file, so that a run can be cut into pieces. Some pipelines need ftfy (``pip install ftfy``)::
+
+    python benchmarks/drawing.py --seconds 50     # as often as it takes
+    python benchmarks/drawing.py --out docs/coverage.md
+"""
+
+import argparse
+import dataclasses
+import inspect
+import json
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging
+from drawing_cases import DRAWINGS, Drawing
+from PIL import Image
+
+import qsd
+from qsd.denoisers.components import denoisers_of
+from qsd.support.errors import QsdError, first_line
+
+sys.path.pop(0)  # of the tests, which the cases are built of
+
+OPTIONS = ("uaq-4", "lloyd-3:f8")
+PROMPTS, CLASSES = ("a thin zero", "a bold seven slanted left"), ("1", "3")
+SIDE, PROBED, LIMIT = 32, 3, 240
+HEADING = "## Which pipelines are labeled and probed"
+ROWS = Path(__file__).parent / "results" / "drawing.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """How far a pipeline came.
+
+    Attributes:
+        name: its class.
+        kind: what it makes of what.
+        denoisers: names of its components that were banked.
+        layers: weight layers.
+        psnr: the smallest of the labels in dB; 0 where it was not labeled.
+        probed: layers that were probed.
+        reason: what stopped it.
+        seconds: for all.
+    """
+
+    name: str
+    kind: str
+    denoisers: str
+    layers: int
+    psnr: float
+    probed: int
+    reason: str
+    seconds: float
+
+
+def run(case: Drawing, folder: Path) -> Row:
+    """Builds, labels and probes one pipeline."""
+    start, reason = time.perf_counter(), ""
+    denoisers, layers, psnr, probed = "", 0, 0.0, 0
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(LIMIT)
+    try:
+        pipe = case.build()
+        if not case.in_memory:
+            pipe.save_pretrained(folder / "pipeline")
+            pipe = qsd.load_pipeline(folder / "pipeline")
+        pipe.set_progress_bar_config(disable=True)
+        denoisers = ", ".join(denoisers_of(pipe))
+        bank = qsd.build_bank(pipe, options=OPTIONS)
+        layers = len(bank.layers)
+        settings = settings_of(case, pipe, folder)
+        store = qsd.label(pipe, bank, folder / "store.h5", num_configs=2, evaluator=settings)
+        values = store.values("psnr")
+        if (values == 100).any():
+            raise QsdError("a config draws what full precision draws")
+        psnr = float(values.min())
+        share = min(1.0, PROBED / layers)
+        store = qsd.probe(
+            pipe, bank, store.path, evaluator=settings, num_images=settings.num_images, budget=share
+        )
+        probed = layers - len(store.header.responses.missing())
+    except QsdError as error:
+        reason = f"refused: {error}"
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"traceback: {type(error).__name__}: {first_line(error)} ({Path(frame.filename).name})"
+    signal.alarm(0)
+    return Row(case.cls, case.kind, denoisers, layers, psnr, probed, reason, time.perf_counter() - start)
+
+
+def _too_long(*_: Any) -> None:
+    raise TimeoutError(f"longer than {LIMIT} s")
+
+
+def settings_of(case: Drawing, pipe: Any, folder: Path) -> qsd.EvaluationSettings:
+    """Two images in two steps, as small as they get, and what the case asks for."""
+    accepted = inspect.signature(pipe.__call__).parameters
+    (folder / "prompts").write_text("\n".join(CLASSES if case.kind == "class" else PROMPTS))
+    for name in ("pictures", "masked"):
+        pictures(folder / name, masks=name == "masked")
+    sizes = {name: SIDE for name in ("height", "width") if name in accepted}
+    smallest = {"prompts": "prompts", "num_images": 2, "steps": 2, "guidance": 1.0, "batch_size": 2}
+    chosen: dict[str, Any] = smallest | sizes | dict(case.settings)
+    for name in ("prompts", "images"):
+        if chosen.get(name):
+            chosen[name] = str(folder / chosen[name])
+    return qsd.EvaluationSettings(**chosen)
+
+
+def pictures(folder: Path, *, masks: bool) -> None:
+    """Two pictures of noise; the upper halves are masked."""
+    folder.mkdir()
+    values = np.random.default_rng(0)
+    for index in range(2):
+        pixels = values.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        if masks:
+            mask = Image.new("L", (SIDE, SIDE), 0)
+            mask.paste(255, (0, 0, SIDE, SIDE // 2))
+            mask.save(folder / f"{index}_mask.png")
+
+
+def uncovered() -> list[str]:
+    """Pipelines that diffusers exports and no case builds."""
+    found = [getattr(diffusers, name, None) for name in dir(diffusers) if name.endswith("Pipeline")]
+    classes = [cls for cls in found if isinstance(cls, type) and issubclass(cls, DiffusionPipeline)]
+    return [cls.__name__ for cls in classes if cls.__name__ not in {case.cls for case in DRAWINGS}]
+
+
+def section(rows: list[Row]) -> str:
+    """The part of the page that the docs show."""
+    whole = [row for row in rows if row.psnr and row.probed and not row.reason]
+    missing = [name for name in uncovered() if name != "DiffusionPipeline"]
+    lines = [
+        HEADING,
+        "",
+        f"Tiny pipelines of {len(rows)} classes of diffusers {diffusers.__version__}, saved and opened "
+        "again, are banked, labeled (two random configs) and probed (three layers) by `qsd.build_bank`, "
+        f"`qsd.label` and `qsd.probe` alone. {len(whole)} of {len(rows)} are.",
+        "",
+        "PSNR: the smaller of the two labels, which shows that what was labeled is what the config draws; "
+        "weights are random, so its size says nothing. diffusers itself cannot open what it saves of "
+        f"{', '.join(f'`{case.cls}`' for case in DRAWINGS if case.in_memory)}; these are taken as they are "
+        "built. Some pipelines clean prompts by ftfy, which was installed for this table.",
+        "",
+        "| pipeline | makes | denoisers | layers | PSNR | layers probed |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    for row in rows:
+        state = f" {row.psnr:.1f} | {row.probed} |" if row in whole else f"  | {row.reason} |"
+        lines.append(f"| `{row.name}` | {row.kind} | {row.denoisers} | {row.layers} |{state}")
+    lines += [
+        "",
+        f"No case builds the other {len(missing)} that diffusers exports: pipelines of older years, further "
+        "variants of those above, those whose processors need torchvision or other packages, and some whose "
+        f"parts nobody has written a tiny config of yet: {', '.join(missing)}.",
+        "",
+        "`python benchmarks/drawing.py --again --out docs/coverage.md` makes this table.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="only pipelines whose names contain one of these")
+    parser.add_argument("--again", action="store_true", help="run what earlier runs have results of, too")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no case after so long")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="results of all runs")
+    parser.add_argument("--out", type=Path, help="markdown file whose last section to write")
+    wanted: Any = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.set_verbosity_error()
+    known: dict[str, Row] = {}
+    if wanted.rows.is_file():
+        known = {fields["name"]: Row(**fields) for fields in json.loads(wanted.rows.read_text())}
+    start = time.perf_counter()
+    for case in DRAWINGS:
+        named = any(name in case.cls for name in wanted.names)
+        is_wanted = named if wanted.names else wanted.again or case.cls not in known or known[case.cls].reason
+        if not is_wanted or time.perf_counter() - start > wanted.seconds:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            row = known[case.cls] = run(case, Path(folder))
+        kept = [dataclasses.asdict(known[case.cls]) for case in DRAWINGS if case.cls in known]
+        wanted.rows.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        print(
+            f"{row.name:<42}{row.kind:<18}{row.layers:>4} layers  psnr {row.psnr:5.1f}  probed {row.probed} "
+            f"{row.seconds:5.1f} s  {row.reason}",
+            flush=True,
+        )
+    rows = [known[case.cls] for case in DRAWINGS if case.cls in known]
+    print(f"{sum(not row.reason for row in rows)} of {len(rows)} are labeled and probed")
+    if wanted.out:
+        page = wanted.out.read_text(encoding="utf-8") if wanted.out.is_file() else ""
+        wanted.out.write_text(
+            page.partition(HEADING)[0].rstrip("\n") + "\n\n" + section(rows), encoding="utf-8"
+        )
+
+
+if __name__ == "__main__":
+    main()
