@@ -28,7 +28,8 @@ def search_objectives(task: Task, objectives: Mapping[str, Objective]) -> Front:
     """NSGA-II over all objectives and bytes at once.
 
     The first population has, for every objective and for the sum of all in units of their deviation, the best
-    sums over layers within the budget. Repairs give up the least of that sum per byte.
+    sums over layers within the budget, and those of the task's further scores. Repairs give up the least of
+    that sum per byte.
 
     Args:
         task: space, budget and settings; its predictor scores the members that are returned.
@@ -62,6 +63,7 @@ def search_objectives(task: Task, objectives: Mapping[str, Objective]) -> Front:
         return repair(units, space.num_bytes, budget.max_bytes, downgrades, rng)
 
     starts = [np.where(space.available, table, -np.inf) for table in tables] + [together]
+    starts += [space.by_unit(score) for score in task.further_scores]
     seeds = [seed_choices(values, space, budget, drawn[:0]) for values in starts]
     evolve(
         qualities,
