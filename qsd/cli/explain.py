@@ -60,8 +60,6 @@ def explain(
         top: rows per table.
         json: print the explanation as JSON.
     """
-    if top < 1:
-        raise QsdError(f"top {top}: give a number of rows, at least 1")
     opened = learnable(Store.open(find(store)))
     config, name = _config(opened, around)
     loaded = load_ranker(ranker, opened.header.denoiser) if ranker else None

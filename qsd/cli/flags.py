@@ -18,6 +18,7 @@ from qsd.support.errors import printable
 _LONGEST = 400
 _VALUES = ("true", "false", "null")
 _KEY = re.compile(r"Parser key \"([^\"]+)\"")
+_OPTIONAL = re.compile(r"Does not validate against .*?restriction v(>=?)(\d+).*Given value: (\S+)")
 _RESTRICTION = re.compile(r"Not of type \w+: (\S+) does not conform to restriction v(>=?)(\d+)")
 
 
@@ -40,6 +41,7 @@ class FlagsParser(ArgumentParser):
         files = "" if typed else f" (given on the command line or in {', '.join(self._files)})"
         verb = parser.prog.replace(" [options]", "")
         text = _KEY.sub(r"\1", " ".join(printable(message).split()))
+        text = _OPTIONAL.sub(r"\3 is not \1 \2", text)
         text = _RESTRICTION.sub(r"\1 is not \2 \3", text)[:_LONGEST]
         sys.stderr.write(f"qsd: {text.rstrip('.')}{files}; `{verb} --help` lists what there is\n")
         self.exit(2)

@@ -84,6 +84,11 @@ def test_a_flag_takes_no_other_value(capsys: pytest.CaptureFixture[str]) -> None
         ("compress p --max-bits 3 --workers 0", "workers: 0 is not > 0"),
         ("measure --bank b --workers 0", "workers: 0 is not > 0"),
         ("tune --trials 0", "trials: 0 is not > 0"),
+        ("tune --config pixart.yaml --epochs -1", "epochs: -1 is not >= 0"),
+        ("label --bank b --store s --images 0", "images: 0 is not > 0"),
+        ("explain --store s --top 0", "top: 0 is not > 0"),
+        ("report run --study --trials 0", "trials: 0 is not > 0"),
+        ("profile --export e --against a --repeats 0", "repeats: 0 is not > 0"),
         ("profile --export e --against a --batch-sizes [0]", "batch_sizes: 0 is not > 0"),
     ],
 )

@@ -66,7 +66,7 @@ def test_peers_that_are_missing_are_told_before_anything_is_timed(monkeypatch: p
         (["--export", "nowhere"], "nowhere"),
         (["--dtype", "int7"], "int7"),
         (["--peers", "[nobody]"], "torchao"),
-        (["--repeats", "0"], "at least 1"),
+        (["--batch-sizes", "[]"], "at least one of --batch-sizes"),
     ],
 )
 def test_mistakes(

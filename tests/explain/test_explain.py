@@ -169,7 +169,6 @@ def test_refusals(probed, labeled, ranker, tmp_path, capsys):
     assert "neither probed nor labeled" in refused([*verb, str(empty), *where], capsys)
     assert "holds no labels" in refused([*verb, str(empty), *where, "--label", "fid"], capsys)
     assert "no such config file" in refused([*verb, str(probed.path), *where, "--around", "no.json"], capsys)
-    assert "at least 1" in refused([*verb, str(probed.path), *where, "--top", "0"], capsys)
     assert "has no 'psnr'" in refused([*verb, str(labeled.path), *where, "--label", "psnr"], capsys)
     few = Store.create(tmp_path / "few.h5", labeled.header, labeled.records.select(np.arange(5))).path
     assert "label at least" in refused([*verb, str(few), *where], capsys)

@@ -14,6 +14,7 @@ from scipy.stats import beta
 from qsd.cli import main
 from qsd.evaluation.grid import ImageRow, cells, draw_grid
 from qsd.explain.study import Comparison, score_study, write_study
+from qsd.support.errors import QsdError
 
 COLOURS = {"full precision": (250, 250, 250), "<b>one</b>": (250, 0, 0), "two": (0, 250, 0), "3": (0, 0, 250)}
 
@@ -117,7 +118,8 @@ def test_refusals(run, capsys):
     assert "has the rows full precision" in refused(
         "report", run, "--out", page, "--study", "--reference", "x"
     )
-    assert "give a number of trials" in refused("report", run, "--out", page, "--study", "--trials", 0)
+    with pytest.raises(QsdError, match="give a number of trials, at least 1"):
+        write_study(run / "grid.png", page, trials=0)
     assert not page.exists()
     write_study(run / "grid.png", page)
     key = f"{page}.key.json"

@@ -313,8 +313,6 @@ def test_the_command_line(base, tmp_path, monkeypatch, capsys):
     assert main([*words.split(), "1", *several]) == 0
     assert re.search(r" 8 ┃ +16 ┃", capsys.readouterr().err)  # a column each
     words += " 1 --out other --trials"
-    assert main([*words.split(), "3", "--epochs", "-1"]) == 2
-    assert "give 0 (closed forms alone) or more" in capsys.readouterr().err
     Path("epochs.yaml").write_text("trainer.max_epochs: {choice: [1, 2]}\n")
     assert main([*words.replace("space.yaml", "epochs.yaml").split(), "3", "--epochs", "0"]) == 2
     assert "the space varies trainer.max_epochs" in capsys.readouterr().err

@@ -16,7 +16,7 @@ def resident():
 
 return_freed_memory()
 before = resident()
-many = [torch.ones(1 << 19) for _ in range(64)]  # 2 MiB each
+many = [torch.ones(5 << 19) for _ in range(16)]  # 10 MiB each
 pins = [torch.ones(1 << 10) for _ in range(64)]
 grown = resident() - before
 del many
