@@ -152,9 +152,9 @@ def section(rows: list[Row]) -> str:
         f"`qsd.label` and `qsd.probe` alone. {len(whole)} of {len(rows)} are.",
         "",
         "PSNR: the smaller of the two labels, which shows that what was labeled is what the config draws; "
-        "weights are random, so its size says nothing. diffusers itself cannot open what it saves of "
-        f"{', '.join(f'`{case.cls}`' for case in DRAWINGS if case.in_memory)}; these are taken as they are "
-        "built. Some pipelines clean prompts by ftfy, which was installed for this table.",
+        "weights are random, so its size says nothing. "
+        f"{', '.join(f'`{case.cls}`' for case in DRAWINGS if case.in_memory)} are taken as they are built, "
+        "not opened from the folder that diffusers saves. Some pipelines clean prompts by ftfy, which was installed for this table.",
         "",
         "| pipeline | makes | denoisers | layers | PSNR | layers probed |",
         "|---|---|---|---:|---:|---:|",

@@ -43,7 +43,7 @@ class Drawing:
         parts: argument of the constructor -> what makes it, where :data:`PARTS` and the class that the
             constructor asks for do not say.
         settings: of the evaluation, in place of the smallest that all share.
-        in_memory: whether diffusers itself cannot open the folder that it saves.
+        in_memory: taken as it is built, not opened from the folder that diffusers saves.
     """
 
     cls: str
