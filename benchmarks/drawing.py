@@ -154,7 +154,8 @@ def section(rows: list[Row]) -> str:
         "PSNR: the smaller of the two labels, which shows that what was labeled is what the config draws; "
         "weights are random, so its size says nothing. "
         f"{', '.join(f'`{case.cls}`' for case in DRAWINGS if case.in_memory)} are taken as they are built, "
-        "not opened from the folder that diffusers saves. Some pipelines clean prompts by ftfy, which was installed for this table.",
+        "not opened from the folder that diffusers saves. Some pipelines clean prompts by ftfy, which was "
+        "installed for this table.",
         "",
         "| pipeline | makes | denoisers | layers | PSNR | layers probed |",
         "|---|---|---|---:|---:|---:|",
