@@ -1,8 +1,6 @@
 """The graph of a denoiser: weight layers and the operations that join their outputs."""
 
 import dataclasses
-import hashlib
-import json
 from typing import Any, Self
 
 import numpy as np
@@ -84,12 +82,7 @@ class Graph:
         )
 
     def __hash__(self) -> int:
-        return hash(self.topology_hash())
-
-    def topology_hash(self) -> str:
-        """16 hexadecimal digits over what each node is (kind, role, layer) and the edges; names excluded."""
-        facts = json.dumps([[node.kind, node.role, node.layer] for node in self.nodes]).encode()
-        return hashlib.sha256(facts + self.edge_index.astype("<i8").tobytes()).hexdigest()[:16]
+        return hash((self.nodes, self.edge_index.tobytes()))
 
     def to_json(self) -> list[dict[str, Any]]:
         """The nodes as JSON objects; the edges are stored beside them as the array they are."""

@@ -173,24 +173,6 @@ class Ranker:
         found = getattr(self.posteriors[TARGET], "energies", lambda: ())()
         return tuple(table[:, self.places] for table in found)
 
-    def contributions(self) -> np.ndarray | None:
-        """Additive part of the prediction by layer and option, in the target's units, float64 [L, O].
-
-        The mean over members, exact to first order around the mean of the training records where the ranker
-        is additive; else what the best sum over layers makes of the same labels. None if the ranker has no
-        closed-form part.
-        """
-        first = next(iter(self.members), None)
-        if first is None or first.network.settings.closed_form == "none":
-            return None
-        tables = [
-            member.contributions(self.store) * member.target_std[self.store, 0] for member in self.members
-        ]
-        count = len(self.trained.activation_options)
-        columns = (self.places[:, None] * count + np.arange(count)).reshape(-1)
-        table = torch.stack(tables).mean(dim=0).double().numpy()[:, columns]
-        return table - table.mean(axis=1, keepdims=True)
-
     def check(self, other: Described, file: str | Path) -> None:
         """Refuses a bank or a store that the ranker was not trained for.
 

@@ -98,13 +98,6 @@ def test_saving_again_leaves_no_old_members(saved, header):
         assert sorted(file.name for file in folder.iterdir()) == sorted(made)
 
 
-def test_contributions_are_in_the_units_of_the_target(saved, configs):
-    ranker = load_ranker(saved[0])
-    table = ranker.contributions()
-    assert table.shape == (len(ranker.header.layers), 6)
-    np.testing.assert_allclose(table.mean(axis=1), 0, atol=1e-5)
-
-
 def test_foreign_files_are_refused(saved, header):
     ranker = load_ranker(saved[0])
     options = (*header.options[:5], Option.parse("uaq-2"))
