@@ -8,23 +8,19 @@ kept in a file, so that a run can be cut into pieces. Some pipelines need ftfy (
     python benchmarks/drawing.py --out docs/coverage.md
 """
 
-import argparse
 import dataclasses
 import inspect
-import json
 import signal
 import sys
-import tempfile
 import time
 import traceback
-import warnings
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
+from cases import run_cases
 from diffusers import DiffusionPipeline
-from diffusers.utils import logging
 from drawing_cases import DRAWINGS, Drawing
 from PIL import Image
 
@@ -176,40 +172,18 @@ def section(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="only pipelines whose names contain one of these")
-    parser.add_argument("--again", action="store_true", help="run what earlier runs have results of, too")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no case after so long")
-    parser.add_argument("--rows", type=Path, default=ROWS, help="results of all runs")
-    parser.add_argument("--out", type=Path, help="markdown file whose last section to write")
-    wanted: Any = parser.parse_args()
-    warnings.simplefilter("ignore")
-    logging.set_verbosity_error()
-    known: dict[str, Row] = {}
-    if wanted.rows.is_file():
-        known = {fields["name"]: Row(**fields) for fields in json.loads(wanted.rows.read_text())}
-    start = time.perf_counter()
-    for case in DRAWINGS:
-        named = any(name in case.cls for name in wanted.names)
-        is_wanted = named if wanted.names else wanted.again or case.cls not in known or known[case.cls].reason
-        if not is_wanted or time.perf_counter() - start > wanted.seconds:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            row = known[case.cls] = run(case, Path(folder))
-        kept = [dataclasses.asdict(known[case.cls]) for case in DRAWINGS if case.cls in known]
-        wanted.rows.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        print(
+    rows, out = run_cases(
+        *(__doc__ or "", {case.cls: case for case in DRAWINGS}, run, Row, ROWS),
+        lambda row: (
             f"{row.name:<42}{row.kind:<18}{row.layers:>4} layers  psnr {row.psnr:5.1f}  probed {row.probed} "
-            f"{row.seconds:5.1f} s  {row.reason}",
-            flush=True,
-        )
-    rows = [known[case.cls] for case in DRAWINGS if case.cls in known]
+            f"{row.seconds:5.1f} s  {row.reason}"
+        ),
+        is_done=lambda row: not row.reason,
+    )
     print(f"{sum(not row.reason for row in rows)} of {len(rows)} are labeled and probed")
-    if wanted.out:
-        page = wanted.out.read_text(encoding="utf-8") if wanted.out.is_file() else ""
-        wanted.out.write_text(
-            page.partition(HEADING)[0].rstrip("\n") + "\n\n" + section(rows), encoding="utf-8"
-        )
+    if out:
+        page = out.read_text(encoding="utf-8") if out.is_file() else ""
+        out.write_text(page.partition(HEADING)[0].rstrip("\n") + "\n\n" + section(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -88,50 +88,35 @@ def language_model(cls: str, config: str, **changes: Any) -> Any:
     return getattr(transformers, cls)(getattr(transformers, config)(**sizes | changes)).eval()
 
 
+_QWEN_TEXT: dict[str, Any] = {
+    "hidden_size": TEXT,
+    "intermediate_size": 16,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 1], "rope_theta": 1e4},
+}
+_QWEN_VISION: dict[str, Any] = {
+    "depth": 1,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_heads": 2,
+    "out_hidden_size": TEXT,
+}
+
+
 def qwen_vl() -> Any:
     """Text and vision, width 12."""
     torch.manual_seed(7)
-    text = {
-        "vocab_size": len(clip_tokenizer(77)),
-        "hidden_size": TEXT,
-        "intermediate_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 1], "rope_theta": 1e4},
-    }
-    vision = {
-        "depth": 1,
-        "hidden_size": 8,
-        "intermediate_size": 8,
-        "num_heads": 2,
-        "out_hidden_size": TEXT,
-    }
-    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    text = _QWEN_TEXT | {"vocab_size": len(clip_tokenizer(77)), "num_hidden_layers": 2}
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=_QWEN_VISION)
     return transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
 
 
 def qwen3_vl(cls: str) -> Any:
     """Text and vision, width 12."""
     torch.manual_seed(7)
-    text = {
-        "vocab_size": len(clip_tokenizer(77)),
-        "hidden_size": TEXT,
-        "intermediate_size": 16,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 6,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 1], "rope_theta": 1e4},
-    }
-    vision = {
-        "depth": 1,
-        "hidden_size": 8,
-        "intermediate_size": 8,
-        "num_heads": 2,
-        "out_hidden_size": TEXT,
-        "deepstack_visual_indexes": [0],
-    }
+    text = _QWEN_TEXT | {"vocab_size": len(clip_tokenizer(77)), "num_hidden_layers": 36, "head_dim": 6}
+    vision = _QWEN_VISION | {"deepstack_visual_indexes": [0]}
     config = transformers.Qwen3VLConfig(text_config=text, vision_config=vision)
     return getattr(transformers, cls)(config).eval()
 

@@ -8,21 +8,16 @@ are compared bit for bit. Results are kept in a file, so that a run can be cut i
     python benchmarks/pipelines.py --out docs/coverage.md
 """
 
-import argparse
 import dataclasses
-import json
 import sys
-import tempfile
 import time
 import traceback
-import warnings
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
+from cases import run_cases
 from coverage_cases import CASES, Case
-from diffusers.utils import logging
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -155,40 +150,20 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="only cases whose names contain one of these")
-    parser.add_argument("--again", action="store_true", help="run what earlier runs have results of, too")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no case after so long")
-    parser.add_argument("--rows", type=Path, default=ROWS, help="results of all runs")
-    parser.add_argument("--out", type=Path, help="markdown file to write")
-    wanted: Any = parser.parse_args()
-    warnings.simplefilter("ignore")
-    logging.set_verbosity_error()
-    known: dict[str, Row] = {}
-    if wanted.rows.is_file():
-        known = {fields["name"]: Row(**fields) for fields in json.loads(wanted.rows.read_text())}
-    start = time.perf_counter()
-    for case in CASES:
-        named = any(name in case.name for name in wanted.names)
-        is_wanted = named if wanted.names else wanted.again or case.name not in known
-        if not is_wanted or time.perf_counter() - start > wanted.seconds:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            row = known[case.name] = run(case, Path(folder) / "export")
-        kept = [dataclasses.asdict(known[case.name]) for case in CASES if case.name in known]
-        wanted.rows.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        print(
+    rows, out = run_cases(
+        *(__doc__ or "", {case.name: case for case in CASES}),
+        *(lambda case, folder: run(case, folder / "export"), Row, ROWS),
+        lambda row: (
             f"{row.name:<45}{row.layers:>4} layers {row.share:6.1%} other {row.other_roles:4.0%} "
-            f"{row.seconds:5.1f} s  {row.step or 'none'}  {row.reason}",
-            flush=True,
-        )
-    rows = [known[case.name] for case in CASES if case.name in known]
+            f"{row.seconds:5.1f} s  {row.step or 'none'}  {row.reason}"
+        ),
+    )
     print(f"{sum(row.step == STEPS[-1] for row in rows)} of {len(rows)} go the whole road")
-    if wanted.out:
-        wanted.out.parent.mkdir(parents=True, exist_ok=True)
-        page = wanted.out.read_text(encoding="utf-8") if wanted.out.is_file() else ""
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        page = out.read_text(encoding="utf-8") if out.is_file() else ""
         _, heading, drawn = page.partition("## ")  # the part of drawing.py
-        wanted.out.write_text(table(rows) + (f"\n{heading}{drawn}" if drawn else ""), encoding="utf-8")
+        out.write_text(table(rows) + (f"\n{heading}{drawn}" if drawn else ""), encoding="utf-8")
 
 
 if __name__ == "__main__":

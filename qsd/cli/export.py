@@ -23,7 +23,7 @@ from qsd.evaluation import EvaluationSettings
 from qsd.evaluation.calibration import calibrate
 from qsd.export import check_export, push_to_hub
 from qsd.export import export as export_config
-from qsd.export.facts import KEPT, facts_of
+from qsd.export.facts import KEPT, facts_of, parts_of
 from qsd.export.recipe import apply_recipe, read_recipe
 from qsd.support.errors import QsdError
 from qsd.support.provenance import provenance
@@ -140,12 +140,11 @@ def export(
 def _check_the_same(
     out: Path, bank: Bank, config: np.ndarray, activations: Any, format: str, only: str | None
 ) -> None:
-    """Refuses to replace an export of another config, or one that was trained.
+    """Refuses to replace an export of another denoiser or config, or one that was trained.
 
     Raises:
         QsdError: it is one.
     """
-    earlier = facts_of(out) if out.is_dir() else {}
     prefix = f"{only}." if only and any(name.startswith(f"{only}.") for name in bank.layer_names) else ""
     chosen = {
         name.removeprefix(prefix): str(bank.options[option])
@@ -160,8 +159,10 @@ def _check_the_same(
         "fine-tuning": None,
         "rounding of activations": rounded and json_module.loads(json_module.dumps(rounded.to_json())),
     }
-    if earlier:
-        check_replaceable(out, wanted, lambda: earlier)
+    if not prefix:  # else an export of one of the bank's several denoisers, whose layers tell it
+        wanted["denoiser"] = bank.denoiser
+    if parts_of(out):
+        check_replaceable(out, wanted, lambda: facts_of(out))
 
 
 def _document(config_file: str | None) -> dict[str, Any] | None:

@@ -1,14 +1,15 @@
 """``qsd finetune``."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from qsd.cli.console import bar, command_line, console, print_json, run_function
 from qsd.cli.overwriting import check_replaceable
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation import EvaluationSettings
-from qsd.export.facts import facts_of
+from qsd.export.facts import facts_of, parts_of
 from qsd.finetune import FinetuneSettings
 from qsd.finetune import finetune as finetune_export
 
@@ -42,11 +43,10 @@ def finetune(
         overwrite: replace another export, or one that was trained otherwise.
         json: print the losses and the size as JSON.
     """
-    earlier = facts_of(Path(out)) if Path(out).is_dir() else {}
-    if earlier:
-        wanted = facts_of(Path(export)) | {"fine-tuning": dataclasses.asdict(settings)}
-        trained = {key: (earlier["fine-tuning"] or {}).get(key) for key in dataclasses.asdict(settings)}
-        check_replaceable(Path(out), wanted, lambda: earlier | {"fine-tuning": trained}, overwrite=overwrite)
+    if parts_of(Path(out)):
+        asked = dataclasses.asdict(settings)
+        wanted = facts_of(Path(export)) | {"fine-tuning": asked}
+        check_replaceable(Path(out), wanted, lambda: _facts(Path(out), asked), overwrite=overwrite)
     with bar("Fine-tune") as progress:
         result = finetune_export(
             export,
@@ -63,6 +63,12 @@ def finetune(
         return
     console.print(f"wrote {result.path}: {result.num_bytes:,} bytes of denoiser, as before")
     console.print(f"validation loss {result.loss_before:.4g} -> {result.loss_after:.4g}")
+
+
+def _facts(out: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Of an earlier export; of its training what has a name."""
+    facts = facts_of(out)
+    return facts | {"fine-tuning": {name: (facts["fine-tuning"] or {}).get(name) for name in names}}
 
 
 def run(words: Sequence[str]) -> None:

@@ -133,16 +133,20 @@ def apply_recipe(
 
 def _traced(pipe: Any, denoiser: str | None, entries: Mapping[str, str]) -> tuple[nn.Module, Traced]:
     """The weight layers as a recipe names them: whole where its bank had the module-order graph."""
-    whole = trace_whole(pipe, denoiser=denoiser, graph="chain")
-    all_named = all(layer.name in entries for layer in whole[1].layers)
+    found, failure = None, None
     try:
-        module, traced = trace_whole(pipe, denoiser=denoiser)
-    except QsdError:
-        if all_named:
-            return whole
-        raise
-    split = any(layer.segment and layer.name not in entries for layer in traced.layers)
-    return whole if split and all_named else (module, traced)
+        found = trace_whole(pipe, denoiser=denoiser)
+    except QsdError as error:
+        failure = error
+    if found and not any(layer.segment and layer.name not in entries for layer in found[1].layers):
+        return found
+    whole = trace_whole(pipe, denoiser=denoiser, graph="chain")
+    if all(layer.name in entries for layer in whole[1].layers):
+        return whole
+    if found is None:
+        assert failure is not None
+        raise failure
+    return found
 
 
 def options_of(entries: Mapping[str, str], names: list[str], source: str | Path) -> list[str]:
