@@ -124,7 +124,9 @@ class Family:
         options = dict(METHODS[method])
         ranker = self.ranker(options.pop("target", self.target))
         if method in ("operation", "block"):
-            family = next(some for some in PAPER if some in self.name)
+            family = next((some for some in PAPER if some in self.name), None)
+            if family is None:
+                raise QsdError(f"{self.name}: no YAML trains a network with hop losses for it")
             folder = self.paper / f"ranker-{family}-paper"
             if not folder.is_dir():
                 raise QsdError(f"{folder}: missing; train it with {family.replace('-', '_')}_paper.yaml")
