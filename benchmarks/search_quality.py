@@ -170,7 +170,8 @@ def table(cells: Cells) -> str:
     """All cells of a family as Markdown, losses as visible as wins."""
     full = [cell for cell in cells.values() if cell["method"] == FULL]
     cells = {key: cell for key, cell in cells.items() if cell["method"] != FULL}
-    budgets = list(dict.fromkeys(cell["budget"] for cell in cells.values()))
+    sizes = {cell["budget"]: cell["max_bytes"] for cell in cells.values()}
+    budgets = sorted(sizes, key=sizes.__getitem__)
     methods = [method for method in METHODS if any(cell["method"] == method for cell in cells.values())]
     of = {(cell["budget"], cell["method"]): cell for cell in cells.values()}
     lines = ["| budget | " + " | ".join(methods) + " |", "|---|" + "---:|" * len(methods)]
@@ -228,20 +229,23 @@ def main() -> None:
             budgets = family.budgets(arguments.bits)
             if arguments.no_uniform_sizes:
                 budgets = {key: size for key, size in budgets.items() if key.endswith("bits")}
-            key = f"{FULL}|{arguments.images}|{arguments.seeds}"
+            size = f"|{arguments.images}|{arguments.seeds}"
+            key = FULL + size
             if key not in cells:
                 config = np.full(len(family.bank.layers), FULL_PRECISION, dtype=np.int8)
                 labels = family.measure(config, seeds)
                 cells[key] = {"budget": FULL, "method": FULL, "seeds": seeds, "labels": labels}
             todo = [(budget, method) for budget in budgets for method in arguments.methods]
             for done, (budget, method) in enumerate(todo):
-                key = f"{budget}|{method}|{arguments.images}|{arguments.seeds}"
+                key = f"{budget}|{method}{size}"
                 if key in cells:
                     continue
-                cells[key] = cell_of(family, cells, budget, budgets[budget], method, seeds)
+                alike = {key: cell for key, cell in cells.items() if key.endswith(size)}
+                cells[key] = cell_of(family, alike, budget, budgets[budget], method, seeds)
                 write_json(arguments.out, {"families": results}, hashed=False)
                 progress(done + 1, len(todo), f"{budget}: {method}")
-        print(f"\n{name}\n\n{table(cells)}\n")  # the console would wrap it
+        alike = {key: cell for key, cell in cells.items() if key.endswith(size)}
+        print(f"\n{name}\n\n{table(alike)}\n")  # the console would wrap it
 
 
 def cell_of(
@@ -253,10 +257,7 @@ def cell_of(
         config = family.propose(method, max_bytes)
     except QsdError as error:
         return cell | {"missing": str(error)}
-    twin = next(
-        (one for one in cells.values() if one.get("config") == config.tolist() and one["seeds"] == seeds),
-        None,
-    )
+    twin = next((one for one in cells.values() if one.get("config") == config.tolist()), None)
     labels = twin["labels"] if twin else family.measure(config, seeds)
     size = int(family.bank.config_bytes(config))
     return cell | {"bytes": size, "config": config.tolist(), "labels": labels}

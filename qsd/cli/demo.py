@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from qsd.cli import fit
+from qsd.cli.comparing import LARGER_IS_BETTER
 from qsd.cli.console import bar, command_line, console, print_json, run_function
 from qsd.cli.demonstration import DemoSettings, run_demo
 from qsd.cli.measured import measured_table
 from qsd.cli.overwriting import check_replaceable
-from qsd.evaluation import EvaluationSettings
+from qsd.evaluation import EvaluationSettings, headline
 from qsd.support.errors import QsdError, first_line
 from qsd.support.paths import find
 from qsd.zoo.registry import RANKERS, evaluation_of
@@ -47,11 +48,14 @@ def demo(
     title = f"measured on {summary['images']} images with each of the noise seeds {seeds}"
     searched = [row for row in rows if row["kind"] == "searched"]
     console.print(measured_table(title, rows, [row["name"] for row in searched]))
+    first = headline(rows[0])
     for row in searched:
-        verdict = "beats" if row["fid"] < row["best_rival_fid"] else "does not beat"
+        ours, theirs = row[first], row[f"best_rival_{first}"]
+        better = ours > theirs if LARGER_IS_BETTER[first] else ours < theirs
+        verdict = "beats" if better else "does not beat"
         console.print(
-            f"{row['name']}: FID {row['fid']:.2f} {verdict} the best uniform or random config that fits, "
-            f"{row['best_rival']} with {row['best_rival_fid']:.2f}"
+            f"{row['name']}: {first.upper()} {ours:.2f} {verdict} the best uniform or random config that "
+            f"fits, {row['best_rival']} with {theirs:.2f}"
         )
     console.print(
         "seconds: " + ", ".join(f"{stage} {value:.0f}" for stage, value in summary["seconds"].items())
@@ -74,13 +78,12 @@ def _settings_of(name: str) -> list[str]:
     """The flags that make a miniature's demo of the default one's.
 
     Raises:
-        QsdError: no labels of it ship, or none of its real images.
+        QsdError: no labels of it ship.
     """
-    evaluation = evaluation_of(name) if name in RANKERS else {}
-    if "reference" not in evaluation:
+    if name not in RANKERS:
         raise QsdError(f"--on {name}: no such labeled miniature; choose one of {', '.join(RANKERS)}")
     words = []
-    for key, value in dataclasses.asdict(EvaluationSettings(**evaluation)).items():
+    for key, value in dataclasses.asdict(EvaluationSettings(**evaluation_of(name))).items():
         if key not in ("num_images", "kid_subset_size"):  # those of the store
             words += [f"--settings.evaluation.{key}", json_module.dumps(value)]
     return [

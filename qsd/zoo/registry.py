@@ -71,6 +71,7 @@ RANKERS = {
     "digits-dit": "dit.yaml",
     "emoji-flux": "emoji_flux.yaml",
     "emoji-sana": "emoji_sana.yaml",
+    "emoji-wan": "emoji_wan.yaml",
     "digits-ddpm": "ddpm.yaml",
 }
 """Name of a pipeline's folder whose store of labels ships to the YAML that trains its ranker."""

@@ -90,5 +90,5 @@ def test_on_takes_what_ships_with_a_miniature(name: str, capsys: pytest.CaptureF
 
 
 def test_on_refuses_what_has_no_labels(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--out", "o", "--on", "emoji-wan"]) == 2
-    assert "emoji-wan: no such labeled miniature; choose one of" in capsys.readouterr().err
+    assert main(["demo", "--out", "o", "--on", "digits-clip"]) == 2
+    assert "digits-clip: no such labeled miniature; choose one of" in capsys.readouterr().err
