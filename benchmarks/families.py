@@ -63,7 +63,7 @@ def facts_of(name: str) -> dict[str, Any]:
         "labels": len(set(store.records.index.tolist())),
         "full_precision": full,
         "uniform": uniform,
-        "real_half_fid": real_half_distance(settings),
+        "real_half_fid": real_half_distance(settings) if settings.reference else None,
         "report": report,
     }
 
@@ -76,15 +76,20 @@ def table(rows: list[dict[str, Any]]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
-        full, report = row["full_precision"], row["report"]
-        best = min(row["uniform"], key=lambda option: row["uniform"][option]["fid"])
+        full, report, uniform = row["full_precision"], row["report"], row["uniform"]
+        fid, half = (f"{full['fid']:.3f}", f"{row['real_half_fid']:.3f}") if "fid" in full else ("", "")
+        if fid:
+            best = min(uniform, key=lambda option: uniform[option]["fid"])
+            value = f"{uniform[best]['fid']:.3f}"
+        else:  # no real images of it ship
+            best = max(uniform, key=lambda option: uniform[option]["psnr"])
+            value = f"{uniform[best]['psnr']:.1f} dB"
         ranker = report["ranker"]["spearman"]
         agreement = f"{full['agreement']:.1%}" if "agreement" in full else ""  # what draws without classes
         repeats = [report[name]["spearman"]["value"] for name in report if "repeatability" in name]
         lines.append(
-            f"| `{row['miniature']}` | {row['nodes']} / {row['edges']} | {row['layers']} | {full['fid']:.3f} "
-            f"| {row['real_half_fid']:.3f} | {agreement} "
-            f"| {row['uniform'][best]['fid']:.3f} ({best}) | {row['labels']} "
+            f"| `{row['miniature']}` | {row['nodes']} / {row['edges']} | {row['layers']} | {fid} "
+            f"| {half} | {agreement} | {value} ({best}) | {row['labels']} "
             f"| {ranker['value']:.3f} ({ranker['low']:.3f} to {ranker['high']:.3f}) "
             f"| {' '.join(f'{value:.3f}' for value in repeats)} |"
         )
