@@ -151,8 +151,8 @@ def _error_of(layer: WeightLayer, weight: torch.Tensor, form: QuantizedWeight) -
     error = relative_error(weight, form)
     if not error < _NONSENSE:
         raise QsdError(
-            f"layer '{layer.name}': its values, up to {weight.abs().max().item():.2g} in size, are beyond the "
-            f"range of option {form.option}; leave the option out"
+            f"layer '{layer.name}': its values, up to {weight.abs().max().item():.2g} in size, are beyond "
+            f"the range of option {form.option}; leave the option out"
         )
     return error
 

@@ -77,8 +77,10 @@ def _check_one(text: str) -> None:
         raise QsdError(
             f"'{text}' among options: a table by name ({', '.join(TABLES)}) stands alone, in small letters"
         )
-    if len(words := re.split(r"[\s,]+", text)) > 1:
-        raise QsdError(f"'{shortened(text)}' is no one option: write [{shortened(', '.join(words))}]")
+    if len(words := re.findall(r"[^\s,\[\]]+", text)) > 1:
+        raise QsdError(
+            f"'{shortened(text)}' is not one option: write a list of options, [{shortened(', '.join(words))}]"
+        )
 
 
 def options_hash(options: Sequence[Option]) -> str:

@@ -277,9 +277,7 @@ def _score(known: Known, name: ScoreName) -> np.ndarray:
         case "energies":
             return energies(_space_of_images(_responses(known, "knapsack --score energies")))
         case "ridge":
-            store = known.store
-            if store is None or not len(store.records):
-                raise QsdError("knapsack --score ridge: needs --store with labels; label with `qsd label`")
+            store = _labeled(known)
             target = Target(known.ranker.target if known.ranker else "-log(fid)").evaluate(store)
             rows = np.flatnonzero(target.valid & (store.records.split != 2))
             options = len(known.bank.options)
@@ -287,14 +285,39 @@ def _score(known: Known, name: ScoreName) -> np.ndarray:
             return ridge.weights.reshape(-1, options)
 
 
+def _labeled(known: Known) -> Store:
+    """The store, whose labels say something of each option of the bank."""
+    store, what = known.store, "knapsack --score ridge"
+    if store is None or not len(store.records):
+        raise QsdError(
+            f"{what}: needs --store with labels of the bank's options alone; label with `qsd label`"
+        )
+    seen = np.unique(store.records.config)
+    unseen = [str(option) for place, option in enumerate(known.bank.options) if place not in seen]
+    if unseen:
+        raise QsdError(
+            f"{what}: no label of {store.path} has {', '.join(unseen)}; label more with `qsd label`, or "
+            "leave these out with `qsd bank --drop`"
+        )
+    return store
+
+
 def _responses(known: Known, what: str) -> Responses:
     store = filled_in(known.store)[0] if known.store is not None else None
     responses = store.header.responses if store is not None else None
-    if store is None or responses is None or len(responses.missing()):
+    if store is None or responses is None:
         where = (
             "--store with a probed store" if store is None else f"a probed store, which {store.path} is not"
         )
         raise QsdError(f"{what}: needs {where}; probe one with `qsd probe`")
+    if len(responses.missing()):
+        names = [
+            name for name, done in zip(store.header.columns, responses.complete(), strict=True) if not done
+        ]
+        raise QsdError(
+            f"{what}: {store.path} is not probed in all layers of {', '.join(map(str, names))}; go on with "
+            "`qsd probe`, or leave these out with `qsd bank --drop`"
+        )
     return responses
 
 

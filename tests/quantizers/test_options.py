@@ -157,8 +157,8 @@ def test_bad_tables() -> None:
         parse_options(["keep", "paper"])
     with pytest.raises(QsdError, match=r"'Default' among .* small letters"):
         parse_options("Default")
-    for text in ("uaq-4,uaq-3", "uaq-4 uaq-3", "uaq-4, uaq-3"):
-        with pytest.raises(QsdError, match=r"no one option: write \[uaq-4, uaq-3\]"):
+    for text in ("uaq-4,uaq-3", "uaq-4 uaq-3", "uaq-4, uaq-3", "[uaq-4, uaq-3]"):
+        with pytest.raises(QsdError, match=r"not one option: write a list of options, \[uaq-4, uaq-3\]"):
             parse_options(text)
     assert parse_options(" default ") == DEFAULT_OPTIONS
 
