@@ -142,7 +142,7 @@ def test_a_table_grows_and_only_new_options_are_probed(
     assert "1 -> 2 options; probe the new ones" in " ".join(capsys.readouterr().out.split())
     assert main(["store", "info", str(path)]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "probed: 47 layers, 2 images an option not probed: int8 " in told
+    assert f"probed: 47 layers, {IMAGES} images an option not probed: int8 " in told
     pipe = load_pipeline(PIPELINE)
     drawn: list[str] = []
     in_two = probe(
