@@ -277,29 +277,29 @@ def _score(known: Known, name: ScoreName) -> np.ndarray:
         case "energies":
             return energies(_space_of_images(_responses(known, "knapsack --score energies")))
         case "ridge":
-            store = _labeled(known)
+            store = known.store
+            if store is None or not len(store.records):
+                raise QsdError(
+                    "knapsack --score ridge: needs --store with labels of the bank's options alone; label "
+                    "with `qsd label`"
+                )
             target = Target(known.ranker.target if known.ranker else "-log(fid)").evaluate(store)
             rows = np.flatnonzero(target.valid & (store.records.split != 2))
+            _check_labeled(store, rows)
             options = len(known.bank.options)
             ridge = Ridge.fit(one_hot(store.records.config[rows], options), target.values[rows])
             return ridge.weights.reshape(-1, options)
 
 
-def _labeled(known: Known) -> Store:
-    """The store, whose labels say something of each option of the bank."""
-    store, what = known.store, "knapsack --score ridge"
-    if store is None or not len(store.records):
-        raise QsdError(
-            f"{what}: needs --store with labels of the bank's options alone; label with `qsd label`"
-        )
-    seen = np.unique(store.records.config)
-    unseen = [str(option) for place, option in enumerate(known.bank.options) if place not in seen]
+def _check_labeled(store: Store, rows: np.ndarray) -> None:
+    """Refuses a store where some option is in none of the records that are learned from."""
+    seen = np.unique(store.records.config[rows])
+    unseen = [str(option) for place, option in enumerate(store.header.options) if place not in seen]
     if unseen:
         raise QsdError(
-            f"{what}: no label of {store.path} has {', '.join(unseen)}; label more with `qsd label`, or "
-            "leave these out with `qsd bank --drop`"
+            f"knapsack --score ridge: no label of {store.path} to learn from has {', '.join(unseen)}; label "
+            "more with `qsd label`, or leave these out with `qsd bank --drop`"
         )
-    return store
 
 
 def _responses(known: Known, what: str) -> Responses:

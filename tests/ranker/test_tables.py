@@ -122,7 +122,7 @@ def test_scores_of_options_that_no_label_or_probe_has_seen_are_refused(
 ) -> None:
     space = Space.make(wide.num_bytes, wide.num_weights, wide.options)
     known = Known(_bank(wide, wide.options), None, store)
-    with pytest.raises(QsdError, match=r"ridge: no label of .*s\.h5 has int8, uaq-5; label more"):
+    with pytest.raises(QsdError, match=r"ridge: no label of .*s\.h5 to .* has int8, uaq-5; label"):
         make_task("knapsack", known, space, score="ridge")
     for name in ("length", "greedy"):
         make_task(name, known, space)
