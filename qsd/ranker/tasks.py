@@ -310,13 +310,13 @@ def _responses(known: Known, what: str) -> Responses:
             "--store with a probed store" if store is None else f"a probed store, which {store.path} is not"
         )
         raise QsdError(f"{what}: needs {where}; probe one with `qsd probe`")
-    if len(responses.missing()):
-        names = [
-            name for name, done in zip(store.header.columns, responses.complete(), strict=True) if not done
-        ]
+    if responses.sketched or len(responses.missing()):
+        columns = zip(store.header.columns, responses.complete(), strict=True)
+        names = ", ".join(str(name) for name, done in columns if not done)
+        part = f"in all layers of {names}" if names else "to the end"
         raise QsdError(
-            f"{what}: {store.path} is not probed in all layers of {', '.join(map(str, names))}; go on with "
-            "`qsd probe`, or leave these out with `qsd bank --drop`"
+            f"{what}: {store.path} is not probed {part}; go on with `qsd probe`, or leave these out with "
+            "`qsd bank --drop`"
         )
     return responses
 

@@ -133,6 +133,10 @@ def test_scores_of_options_that_no_label_or_probe_has_seen_are_refused(
     for name in ("length", "greedy"):
         with pytest.raises(QsdError, match=rf"{name}: .*s\.h5 is not probed in all layers of uaq-5; go on"):
             make_task(name, Known(_bank(wide, wide.options), None, half), space)
+    sketched = dataclasses.replace(wide.responses, sketched=True, bases={})
+    begun = Store(store.path, dataclasses.replace(wide, responses=sketched), store.records)
+    with pytest.raises(QsdError, match=r"length: .* is not probed to the end; go on"):
+        make_task("length", Known(_bank(wide, wide.options), None, begun), space)
     none = Store(store.path, wide, store.records.select(np.arange(0)))
     with pytest.raises(QsdError, match="labels of the bank's options alone"):
         make_task("knapsack", Known(_bank(wide, wide.options), None, none), space, score="ridge")
