@@ -22,6 +22,7 @@ from qsd.support.progress import Progress
 
 ReadWeight = Callable[[str], torch.Tensor]
 """The weight of a module by the module's path."""
+_NONSENSE = 10.0  # times the norm of the weight
 
 
 def build_bank(
@@ -140,9 +141,20 @@ def _quantized(
     ):
         weight = waiting.popleft()
         row = [forms.get(option) for option in options]
-        yield layer, row, [np.nan if form is None else relative_error(weight, form) for form in row]
+        yield layer, row, [np.nan if form is None else _error_of(layer, weight, form) for form in row]
         if progress:
             progress(done + 1, len(layers), layer.name)
+
+
+def _error_of(layer: WeightLayer, weight: torch.Tensor, form: QuantizedWeight) -> float:
+    """The relative error, which is refused where an option does not have the range of the weight."""
+    error = relative_error(weight, form)
+    if not error < _NONSENSE:
+        raise QsdError(
+            f"layer '{layer.name}': its values, up to {weight.abs().max().item():.2g} in size, are beyond "
+            f"the range of option {form.option}; leave the option out"
+        )
+    return error
 
 
 def check_options(options: Sequence[Option], layers: Sequence[WeightLayer], *, partial: bool = False) -> None:

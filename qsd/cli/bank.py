@@ -23,6 +23,7 @@ from qsd.denoisers.pipeline import DtypeName, dtype_of, load_pipeline
 from qsd.denoisers.source import open_source
 from qsd.quantizers import parse_options
 from qsd.quantizers.activations import parse_activations
+from qsd.support.errors import QsdError
 from qsd.support.heap import return_freed_memory
 from qsd.support.progress import Progress
 
@@ -70,6 +71,7 @@ def bank(
     """
     return_freed_memory()
     if add is not None or drop is not None:
+        _check_alone(out, options, activations)
         pipe = load_pipeline(pipeline, device=device, dtype=dtype, encoders=False)
         with bar("Bank") as progress:
             built = _changed(pipe, out, add, drop, threads or os.cpu_count() or 1, progress)
@@ -101,6 +103,21 @@ def bank(
                 progress=progress,
             )
     _show(source.module, built, out, json)
+
+
+def _check_alone(out: str, options: list[str] | str, activations: list[str | int]) -> None:
+    """Refuses a whole table beside `--add` or `--drop`, unless it is the one that the bank has."""
+    there = Bank.load(out)
+    if options != "default" and parse_options(options) != there.options:
+        raise QsdError(
+            f"{out}: --add and --drop change the table that it has, {', '.join(map(str, there.options))}; "
+            "leave --options out"
+        )
+    if activations != ["16"] and parse_activations(activations) != there.activation_options:
+        raise QsdError(
+            f"{out}: --add and --drop leave its activations, {', '.join(map(str, there.activation_options))};"
+            " leave --activations out, or build another bank"
+        )
 
 
 def _changed(

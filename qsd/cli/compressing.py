@@ -16,8 +16,9 @@ from qsd.cli.comparing import Found, Row, add_rivals, best_of, draw_fronts, draw
 from qsd.cli.goals import Effort, Goal
 from qsd.configs.document import config_to_json, save_config
 from qsd.denoisers import GraphKind, load_inputs, trace_whole
-from qsd.denoisers.components import denoiser_like
+from qsd.denoisers.components import class_name, denoiser_like
 from qsd.denoisers.identity import identity, same_denoiser
+from qsd.denoisers.layers import WeightLayer
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation import LABELS, EvaluationSettings
 from qsd.evaluation.conditions import NULL_CLASS, num_classes
@@ -31,10 +32,10 @@ from qsd.labels.remembered import Remembered
 from qsd.quantizers import parse_options
 from qsd.ranker.bounds import full_precision_bound
 from qsd.ranker.checkpoint import Ranker, load_ranker
-from qsd.ranker.tasks import space_of
 from qsd.search import Front, SearchSettings
 from qsd.search.budget import Budget
-from qsd.search.coupling import FormatName
+from qsd.search.coupling import FormatName, groups_of, held, implied_by
+from qsd.search.space import Space
 from qsd.store import Store
 from qsd.support.documents import write_json
 from qsd.support.errors import QsdError
@@ -142,8 +143,13 @@ class Compression:
             )
 
     def cost(self) -> Cost:
-        """What the run will take, from two batches and one quantized layer; nothing is written."""
+        """What the run will take, from two batches and one quantized layer; nothing is written.
+
+        Raises:
+            QsdError: no config is as small as a goal.
+        """
         module, traced = trace_whole(self.pipe, **self.plan.seen())
+        self._check_goals(class_name(module), traced.layers)
         effort = self.plan.effort
         images = {
             "probe": probe_images(traced.layers, self.options, effort.probe_images),
@@ -166,14 +172,7 @@ class Compression:
         """
         with self._stage("bank"):
             bank = self._bank()
-        space = space_of(bank, format=self.plan.format)
-        for goal in self.goals:  # before anything is drawn for a budget that no config keeps
-            Budget.make(
-                *(space.num_bytes, space.num_weights),
-                max_bits=goal.max_bits,
-                max_bytes=goal.max_bytes,
-                remedy="name smaller options as --options",
-            )
+        self._check_goals(str(bank.denoiser["class"]), bank.layers)
         with self._stage("measure"):
             store = self._measured(bank)
         with self._stage("fit"):
@@ -210,6 +209,25 @@ class Compression:
             "seconds": self.seconds,
             "provenance": provenance(self.command),
         }
+
+    def _check_goals(self, denoiser_class: str, layers: Sequence[WeightLayer]) -> None:
+        """Refuses a budget that no config keeps, by sizes alone: before anything is quantized or drawn."""
+        format = self.plan.format
+        sizes = [[o.num_bytes(x.shape) if o.accepts(x.shape) else -1 for o in self.options] for x in layers]
+        space = Space.make(
+            held(format, layers, self.options, np.array(sizes)),
+            np.array([layer.num_weights for layer in layers]),
+            self.options,
+            layer_names=[layer.name for layer in layers],
+            groups=groups_of(layers, implied_by(format, denoiser_class)),
+        )
+        for goal in self.goals:
+            Budget.make(
+                *(space.num_bytes, space.num_weights),
+                max_bits=goal.max_bits,
+                max_bytes=goal.max_bytes,
+                remedy="name smaller options as --options",
+            )
 
     def save(self, summary: dict[str, Any]) -> None:
         """Writes ``summary.json`` and ``report.html``, the page that shows the run."""

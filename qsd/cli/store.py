@@ -128,8 +128,7 @@ def show(store: Store, json: bool) -> None:
         "records by split: " + ", ".join(f"{name} {count}" for name, count in facts["splits"].items())
     )
     if probed := facts["probed"]:
-        done = facts["layers"] - probed["missing"]
-        console.print(f"probed: {done} layers, {probed['images']} images an option")
+        console.print(f"probed: {probed['layers']} layers, {probed['images']} images an option")
         if probed["unknown"]:
             console.print(f"not probed: {', '.join(probed['unknown'])}")
     if facts["records"] and (unseen := [option for option, count in facts["labeled"].items() if not count]):
@@ -167,6 +166,7 @@ def store_facts(store: Store) -> dict[str, Any]:
         "probed": responses
         and {
             "images": responses.num_images,
+            "layers": int(np.logical_not(responses.unknown()).any(axis=1).sum()),
             "missing": len(responses.missing()),
             "unknown": [
                 name

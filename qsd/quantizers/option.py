@@ -111,6 +111,8 @@ class Option(ABC):
 
     grammar: ClassVar[str]
     """How the scheme's options are written, for messages and docs."""
+    limits: ClassVar[str] = ""
+    """Which numbers they can have, likewise."""
 
     @classmethod
     def parse(cls, text: str) -> "Option":
@@ -232,7 +234,9 @@ SCHEMES: dict[str, type[Option]] = {}
 WRAPPERS: list[Callable[[str], Option | None]] = []
 """Readers of texts such as ``hadamard+...``: an option, or None if the text is not of that form."""
 
-_SPELLED = re.compile(r"([a-z][a-z0-9_]*?)(?:-([0-9]+))?(?:g([0-9]+))?((?::[a-z0-9]+)*)", re.ASCII)
+_NUMBER = "[1-9][0-9]{0,8}"
+_SPELLED = re.compile(rf"([a-z][a-z0-9_]*?)(?:-({_NUMBER}))?(?:g({_NUMBER}))?((?::[a-z0-9]+)*)", re.ASCII)
+_SHOWN = 60  # characters of a text in a message
 _Scheme = TypeVar("_Scheme", bound=type[Option])
 
 
@@ -277,15 +281,29 @@ def _parse(text: str) -> Option:
             return wrapped
     match = _SPELLED.fullmatch(text)
     if match is None or match[1] not in SCHEMES:
-        raise QsdError(f"unknown quantization option '{text}': {_known()}")
+        raise QsdError(f"unknown quantization option '{shortened(text)}': {_remedy(text)}")
     bits, group = (None if digits is None else int(digits) for digits in (match[2], match[3]))
     flags = tuple(match[4].split(":")[1:])
-    found = SCHEMES[match[1]]
     try:
-        return found.spelled(Spelling(match[1], bits, group or 0, flags))
+        return SCHEMES[match[1]].spelled(Spelling(match[1], bits, group or 0, flags))
     except ValueError:
-        raise QsdError(f"unknown quantization option '{text}': write {found.grammar}") from None
+        raise QsdError(f"unknown quantization option '{shortened(text)}': {_remedy(text)}") from None
 
 
-def _known() -> str:
-    return f"write one of {', '.join(dict.fromkeys(found.grammar for found in SCHEMES.values()))}"
+def shortened(text: str) -> str:
+    """A text as a message shows it, on one line that can be read."""
+    plain = text if text.isprintable() else repr(text)[1:-1]
+    return plain if len(plain) <= _SHOWN else f"{plain[:_SHOWN]}..."
+
+
+def _remedy(text: str) -> str:
+    """What to write in place of a text that is no option."""
+    small = text.lower()
+    if small != text and _SPELLED.fullmatch(small) is not None:
+        return f"options are written in small letters, '{shortened(small)}'"
+    named = max((name for name in SCHEMES if small.startswith(name)), key=len, default=None)
+    if named is None:
+        grammars = dict.fromkeys(found.grammar for found in SCHEMES.values())
+        return f"write one of {', '.join([*grammars, 'hadamard+OPTION, OPTION+rRANK'])}"
+    found = SCHEMES[named]
+    return f"write {found.grammar}" + (f" ({found.limits})" if found.limits else "")

@@ -1,10 +1,11 @@
 """Option tables: the order of the options of a bank, which is the meaning of the integers in a config."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 
 from qsd.quantizers import schemes
-from qsd.quantizers.option import Option
+from qsd.quantizers.option import Option, shortened
 from qsd.support.errors import QsdError
 
 __all__ = [
@@ -54,10 +55,12 @@ def parse_options(texts: Iterable[str] | str) -> tuple[Option, ...]:
     Raises:
         QsdError: If the table is empty, or an option is unknown or named twice.
     """
-    texts = [texts] if isinstance(texts, str) else list(texts)
+    texts = [text.strip() for text in ([texts] if isinstance(texts, str) else texts)]
     if len(texts) == 1 and texts[0] in TABLES:
         return TABLES[texts[0]]
-    options = tuple(Option.parse(text) for text in texts)
+    for text in texts:
+        _check_one(text)
+    options = tuple(map(Option.parse, texts))
     if not options:
         raise QsdError(
             f"no quantization options given: name at least one, for example '{DEFAULT_OPTIONS[0]}'"
@@ -66,6 +69,18 @@ def parse_options(texts: Iterable[str] | str) -> tuple[Option, ...]:
         if option in options[:position]:
             raise QsdError(f"quantization option '{option}' is named twice: name each option once")
     return options
+
+
+def _check_one(text: str) -> None:
+    """Refuses what people write in the place of one option and means several."""
+    if text.lower() in TABLES:
+        raise QsdError(
+            f"'{text}' among options: a table by name ({', '.join(TABLES)}) stands alone, in small letters"
+        )
+    if len(words := re.findall(r"[^\s,\[\]]+", text)) > 1:
+        raise QsdError(
+            f"'{shortened(text)}' is not one option: write a list of options, [{shortened(', '.join(words))}]"
+        )
 
 
 def options_hash(options: Sequence[Option]) -> str:

@@ -279,22 +279,45 @@ def _score(known: Known, name: ScoreName) -> np.ndarray:
         case "ridge":
             store = known.store
             if store is None or not len(store.records):
-                raise QsdError("knapsack --score ridge: needs --store with labels; label with `qsd label`")
+                raise QsdError(
+                    "knapsack --score ridge: needs --store with labels of the bank's options alone; label "
+                    "with `qsd label`"
+                )
             target = Target(known.ranker.target if known.ranker else "-log(fid)").evaluate(store)
             rows = np.flatnonzero(target.valid & (store.records.split != 2))
+            _check_labeled(store, rows)
             options = len(known.bank.options)
             ridge = Ridge.fit(one_hot(store.records.config[rows], options), target.values[rows])
             return ridge.weights.reshape(-1, options)
 
 
+def _check_labeled(store: Store, rows: np.ndarray) -> None:
+    """Refuses a store where some option is in none of the records that are learned from."""
+    seen = np.unique(store.records.config[rows])
+    unseen = [str(option) for place, option in enumerate(store.header.options) if place not in seen]
+    if unseen:
+        raise QsdError(
+            f"knapsack --score ridge: no label of {store.path} to learn from has {', '.join(unseen)}; label "
+            "more with `qsd label`, or leave these out with `qsd bank --drop`"
+        )
+
+
 def _responses(known: Known, what: str) -> Responses:
     store = filled_in(known.store)[0] if known.store is not None else None
     responses = store.header.responses if store is not None else None
-    if store is None or responses is None or len(responses.missing()):
+    if store is None or responses is None:
         where = (
             "--store with a probed store" if store is None else f"a probed store, which {store.path} is not"
         )
         raise QsdError(f"{what}: needs {where}; probe one with `qsd probe`")
+    if responses.sketched or len(responses.missing()):
+        columns = zip(store.header.columns, responses.complete(), strict=True)
+        names = ", ".join(str(name) for name, done in columns if not done)
+        part = f"in all layers of {names}" if names else "to the end"
+        raise QsdError(
+            f"{what}: {store.path} is not probed {part}; go on with `qsd probe`, or leave these out with "
+            "`qsd bank --drop`"
+        )
     return responses
 
 

@@ -102,6 +102,16 @@ def test_an_option_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> 
         build_bank(tiny_pixart(), parse_options(["uaq-4", "q4_0"]))
 
 
+@pytest.mark.parametrize("option", ["q8_0", "q4_1"])
+def test_an_option_that_cannot_hold_the_values_of_a_layer(option: str) -> None:
+    denoiser = tiny_pixart()
+    wide = next(layer for layer in build_bank(denoiser, TABLE).layers if len(layer.shape) == 2)
+    denoiser.get_submodule(wide.module).weight.data *= 1e9
+    with pytest.raises(QsdError, match=rf"'{wide.name}': its values, up to .*e\+.*, are beyond .* {option};"):
+        build_bank(denoiser, parse_options(["uaq-4", option]))
+    assert np.isfinite(build_bank(denoiser, parse_options(["uaq-4", "int8", "keep"])).relative_errors).all()
+
+
 def test_the_default_table_leaves_out_what_fits_no_layer() -> None:
     whole = qsd.build_bank(tiny_pixart()).options
     assert set(whole) <= set(DEFAULT_OPTIONS) and Option.parse("int8") in whole

@@ -48,7 +48,7 @@ def test_dry_run_prints_the_cost_and_writes_no_bank(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "small"
-    command = [*words, "--max-size", "0.3MB", "--effort", "normal", "--out", str(out), "--dry-run=true"]
+    command = [*words, "--max-size", "0.35MB", "--effort", "normal", "--out", str(out), "--dry-run=true"]
     assert main([*command, "--json"]) == 0
     cost = json.loads(capsys.readouterr().out)["cost"]
     assert cost["images"]["label"] == 51 * 4
@@ -141,8 +141,13 @@ def test_a_budget_that_no_config_keeps_is_refused_before_anything_is_drawn(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "small"
-    assert main([*words, "--max-bits", "2", "--out", str(out)]) == 2
-    message = " ".join(capsys.readouterr().err.split())
-    assert "2.0 bits is below the smallest possible size" in message
-    assert "raise the budget or name smaller options as --options" in message
-    assert not (out / "work" / "store.h5").exists()
+    for more, asked in (
+        (["--max-bits", "2"], "2.0 bits"),
+        (["--max-bits", "2", "--dry-run=true"], "2.0 bits"),
+        (["--max-size", "100kB", "--options", "[keep]", "--dry-run=true"], "100000 bytes"),
+    ):
+        assert main([*words, *more, "--out", str(out)]) == 2
+        message = " ".join(capsys.readouterr().err.split())
+        assert f"{asked} is below the smallest possible size" in message
+        assert "raise the budget or name smaller options as --options" in message
+    assert not [*out.rglob("*.safetensors"), *out.rglob("*.h5")]

@@ -108,4 +108,4 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     qsd("store", "migrate", store, "--bank", bank)
     assert [*map(str, Store.open(store).header.options)] == [*texts, "uaq-4"]
     assert main(["search", *search]) == 2
-    assert "needs a probed store" in capsys.readouterr().err
+    assert "is not probed in all layers of uaq-4; go on" in " ".join(capsys.readouterr().err.split())

@@ -128,11 +128,21 @@ def test_a_table_grows_and_only_new_options_are_probed(
     assert main(["bank", "--pipeline", PIPELINE, "--out", str(file), "--add", "[int8]"]) == 0
     wide = Bank.load(file)
     assert [*map(str, wide.options)] == ["kmeans_a-3", "int8"]
+    for words, told in (
+        (["--options", "paper"], "options out"),
+        (["--activations", "[16, 8]"], "activations"),
+    ):
+        assert main(["bank", "--pipeline", PIPELINE, "--out", str(file), "--add", "[keep]", *words]) == 2
+        assert f"leave --{told}" in " ".join(capsys.readouterr().err.split())
+    assert Bank.load(file).options == wide.options
     for old, new in zip(bank.weights, wide.weights, strict=True):
         for name, tensor in old[0].tensors().items():
             assert torch.equal(tensor, new[0].tensors()[name])
     assert main(["store", "migrate", str(path), "--bank", str(file)]) == 0
     assert "1 -> 2 options; probe the new ones" in " ".join(capsys.readouterr().out.split())
+    assert main(["store", "info", str(path)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"probed: 47 layers, {IMAGES} images an option not probed: int8 " in told
     pipe = load_pipeline(PIPELINE)
     drawn: list[str] = []
     in_two = probe(

@@ -69,12 +69,30 @@ def test_paper_table_order() -> None:
     assert parse_options(["default"]) == DEFAULT_OPTIONS == parse_options(list(map(str, DEFAULT_OPTIONS)))
 
 
-@pytest.mark.parametrize(
-    "text", ["gptq-4", "kmeans-4", "", "-4", "uaq--4", "uaq-²", "hadamard", "UAQ-4", "4"]
-)
+@pytest.mark.parametrize("text", ["gptq-4", "kmeans-4", "", "-4", "hadamard", "hadamard+", "+r4", "4"])
 def test_unknown_scheme(text: str) -> None:
-    with pytest.raises(QsdError, match=r"unknown quantization option '.*': write one of uaq-BITS.*keep"):
+    with pytest.raises(QsdError, match=r"unknown quantization option '.*': write one of uaq-BITS.*\+rRANK"):
         Option.parse(text)
+
+
+@pytest.mark.parametrize("text", ["UAQ-4", "Keep", "Q4_K", "uaq-4G64:SYM"])
+def test_capitals(text: str) -> None:
+    with pytest.raises(QsdError, match=f"small letters, '{text.lower()}'"):
+        Option.parse(text)
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "0" * 5000, "1" * 10])
+@pytest.mark.parametrize("form", ["uaq-{}", "uaq-4g{}", "lloyd-3+r{}", "q4_k-{}"])
+def test_numbers_of_many_digits(form: str, digits: str) -> None:
+    with pytest.raises(QsdError, match=r"^unknown quantization option '.{,63}': write .*$"):
+        Option.parse(form.format(digits))
+
+
+@pytest.mark.parametrize("text", ["hadamard+" * 5000 + "uaq-4", "uaq-4" + "+r1" * 5000, "uaq-4\n:sym"])
+def test_long_and_broken_texts_end_in_one_short_line(text: str) -> None:
+    with pytest.raises(QsdError) as error:
+        Option.parse(text)
+    assert len(str(error.value)) < 300 and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +106,18 @@ def test_unknown_scheme(text: str) -> None:
         "uaq-4:f8:s8",
         "uaq-4g64:paper",
         "uaq-4g7",
+        "uaq-4g0",
+        "uaq-04",
+        "uaq-4g032",
+        "uaq-4g-32",
+        "uaq--4",
+        "uaq-²",
+        "uaq-4+r0",
+        "uaq-4+r016",
+        "int8g0",
+        "keepg0",
+        "kmeans_a-3g0",
+        "kmeans_c-3g0:paper",
         "kmeans_a-4g64",
         "lloyd-7",
         "lloyd",
@@ -104,7 +134,8 @@ def test_settings_that_a_scheme_does_not_have(text: str) -> None:
     found = next(SCHEMES[name] for name in SCHEMES if text.startswith(name))
     with pytest.raises(QsdError) as error:
         Option.parse(text)
-    assert str(error.value) == f"unknown quantization option '{text}': write {found.grammar}"
+    limits = f" ({found.limits})" if found.limits else ""
+    assert str(error.value) == f"unknown quantization option '{text}': write {found.grammar}{limits}"
 
 
 @pytest.mark.parametrize("text", ["hadamard+keep", "keep+r4", "uaq-4+r2+r3", "hadamard+hadamard+uaq-4"])
@@ -118,6 +149,18 @@ def test_bad_tables() -> None:
         parse_options(["uaq-4", "uaq-3", "uaq-4"])
     with pytest.raises(QsdError, match="no quantization options"):
         parse_options([])
+    with pytest.raises(QsdError, match="'uaq-4:sym:f8' is named twice"):
+        parse_options(["uaq-4:sym:f8", "uaq-4:f8:sym"])
+    with pytest.raises(QsdError, match="'int8' is named twice"):
+        parse_options(["uaq-8:sym", "int8"])
+    with pytest.raises(QsdError, match=r"'paper' among .*\(default, paper, .*\) stands alone"):
+        parse_options(["keep", "paper"])
+    with pytest.raises(QsdError, match=r"'Default' among .* small letters"):
+        parse_options("Default")
+    for text in ("uaq-4,uaq-3", "uaq-4 uaq-3", "uaq-4, uaq-3", "[uaq-4, uaq-3]"):
+        with pytest.raises(QsdError, match=r"not one option: write a list of options, \[uaq-4, uaq-3\]"):
+            parse_options(text)
+    assert parse_options(" default ") == DEFAULT_OPTIONS
 
 
 def test_hash_depends_on_order_and_never_changes() -> None:

@@ -17,6 +17,8 @@ from qsd.ranker.network import NetworkSettings
 from qsd.ranker.posteriors import fit_posteriors
 from qsd.ranker.store_data import prepare
 from qsd.ranker.target import Target
+from qsd.ranker.tasks import Known, make_task
+from qsd.search.space import Space
 from qsd.store import Header, Store
 from qsd.support.errors import QsdError
 
@@ -113,6 +115,31 @@ def test_an_option_neither_labeled_nor_probed_is_refused(wide: Header, store: St
     ):
         ranker.check(_bank(wide, wide.options), "b.st")
     ranker.check(_bank(wide, wide.options[:7]), "b.st")
+
+
+def test_scores_of_options_that_no_label_or_probe_has_seen_are_refused(
+    wide: Header, store: Store, tmp_path: Path
+) -> None:
+    space = Space.make(wide.num_bytes, wide.num_weights, wide.options)
+    known = Known(_bank(wide, wide.options), None, store)
+    with pytest.raises(QsdError, match=r"ridge: no label of .*s\.h5 to .* has int8, uaq-5; label"):
+        make_task("knapsack", known, space, score="ridge")
+    for name in ("length", "greedy"):
+        make_task(name, known, space)
+    unprobed = wide.responses.spaces["latents"].copy()
+    unprobed[:, 7] = np.nan
+    responses = dataclasses.replace(wide.responses, spaces={"latents": unprobed})
+    half = Store(store.path, dataclasses.replace(wide, responses=responses), store.records)
+    for name in ("length", "greedy"):
+        with pytest.raises(QsdError, match=rf"{name}: .*s\.h5 is not probed in all layers of uaq-5; go on"):
+            make_task(name, Known(_bank(wide, wide.options), None, half), space)
+    sketched = dataclasses.replace(wide.responses, sketched=True, bases={})
+    begun = Store(store.path, dataclasses.replace(wide, responses=sketched), store.records)
+    with pytest.raises(QsdError, match=r"length: .* is not probed to the end; go on"):
+        make_task("length", Known(_bank(wide, wide.options), None, begun), space)
+    none = Store(store.path, wide, store.records.select(np.arange(0)))
+    with pytest.raises(QsdError, match="labels of the bank's options alone"):
+        make_task("knapsack", Known(_bank(wide, wide.options), None, none), space, score="ridge")
 
 
 def test_labels_without_probes_are_said_to_go_without(store: Store, wide: Header) -> None:

@@ -48,6 +48,7 @@ class Affine(Option):
     """
 
     grammar = "uaq-BITS[gGROUP][:sym][:f8|:s8], uaq-BITS:paper, int8"
+    limits = "BITS from 2 to 8, GROUP a multiple of 8"
 
     bits: int
     group: int = 0

@@ -40,6 +40,7 @@ class KMeans(Option):
     """
 
     grammar = "kmeans_c-BITS[gGROUP][:paper], kmeans_a-BITS[:paper]"
+    limits = "BITS from 2 to 8, GROUP a multiple of 8"
 
     per_tensor: bool
     bits: int

@@ -58,6 +58,7 @@ class SharedCodebook(Option):
     """
 
     grammar = "lloyd-BITS[gGROUP][:f8|:s8], nf4[gGROUP][:f8|:s8], fp4[gGROUP][:f8|:s8]"
+    limits = "BITS from 2 to 6, GROUP a multiple of 8"
 
     name: str
     bits: int

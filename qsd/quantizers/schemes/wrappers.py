@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qsd.quantizers.coding import saturated
 from qsd.quantizers.decoding import rotate_blocks, scratch
-from qsd.quantizers.option import HALF, WRAPPERS, Option, Rows, Stored, Tensors, Traits
+from qsd.quantizers.option import HALF, WRAPPERS, Option, Rows, Stored, Tensors, Traits, shortened
 from qsd.quantizers.rotation import block_size, rotate
 from qsd.quantizers.scales import fan_in
 from qsd.quantizers.weight import QuantizedWeight
@@ -17,7 +17,7 @@ from qsd.support.errors import QsdError
 
 _SMALLEST_BLOCK = 16
 _ROTATED = "hadamard+"
-_LOW_RANK = re.compile(r"(.+)\+r([1-9][0-9]*)", re.ASCII)
+_LOW_RANK = re.compile(r"(.+)\+r([1-9][0-9]{0,8})", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,6 @@ class Hadamard(Option):
     Attributes:
         inner: how the rotated weight is stored.
     """
-
-    grammar = "hadamard+OPTION"
 
     inner: Option
 
@@ -82,8 +80,6 @@ class LowRank(Option):
         rank: of the residual.
     """
 
-    grammar = "OPTION+rRANK"
-
     inner: Option
     rank: int
 
@@ -133,20 +129,24 @@ class LowRank(Option):
 
 def _read_low_rank(text: str) -> Option | None:
     match = _LOW_RANK.fullmatch(text)
-    return None if match is None else LowRank(_plain(match[1], text), int(match[2]))
+    if match is None:
+        return None
+    return LowRank(_plain(match[1], text, twice=_LOW_RANK.fullmatch(match[1]) is not None), int(match[2]))
 
 
 def _read_rotated(text: str) -> Option | None:
     if not text.startswith(_ROTATED):
         return None
-    return Hadamard(_plain(text.removeprefix(_ROTATED), text))
+    inner = text.removeprefix(_ROTATED)
+    return Hadamard(_plain(inner, text, twice=inner.startswith(_ROTATED)))
 
 
-def _plain(text: str, whole: str) -> Option:
-    inner = Option.parse(text)
-    twice = inner.traits.rank or (inner.traits.rotated and whole.startswith(_ROTATED + _ROTATED))
-    if inner.traits.keep or twice:
-        raise QsdError(f"unknown quantization option '{whole}': '{text}' can have nothing more around it")
+def _plain(text: str, whole: str, *, twice: bool) -> Option:
+    if twice or (inner := Option.parse(text)).traits.keep:
+        raise QsdError(
+            f"unknown quantization option '{shortened(whole)}': '{shortened(text)}' can have nothing more "
+            "around it"
+        )
     return inner
 
 
