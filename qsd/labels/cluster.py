@@ -8,7 +8,9 @@ once, by path. Work of a worker that died is done by another one.
 import contextlib
 import dataclasses
 import importlib
+import logging
 import os
+import secrets
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -30,7 +32,9 @@ from qsd.support.yaml_files import read_yaml
 RETRIES = 2
 """What fails is tried so often again."""
 _SATURATION = 1.0  # no work waits at a busy worker while another one is idle
-_PATIENCE = 30  # seconds for a scheduler to answer
+_PATIENCE = 30  # seconds for a scheduler to answer, and for a first worker to join
+_PLUGIN = "qsd-"  # and the client that it is of
+_LOG = logging.getLogger(__name__)
 
 _KINDS = {
     "local": "distributed:LocalCluster",
@@ -118,8 +122,7 @@ class ClusterPool(Generic[Item, Result]):
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
             self._client = opening.enter_context(_connected(scheduler, cluster))
-            self._client.run_on_scheduler(_saturation(_SATURATION))
-            self._client.register_plugin(_worker_plugin(self._plugin))
+            opening.enter_context(_opened(self._client, self._plugin))
             self._stack = opening.pop_all()
 
     def __enter__(self) -> Self:
@@ -136,7 +139,9 @@ class ClusterPool(Generic[Item, Result]):
         """
         from distributed import as_completed
 
-        futures = {self._client.submit(_work, item, retries=RETRIES, pure=False): item for item in items}
+        self._await_a_worker()
+        key = self._plugin.key
+        futures = {self._client.submit(_work, key, item, retries=RETRIES, pure=False): item for item in items}
         try:
             for future in as_completed(list(futures), loop=self._client.loop):
                 item = futures.pop(future)
@@ -157,6 +162,22 @@ class ClusterPool(Generic[Item, Result]):
             if futures:
                 with contextlib.suppress(Exception):  # of a cluster that is gone already
                     self._client.cancel(list(futures))
+
+    @property
+    def workers(self) -> int:
+        """How many there are now."""
+        return len(self._client.nthreads())
+
+    def _await_a_worker(self) -> None:
+        """Says it where none comes; jobs of a batch system may wait in its queue."""
+        try:
+            self._client.wait_for_workers(1, timeout=_PATIENCE)
+        except TimeoutError:
+            _LOG.warning(
+                "no worker has joined %s yet; work waits for one (dask worker %s --nthreads 1, or look at "
+                "the jobs of your cluster)",
+                *(self._client.scheduler.address,) * 2,
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +200,7 @@ class _Opening:
         device: str,
         dtype: DtypeName = "float32",
     ) -> None:
+        self.key = secrets.token_hex(8)
         self.open_tool = open_tool
         self.pipeline = pipeline
         self.bank = bank
@@ -190,8 +212,8 @@ class _Opening:
 
     def open(self, worker: Any) -> None:
         """Opens the tool, or notes why the worker must not work."""
-        global _tool, _refused
-        _tool, _refused = None, None
+        global _key, _tool, _refused
+        _key, _tool, _refused = self.key, None, None
         try:
             self._check(worker)
             torch.set_num_threads(1)
@@ -204,6 +226,12 @@ class _Opening:
             )
         except Exception as error:  # what a worker's beginning raises is lost otherwise
             _refused = _Refused(str(worker.address), first_line(error))
+
+    def close(self) -> None:
+        """Gives the tool's memory back, unless another run has its own there."""
+        global _tool
+        if _key == self.key:
+            _tool = None
 
     def _check(self, worker: Any) -> None:
         ours: dict[str, str] = provenance()["versions"]
@@ -221,25 +249,63 @@ class _Opening:
             raise QsdError(f"has {threads} threads; start workers with --nthreads 1, one per core or GPU")
 
 
+_key = ""
 _tool: Tool[Any, Any] | None = None
 _refused: _Refused | None = None
 _busy = threading.Lock()
 
 
-def _work(item: Any) -> Any:
+def _work(key: str, item: Any) -> Any:
+    """Works on an item with the tool of the run that sent it, and with no other's."""
     with _busy:
+        if key != _key:
+            return _Refused(
+                "of the cluster", "was not set up, or another qsd uses it; give each its scheduler"
+            )
         if _refused is not None or _tool is None:
             return _refused or _Refused("of the cluster", "was not set up; start it anew")
         return next(iter(_tool.run([item])))
 
 
-def _worker_plugin(opening: _Opening) -> Any:
+@contextlib.contextmanager
+def _opened(client: Any, opening: _Opening) -> Iterator[None]:
+    """Has every worker open the tool, and close it in the end; a scheduler serves one run at a time.
+
+    Raises:
+        QsdError: another run is at work there, or a worker cannot open anything.
+    """
+    address = client.scheduler.address
+    plugins, clients = client.run_on_scheduler(_prepared(_SATURATION))
+    for name in plugins:
+        if not name.startswith(_PLUGIN):
+            continue
+        if name.removeprefix(_PLUGIN) in clients:
+            raise QsdError(
+                f"{address}: another qsd is at work on these workers; wait until it ends, or "
+                "start a scheduler and workers of its own"
+            )
+        client.unregister_worker_plugin(name)  # of one that was killed
+    name = f"{_PLUGIN}{client.id}"
+    try:
+        client.register_plugin(_worker_plugin(opening, name))
+    except Exception as error:  # whatever a worker without these packages makes of it
+        raise QsdError(
+            f"{address}: a worker cannot open qsd ({first_line(error)}); install the same packages on all"
+        ) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):  # of a cluster that is gone already
+            client.unregister_worker_plugin(name)
+
+
+def _worker_plugin(opening: _Opening, plugin_name: str) -> Any:
     from distributed import WorkerPlugin
 
     class Opening(WorkerPlugin):
         """Opens the tool in every worker, those that come later included."""
 
-        name = "qsd"
+        name = plugin_name
 
         def __init__(self, opening: _Opening) -> None:
             self._opening = opening
@@ -247,16 +313,23 @@ def _worker_plugin(opening: _Opening) -> Any:
         def setup(self, worker: Any) -> None:
             self._opening.open(worker)
 
+        def teardown(self, worker: Any) -> None:
+            self._opening.close()
+
     return Opening(opening)
 
 
-def _saturation(value: float) -> Any:
-    """What sets it at a scheduler; a function without a home, as schedulers need not know qsd."""
+def _prepared(saturation: float) -> Any:
+    """What sets up a scheduler and tells its plugins of workers and its clients.
 
-    def saturate(dask_scheduler: Any) -> None:
-        dask_scheduler.WORKER_SATURATION = value
+    A function without a home, as schedulers need not know qsd.
+    """
 
-    return saturate
+    def prepare(dask_scheduler: Any) -> tuple[list[str], list[str]]:
+        dask_scheduler.WORKER_SATURATION = saturation
+        return list(dask_scheduler.worker_plugins), list(dask_scheduler.clients)
+
+    return prepare
 
 
 @contextlib.contextmanager
@@ -268,6 +341,7 @@ def _connected(scheduler: str | None, cluster: str | Path | None) -> Iterator[An
         raise QsdError('--scheduler and --cluster need Dask; run `pip install "qsd[cluster]"`') from error
     if (scheduler is None) == (cluster is None):
         raise QsdError("--scheduler and --cluster: give one of them")
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it says qsd says in one line
     with contextlib.ExitStack() as stack:
         address = scheduler if cluster is None else stack.enter_context(_started(cluster))
         try:

@@ -3,6 +3,9 @@
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +26,18 @@ from qsd.labels.shards import Shard
 from qsd.support.errors import QsdError
 
 pytest.importorskip("distributed")
+
+_KILLED = """
+import os, signal, sys
+from qsd.evaluation import EvaluationSettings
+from qsd.labels import Measurer
+from qsd.labels.cluster import ClusterPool
+
+scheduler, pipeline, bank = sys.argv[1:]
+prompts = os.path.join(os.path.dirname(bank), "prompts.txt")
+ClusterPool(Measurer, pipeline, bank, EvaluationSettings(prompts=prompts), scheduler=scheduler)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +86,58 @@ def test_a_killed_worker_and_a_bad_config(work: SimpleNamespace) -> None:
         check_complete(pool)
 
 
+def test_a_scheduler_serves_one_run_at_a_time(
+    work: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from distributed import Client, LocalCluster
+
+    other = work.pipeline.parent / "other.safetensors"
+    qsd.build_bank(work.pipe, ["uaq-2", "uaq-8"]).save(other)
+    jobs = [Job(index, np.full(len(work.bank.layers), index % 2, np.int8), 0) for index in range(4)]
+    expected = {
+        job.index: labels for job, labels, _ in Measurer(work.pipe, work.bank, work.settings).run(jobs)
+    }
+    monkeypatch.setattr(cluster_module, "_PATIENCE", 1)
+    with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+
+        def pool(bank: Path) -> ClusterPool[Job, Any]:
+            return ClusterPool(Measurer, work.pipeline, bank, work.settings, scheduler=address)
+
+        def plugins() -> list[str]:
+            with Client(address, set_as_default=False) as client:
+                names = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.worker_plugins))
+            return [name for name in names if name.startswith("qsd-")]
+
+        with pool(work.file) as first:
+            assert first.workers == 0
+            starting = threading.Timer(2, cluster.scale, [1])
+            starting.start()
+            results = first.run(jobs)
+            job, labels, _ = next(results)
+            found = {job.index: labels}
+            with pytest.raises(QsdError, match="another qsd is at work on these workers"):
+                pool(other)
+            found |= {job.index: labels for job, labels, _ in results}
+            assert first.workers == 1
+        assert "no worker has joined" in caplog.text
+        assert found == expected
+        assert not plugins()
+        child = subprocess.run([sys.executable, "-c", _KILLED, address, *map(str, (work.pipeline, other))])
+        assert child.returncode == -signal.SIGKILL
+        assert len(plugins()) == 1
+        with pool(work.file) as last:
+            assert len(plugins()) == 1
+            assert {job.index: labels for job, labels, _ in last.run(jobs)} == expected
+
+
 def refusal(work: SimpleNamespace, nthreads: int = 1, **changes: Any) -> str:
     opening = _Opening(Measurer, str(work.pipeline), str(work.file), work.settings, "cpu")
     vars(opening).update(changes)
     opening.open(SimpleNamespace(address="tcp://w:1", state=SimpleNamespace(nthreads=nthreads)))
     assert cluster_module._refused is not None
-    assert cluster_module._work(0) is cluster_module._refused
+    assert cluster_module._work(opening.key, 0) is cluster_module._refused
+    assert "another qsd uses it" in cluster_module._work("key of another run", 0).reason
     return cluster_module._refused.reason
 
 
