@@ -91,6 +91,18 @@ class EvaluationSettings:
         if not math.isfinite(self.guidance):
             raise QsdError(f"guidance is {self.guidance}; give a finite number, 1 for none")
 
+    def on_first(self, num_images: int | None) -> Self:
+        """The same evaluation on its first so many images; None for all.
+
+        Raises:
+            QsdError: there are not so many.
+        """
+        if num_images is None:
+            return self
+        if not 2 <= num_images <= self.num_images:
+            raise QsdError(f"images {num_images}: give 2 to the evaluation's {self.num_images}")
+        return dataclasses.replace(self, num_images=num_images)
+
     def held_out(self) -> Self:
         """The same evaluation on held-out prompts and real images; itself where none are named.
 

@@ -22,6 +22,7 @@ from pydantic import Field
 from qsd.bank import Bank
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation.settings import EvaluationSettings
+from qsd.labels.leaving_out import Failure, HopelessError
 from qsd.labels.pool import Item, OpenTool, Result, Tool
 from qsd.support.documents import Schema, check_schema
 from qsd.support.errors import QsdError, first_line
@@ -49,7 +50,7 @@ _KINDS = {
 }
 _ONE_THREAD: dict[str, dict[str, Any]] = {
     "local": {"n_workers": 0, "threads_per_worker": 1, "processes": True, "dashboard_address": None},
-    "kubernetes": {},
+    "kubernetes": {"worker_command": ["dask-worker", "--nthreads", "1"]},
 }
 _JOB = {"cores": 1, "processes": 1}  # of a batch system: one worker a job
 
@@ -62,23 +63,10 @@ class ClusterFile(Schema):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
-class Failure(Generic[Item]):
-    """Work that failed as often as it was tried.
-
-    Attributes:
-        item: the work.
-        reason: one line.
-    """
-
-    item: Item
-    reason: str
-
-
 class ClusterPool(Generic[Item, Result]):
     """What :class:`qsd.labels.pool.Pool` is for processes, for the workers of a Dask cluster.
 
-    Work that fails three times is left out and listed; all other work goes on.
+    Work that fails three times is left out; all other work goes on.
 
     Args:
         open_tool: the tool's class.
@@ -89,9 +77,6 @@ class ClusterPool(Generic[Item, Result]):
         cluster: YAML file of a cluster to start (:class:`ClusterFile`); give this or ``scheduler``.
         device: of each worker: ``cpu``, or ``cuda`` where each sees one GPU.
         dtype: as for ``load_pipeline``.
-
-    Attributes:
-        failed: work that was left out.
 
     Raises:
         QsdError: Dask is not installed, no scheduler answers, or the file describes no cluster.
@@ -109,7 +94,6 @@ class ClusterPool(Generic[Item, Result]):
         device: str = "cpu",
         dtype: DtypeName = "float32",
     ) -> None:
-        self.failed: list[Failure[Item]] = []
         folder = Path(pipeline)
         self._plugin = _Opening(
             open_tool,
@@ -131,11 +115,12 @@ class ClusterPool(Generic[Item, Result]):
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def run(self, items: Iterable[Item]) -> Iterator[Result]:
+    def run(self, items: Iterable[Item]) -> Iterator[Result | Failure[Item]]:
         """Works on items side by side, yielding results in order of completion.
 
         Raises:
-            QsdError: a worker has other packages or another bank, or the scheduler is gone.
+            QsdError: full precision cannot be drawn, a worker has other packages or another bank, or the
+                scheduler is gone.
         """
         from distributed import as_completed
 
@@ -146,7 +131,7 @@ class ClusterPool(Generic[Item, Result]):
             for future in as_completed(list(futures), loop=self._client.loop):
                 item = futures.pop(future)
                 if future.status == "error":
-                    self.failed.append(Failure(item, first_line(future.exception())))
+                    yield Failure(item, first_line(future.exception(), 400))
                 elif future.status != "finished":
                     raise QsdError(
                         "the cluster's scheduler is gone; what was measured is safe: run the same command "
@@ -264,7 +249,10 @@ def _work(key: str, item: Any) -> Any:
             )
         if _refused is not None or _tool is None:
             return _refused or _Refused("of the cluster", "was not set up; start it anew")
-        return next(iter(_tool.run([item])))
+        try:
+            return next(iter(_tool.run([item])))
+        except HopelessError as error:  # not to be tried again
+            return _Refused("of the cluster", str(error))
 
 
 @contextlib.contextmanager
@@ -354,16 +342,38 @@ def _connected(scheduler: str | None, cluster: str | Path | None) -> Iterator[An
         yield client
 
 
+def planned_workers(scheduler: str | None, cluster: str | Path | None) -> int:
+    """How many workers a scheduler has, or a cluster's file asks for; nothing is started.
+
+    Raises:
+        QsdError: as for :class:`ClusterPool`.
+    """
+    if cluster is not None and scheduler is None:
+        return _described(cluster).workers
+    with _connected(scheduler, cluster) as client:
+        return max(len(client.nthreads()), 1)
+
+
+def _described(path: str | Path) -> ClusterFile:
+    return check_schema(ClusterFile, read_yaml(path), path, "see docs/cluster.md")
+
+
 @contextlib.contextmanager
 def _started(path: str | Path) -> Iterator[Any]:
-    description = check_schema(ClusterFile, read_yaml(path), path, "see docs/cluster.md")
+    description = _described(path)
     module, _, name = _KINDS[description.kind].partition(":")
     try:
         make = getattr(importlib.import_module(module), name)
     except ImportError as error:
         package = module.partition(".")[0].replace("_", "-")
         raise QsdError(f"{path}: {description.kind} needs {package}; run `pip install {package}`") from error
-    options = description.options | _ONE_THREAD.get(description.kind, _JOB)
+    ours = _ONE_THREAD.get(description.kind, _JOB)
+    if clash := sorted(name for name in ours if description.options.get(name, ours[name]) != ours[name]):
+        raise QsdError(
+            f"{path}: entry 'options': leave out {', '.join(clash)}: a worker has one thread, and `workers` "
+            "says how many there are"
+        )
+    options = description.options | ours
     try:
         cluster = make(**options)
     except (TypeError, ValueError) as error:
