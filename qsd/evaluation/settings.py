@@ -50,6 +50,8 @@ class EvaluationSettings:
         noise_seed: seed of the initial noise; image i of every config starts from the same noise.
         kid_subset_size: images per KID subset; lowered to the real or the drawn images where these are fewer.
         kid_subsets: number of KID subsets.
+        compile: draw with denoisers compiled by torch.compile, without simulated activations. It rounds
+            otherwise, so a store is labeled with it or without.
     """
 
     prompts: str | None = None
@@ -75,6 +77,7 @@ class EvaluationSettings:
     noise_seed: int = 0
     kid_subset_size: int = 500
     kid_subsets: int = 20
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.num_images < 2:

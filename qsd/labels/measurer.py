@@ -66,8 +66,14 @@ class Measurer:
                 even grid.
 
         Raises:
-            QsdError: the bank is another denoiser's, or the settings name what is not there.
+            QsdError: the bank is another denoiser's, the settings name what is not there, or they compile a
+                denoiser that activation options are simulated in.
         """
+        if settings.compile and len(bank.activation_options) > 1:
+            raise QsdError(
+                "compile: activations are simulated by hooks, which compiled denoisers pass over; leave it "
+                "out, or take a bank without activation options"
+            )
         self.pipe = pipe
         self.bank = bank
         self.evaluator = Evaluator(pipe, settings)
