@@ -49,7 +49,7 @@ class Searches:
     """Searches with what some labels tell, and measures what they find.
 
     Args:
-        pipe: at full precision.
+        pipe: at full precision, the one that the store was labeled with.
         bank: of its denoiser, with the options of the store.
         evaluation: of the store; FID alone is measured, on 500 images a noise seed.
         target: expression that configs are searched for.
@@ -86,6 +86,10 @@ class Searches:
 
     def found(self, data: StoreData, rows: np.ndarray) -> list[float]:
         """Measured FID, by noise seed, of the config that is found with these records."""
+        # stores of version 0.1.0 identify their denoiser in another way
+        data = dataclasses.replace(
+            data, header=dataclasses.replace(data.header, denoiser=self._bank.denoiser)
+        )
         with tempfile.TemporaryDirectory() as folder:
             posteriors = [fitted(data, rows)]
             save_ranker(
