@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from qsd.bank import Bank
 from qsd.denoisers import GraphKind, Traced, trace_whole
 from qsd.denoisers.source import Source, open_source
 from qsd.evaluation import EvaluationSettings
-from qsd.labels import Measurer, Prober, Run, RunLayers
+from qsd.labels import Job, Measurer, Prober, RunLayers
 from qsd.labels.active import ActiveSettings, label_actively
 from qsd.labels.budget import layers_to_probe
+from qsd.labels.labeling import PatientRun
+from qsd.labels.leaving_out import leaving_out
 from qsd.labels.shards import Shard, Shards
 from qsd.labels.watching import Watch
 from qsd.quantizers import DEFAULT_OPTIONS, Option, parse_options
@@ -159,7 +161,7 @@ def label(
     num_images: int | None = None,
     active: ActiveSettings | None = None,
     shard: Shard | None = None,
-    run: Run | None = None,
+    run: PatientRun | None = None,
     command: str | None = None,
     watch: Watch | None = None,
     progress: Progress | None = None,
@@ -188,20 +190,21 @@ def label(
     Raises:
         QsdError: the store was begun under other conditions, or another process is labeling into it.
     """
-    if num_images is not None and not 2 <= num_images <= evaluator.num_images:
-        raise QsdError(f"images {num_images}: give 2 to the evaluation's {evaluator.num_images}")
     if active is not None and (shard is not None or split is not None):
         raise QsdError("--strategy active: one process chooses; leave out --shard and --split")
-    fewer = evaluator.num_images if num_images is None else num_images
-    few = dataclasses.replace(evaluator, num_images=fewer)
+    few = evaluator.on_first(num_images)
     measurer = functools.cache(lambda: Measurer(pipe, bank, evaluator))  # if there is something to measure
     measuring = measurer if few == evaluator else functools.cache(lambda: Measurer(pipe, bank, few))
     begin = _opener(measurer, pipe, bank, evaluator, config_seed, command)
+
+    def patiently(jobs: Iterable[Job]) -> Iterator[Any]:
+        return leaving_out(measuring(), jobs)
+
     with _held(begin, store, shard) as (opened, shards):
         seed = evaluator.noise_seed
         if active is not None:
             return label_actively(
-                *(opened, bank, num_configs, seed, run or measuring().run, active),
+                *(opened, bank, num_configs, seed, run or patiently, active),
                 num_images=num_images,
                 progress=progress,
                 watch=watch,
@@ -212,7 +215,7 @@ def label(
         mine = shards.jobs(jobs, num_images) if shards else jobs
         if mine:
             labels_module.label(
-                *(opened, mine, run or measuring().run, progress),
+                *(opened, mine, run or patiently, progress),
                 bank=bank,
                 num_images=num_images,
                 watch=watch,
@@ -269,7 +272,7 @@ def probe(
             opened,
             bank,
             few,
-            run or (lambda cells: Prober(pipe, bank, few, around).run(cells)),
+            run or (lambda cells: leaving_out(Prober(pipe, bank, few, around), cells)),
             provenance=provenance(command, around=None if around is None else around.tolist()),
             layers=layers,
             restart=restart,

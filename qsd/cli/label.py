@@ -1,17 +1,16 @@
 """``qsd label``."""
 
 import contextlib
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from qsd.api import label as label_configs
 from qsd.bank import Bank
-from qsd.cli.console import bar, command_line, run_function
+from qsd.cli.console import bar, command_line, messages, run_function
 from qsd.cli.costs import show_costs, show_shares
-from qsd.cli.processes import check_complete, own_device, own_shard, pool_of, say_how_to_merge
+from qsd.cli.processes import own_device, own_shard, planned_workers, pool_of, say_how_to_merge
 from qsd.cli.store import show
 from qsd.configs.sampling import sample_configs
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
@@ -19,8 +18,11 @@ from qsd.evaluation import EvaluationSettings
 from qsd.labels import Job, Measurer
 from qsd.labels.active import ActiveSettings
 from qsd.labels.estimate import label_cost
+from qsd.labels.labeling import num_missing
+from qsd.labels.shards import stores_with_shards
 from qsd.labels.shares import time_shares
 from qsd.labels.watching import Watch, open_logger
+from qsd.support.errors import QsdError
 
 
 def label(
@@ -84,9 +86,11 @@ def label(
         load_pipeline(pipeline, device=own_device(device), dtype=dtype, encoders=False),
         Bank.load(bank),
     )
-    few = dataclasses.replace(evaluation, num_images=images or evaluation.num_images)
+    few = evaluation.on_first(images)
     if dry_run:
-        show_costs(label_cost(pipe, loaded, store, few, num_configs, split, workers), json)
+        processes = planned_workers(workers, scheduler, cluster)
+        chosen = strategy == "active"
+        show_costs(label_cost(pipe, loaded, store, few, num_configs, split, processes, chosen), json)
         return
     if profile:
         config = sample_configs(loaded.options, len(loaded.layers), 1, config_seed, 0, loaded.available)[0]
@@ -102,8 +106,12 @@ def label(
             )
         )
         progress = stack.enter_context(bar("Label"))
-        watch = Watch(None if logger is None else open_logger(logger, store), workers)
+        watch = Watch(
+            None if logger is None else open_logger(logger, store), lambda: pool.workers if pool else 1
+        )
         stack.callback(watch.close)
+        if strategy == "random" and not (mine and mine.share):
+            stack.enter_context(_saying_what_is_missing(watch, store, num_configs, few, split))
         labeled = label_configs(
             pipe,
             loaded,
@@ -123,7 +131,22 @@ def label(
     show(labeled, json)
     if mine and not json:
         say_how_to_merge(store)
-    check_complete(pool)
+
+
+@contextlib.contextmanager
+def _saying_what_is_missing(
+    watch: Watch, store: str, num_configs: int, settings: EvaluationSettings, split: str | None
+) -> Iterator[None]:
+    """However labeling ends, once it has begun: what the store lacks, and the command that fills it."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(QsdError, OSError):  # what ended it is said already
+            stores = stores_with_shards(store)
+            missing = num_missing(stores, num_configs, settings.noise_seed, settings.num_images, split)
+            if watch.count and missing:
+                messages.print(f"{num_configs - missing} of {num_configs} configs are labeled; the others:")
+                messages.print(f"  {command_line()}", soft_wrap=True)
 
 
 def run(words: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from qsd.bank import Bank
 from qsd.cli.config_names import read_configs
 from qsd.cli.console import bar, command_line, console, print_json, run_function
 from qsd.cli.costs import show_costs
-from qsd.cli.processes import check_complete, own_device, own_shard, pool_of, say_how_to_merge
+from qsd.cli.processes import own_device, own_shard, planned_workers, pool_of, say_how_to_merge
 from qsd.cli.store import show
 from qsd.cli.tables import number_table
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
@@ -89,7 +89,7 @@ def probe(
     )
     few = dataclasses.replace(evaluation, num_images=num_images)
     if dry_run:
-        show_costs(probe_cost(pipe, loaded, store, few, workers), json)
+        show_costs(probe_cost(pipe, loaded, store, few, planned_workers(workers, scheduler, cluster)), json)
         return
     if steps_groups:
         with bar("Steps") as progress:
@@ -129,7 +129,6 @@ def probe(
     show(probed, json)
     if mine and not json:
         say_how_to_merge(store)
-    check_complete(pool)
 
 
 def show_steps(found: StepProbe, json: bool) -> None:

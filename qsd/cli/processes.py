@@ -9,7 +9,6 @@ from qsd.cli.console import console
 from qsd.denoisers.pipeline import DtypeName
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Pool
-from qsd.labels.measurer import Job
 from qsd.labels.shards import Shard, shards_folder
 from qsd.support.errors import QsdError
 
@@ -52,7 +51,7 @@ def pool_of(
     """
     if scheduler is None and cluster is None:
         if workers > 1:
-            return Pool(tool, pipeline, bank, settings, workers, device, dtype)
+            return Pool(tool, pipeline, bank, settings, workers, device, dtype, leave_out=True)
         return contextlib.nullcontext()
     if workers > 1 or shard is not None:
         raise QsdError("--scheduler and --cluster bring their own workers; leave out --workers and --shard")
@@ -63,20 +62,17 @@ def pool_of(
     )
 
 
-def check_complete(pool: Any) -> None:
-    """Says what a cluster left out, if anything.
+def planned_workers(workers: int, scheduler: str | None, cluster: str | None) -> int:
+    """How many processes will be at work, for the estimate of a dry run.
 
     Raises:
-        QsdError: it did.
+        QsdError: the scheduler does not answer, or the cluster's file has a mistake.
     """
-    failed = getattr(pool, "failed", [])
-    if failed:
-        item, reason = failed[0].item, failed[0].reason
-        what = f"config {item.index}" if isinstance(item, Job) else f"layer {item}"
-        raise QsdError(
-            f"{len(failed)} left out after three tries, such as {what} ({reason}); all others are stored: "
-            "run the same command again to try them again"
-        )
+    if scheduler is None and cluster is None:
+        return workers
+    from qsd.labels import cluster as clusters
+
+    return clusters.planned_workers(scheduler, cluster)
 
 
 def own_device(device: str) -> str:

@@ -28,6 +28,8 @@ def settings_content(settings: EvaluationSettings) -> dict[str, Any]:
         QsdError: something that the settings name is missing or unusable.
     """
     values = {name: value for name, value in dataclasses.asdict(settings).items() if name not in _NO_CONTENT}
+    if not settings.compile:
+        del values["compile"]  # as stores do that know of none
     values["prompts"] = None if settings.prompts is None else json_hash(settings.load_prompts())
     values["call"] = settings.call or None
     values["images"] = (

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from qsd.denoisers.components import denoisers_of
 from qsd.evaluation.call import accepted_by, call_options
 from qsd.evaluation.conditions import Conditions, conditions_of
 from qsd.evaluation.pictures import frames_of, load_pictures, may_take_pictures, needs_pictures, sound_of
@@ -53,8 +54,14 @@ class Generator:
         prompts: one prompt an image.
     """
 
-    def __init__(self, pipe: Any, settings: EvaluationSettings) -> None:
+    def __init__(self, pipe: Any, settings: EvaluationSettings, *, compiled: bool = False) -> None:
         """Checks what the pipeline is called with, encodes the prompts and opens the pictures.
+
+        Args:
+            pipe: the diffusers pipeline that draws.
+            settings: how.
+            compiled: whether ``settings.compile`` counts; what looks inside of the denoiser by hooks must not
+                compile it.
 
         Raises:
             QsdError: the pipeline needs prompts or images that the settings do not name, does not know a
@@ -85,6 +92,8 @@ class Generator:
         if "prompt_embeds" in self._conditions:
             self._options["negative_prompt"] = None  # some have a default that excludes encoded prompts
         _check_given(pipe, {*self._conditions, *self._options})
+        parts = denoisers_of(pipe).values() if compiled and settings.compile else ()
+        self._compiled = [(part, torch.compile(part.forward)) for part in parts]
 
     def batches(self, noise_seed: int) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
         """Draws all images; yields rows, latents and images of :class:`Drawn`."""
@@ -134,7 +143,10 @@ class Generator:
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             _replaced(self.pipe, "safety_checker", None),
             _recorded(self.pipe) as decoded,
+            contextlib.ExitStack() as compiled,
         ):
+            for part, forward in self._compiled:
+                compiled.enter_context(_replaced(part, "forward", forward))
             torch.manual_seed(_seed(noise_seed, rows.start))
             generators = [
                 torch.Generator().manual_seed(_seed(noise_seed, index))

@@ -50,6 +50,8 @@ class EvaluationSettings:
         noise_seed: seed of the initial noise; image i of every config starts from the same noise.
         kid_subset_size: images per KID subset; lowered to the real or the drawn images where these are fewer.
         kid_subsets: number of KID subsets.
+        compile: draw with denoisers compiled by torch.compile, without simulated activations. It rounds
+            otherwise, so a store is labeled with it or without.
     """
 
     prompts: str | None = None
@@ -75,6 +77,7 @@ class EvaluationSettings:
     noise_seed: int = 0
     kid_subset_size: int = 500
     kid_subsets: int = 20
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.num_images < 2:
@@ -90,6 +93,18 @@ class EvaluationSettings:
                 raise QsdError(f"{name} is {getattr(self, name)}; give at least {minimum}")
         if not math.isfinite(self.guidance):
             raise QsdError(f"guidance is {self.guidance}; give a finite number, 1 for none")
+
+    def on_first(self, num_images: int | None) -> Self:
+        """The same evaluation on its first so many images; None for all.
+
+        Raises:
+            QsdError: there are not so many.
+        """
+        if num_images is None:
+            return self
+        if not 2 <= num_images <= self.num_images:
+            raise QsdError(f"images {num_images}: give 2 to the evaluation's {self.num_images}")
+        return dataclasses.replace(self, num_images=num_images)
 
     def held_out(self) -> Self:
         """The same evaluation on held-out prompts and real images; itself where none are named.

@@ -15,7 +15,7 @@ from scipy.stats import norm
 from qsd.bank import Bank
 from qsd.bank.sizes import average_bits, config_bytes
 from qsd.configs.sampling import sample_configs
-from qsd.labels.labeling import Run, label
+from qsd.labels.labeling import PatientRun, label
 from qsd.labels.measurer import Job
 from qsd.labels.watching import Watch
 from qsd.ranker.ensemble import Ensemble
@@ -59,7 +59,7 @@ def label_actively(
     bank: Bank,
     num_configs: int,
     noise_seed: int,
-    run: Run,
+    run: PatientRun,
     settings: ActiveSettings,
     *,
     num_images: int | None = None,

@@ -8,7 +8,9 @@ once, by path. Work of a worker that died is done by another one.
 import contextlib
 import dataclasses
 import importlib
+import logging
 import os
+import secrets
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from pydantic import Field
 from qsd.bank import Bank
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation.settings import EvaluationSettings
+from qsd.labels.leaving_out import Failure, HopelessError
 from qsd.labels.pool import Item, OpenTool, Result, Tool
 from qsd.support.documents import Schema, check_schema
 from qsd.support.errors import QsdError, first_line
@@ -30,7 +33,9 @@ from qsd.support.yaml_files import read_yaml
 RETRIES = 2
 """What fails is tried so often again."""
 _SATURATION = 1.0  # no work waits at a busy worker while another one is idle
-_PATIENCE = 30  # seconds for a scheduler to answer
+_PATIENCE = 30  # seconds for a scheduler to answer, and for a first worker to join
+_PLUGIN = "qsd-"  # and the client that it is of
+_LOG = logging.getLogger(__name__)
 
 _KINDS = {
     "local": "distributed:LocalCluster",
@@ -45,7 +50,7 @@ _KINDS = {
 }
 _ONE_THREAD: dict[str, dict[str, Any]] = {
     "local": {"n_workers": 0, "threads_per_worker": 1, "processes": True, "dashboard_address": None},
-    "kubernetes": {},
+    "kubernetes": {"worker_command": ["dask-worker", "--nthreads", "1"]},
 }
 _JOB = {"cores": 1, "processes": 1}  # of a batch system: one worker a job
 
@@ -58,23 +63,10 @@ class ClusterFile(Schema):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
-class Failure(Generic[Item]):
-    """Work that failed as often as it was tried.
-
-    Attributes:
-        item: the work.
-        reason: one line.
-    """
-
-    item: Item
-    reason: str
-
-
 class ClusterPool(Generic[Item, Result]):
     """What :class:`qsd.labels.pool.Pool` is for processes, for the workers of a Dask cluster.
 
-    Work that fails three times is left out and listed; all other work goes on.
+    Work that fails three times is left out; all other work goes on.
 
     Args:
         open_tool: the tool's class.
@@ -85,9 +77,6 @@ class ClusterPool(Generic[Item, Result]):
         cluster: YAML file of a cluster to start (:class:`ClusterFile`); give this or ``scheduler``.
         device: of each worker: ``cpu``, or ``cuda`` where each sees one GPU.
         dtype: as for ``load_pipeline``.
-
-    Attributes:
-        failed: work that was left out.
 
     Raises:
         QsdError: Dask is not installed, no scheduler answers, or the file describes no cluster.
@@ -105,7 +94,6 @@ class ClusterPool(Generic[Item, Result]):
         device: str = "cpu",
         dtype: DtypeName = "float32",
     ) -> None:
-        self.failed: list[Failure[Item]] = []
         folder = Path(pipeline)
         self._plugin = _Opening(
             open_tool,
@@ -118,8 +106,7 @@ class ClusterPool(Generic[Item, Result]):
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
             self._client = opening.enter_context(_connected(scheduler, cluster))
-            self._client.run_on_scheduler(_saturation(_SATURATION))
-            self._client.register_plugin(_worker_plugin(self._plugin))
+            opening.enter_context(_opened(self._client, self._plugin))
             self._stack = opening.pop_all()
 
     def __enter__(self) -> Self:
@@ -128,20 +115,23 @@ class ClusterPool(Generic[Item, Result]):
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def run(self, items: Iterable[Item]) -> Iterator[Result]:
+    def run(self, items: Iterable[Item]) -> Iterator[Result | Failure[Item]]:
         """Works on items side by side, yielding results in order of completion.
 
         Raises:
-            QsdError: a worker has other packages or another bank, or the scheduler is gone.
+            QsdError: full precision cannot be drawn, a worker has other packages or another bank, or the
+                scheduler is gone.
         """
         from distributed import as_completed
 
-        futures = {self._client.submit(_work, item, retries=RETRIES, pure=False): item for item in items}
+        self._await_a_worker()
+        key = self._plugin.key
+        futures = {self._client.submit(_work, key, item, retries=RETRIES, pure=False): item for item in items}
         try:
             for future in as_completed(list(futures), loop=self._client.loop):
                 item = futures.pop(future)
                 if future.status == "error":
-                    self.failed.append(Failure(item, first_line(future.exception())))
+                    yield Failure(item, first_line(future.exception(), 400))
                 elif future.status != "finished":
                     raise QsdError(
                         "the cluster's scheduler is gone; what was measured is safe: run the same command "
@@ -157,6 +147,22 @@ class ClusterPool(Generic[Item, Result]):
             if futures:
                 with contextlib.suppress(Exception):  # of a cluster that is gone already
                     self._client.cancel(list(futures))
+
+    @property
+    def workers(self) -> int:
+        """How many there are now."""
+        return len(self._client.nthreads())
+
+    def _await_a_worker(self) -> None:
+        """Says it where none comes; jobs of a batch system may wait in its queue."""
+        try:
+            self._client.wait_for_workers(1, timeout=_PATIENCE)
+        except TimeoutError:
+            _LOG.warning(
+                "no worker has joined %s yet; work waits for one (dask worker %s --nthreads 1, or look at "
+                "the jobs of your cluster)",
+                *(self._client.scheduler.address,) * 2,
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +185,7 @@ class _Opening:
         device: str,
         dtype: DtypeName = "float32",
     ) -> None:
+        self.key = secrets.token_hex(8)
         self.open_tool = open_tool
         self.pipeline = pipeline
         self.bank = bank
@@ -190,8 +197,8 @@ class _Opening:
 
     def open(self, worker: Any) -> None:
         """Opens the tool, or notes why the worker must not work."""
-        global _tool, _refused
-        _tool, _refused = None, None
+        global _key, _tool, _refused
+        _key, _tool, _refused = self.key, None, None
         try:
             self._check(worker)
             torch.set_num_threads(1)
@@ -204,6 +211,12 @@ class _Opening:
             )
         except Exception as error:  # what a worker's beginning raises is lost otherwise
             _refused = _Refused(str(worker.address), first_line(error))
+
+    def close(self) -> None:
+        """Gives the tool's memory back, unless another run has its own there."""
+        global _tool
+        if _key == self.key:
+            _tool = None
 
     def _check(self, worker: Any) -> None:
         ours: dict[str, str] = provenance()["versions"]
@@ -221,25 +234,66 @@ class _Opening:
             raise QsdError(f"has {threads} threads; start workers with --nthreads 1, one per core or GPU")
 
 
+_key = ""
 _tool: Tool[Any, Any] | None = None
 _refused: _Refused | None = None
 _busy = threading.Lock()
 
 
-def _work(item: Any) -> Any:
+def _work(key: str, item: Any) -> Any:
+    """Works on an item with the tool of the run that sent it, and with no other's."""
     with _busy:
+        if key != _key:
+            return _Refused(
+                "of the cluster", "was not set up, or another qsd uses it; give each its scheduler"
+            )
         if _refused is not None or _tool is None:
             return _refused or _Refused("of the cluster", "was not set up; start it anew")
-        return next(iter(_tool.run([item])))
+        try:
+            return next(iter(_tool.run([item])))
+        except HopelessError as error:  # not to be tried again
+            return _Refused("of the cluster", str(error))
 
 
-def _worker_plugin(opening: _Opening) -> Any:
+@contextlib.contextmanager
+def _opened(client: Any, opening: _Opening) -> Iterator[None]:
+    """Has every worker open the tool, and close it in the end; a scheduler serves one run at a time.
+
+    Raises:
+        QsdError: another run is at work there, or a worker cannot open anything.
+    """
+    address = client.scheduler.address
+    plugins, clients = client.run_on_scheduler(_prepared(_SATURATION))
+    for name in plugins:
+        if not name.startswith(_PLUGIN):
+            continue
+        if name.removeprefix(_PLUGIN) in clients:
+            raise QsdError(
+                f"{address}: another qsd is at work on these workers; wait until it ends, or "
+                "start a scheduler and workers of its own"
+            )
+        client.unregister_worker_plugin(name)  # of one that was killed
+    name = f"{_PLUGIN}{client.id}"
+    try:
+        client.register_plugin(_worker_plugin(opening, name))
+    except Exception as error:  # whatever a worker without these packages makes of it
+        raise QsdError(
+            f"{address}: a worker cannot open qsd ({first_line(error)}); install the same packages on all"
+        ) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(Exception):  # of a cluster that is gone already
+            client.unregister_worker_plugin(name)
+
+
+def _worker_plugin(opening: _Opening, plugin_name: str) -> Any:
     from distributed import WorkerPlugin
 
     class Opening(WorkerPlugin):
         """Opens the tool in every worker, those that come later included."""
 
-        name = "qsd"
+        name = plugin_name
 
         def __init__(self, opening: _Opening) -> None:
             self._opening = opening
@@ -247,16 +301,23 @@ def _worker_plugin(opening: _Opening) -> Any:
         def setup(self, worker: Any) -> None:
             self._opening.open(worker)
 
+        def teardown(self, worker: Any) -> None:
+            self._opening.close()
+
     return Opening(opening)
 
 
-def _saturation(value: float) -> Any:
-    """What sets it at a scheduler; a function without a home, as schedulers need not know qsd."""
+def _prepared(saturation: float) -> Any:
+    """What sets up a scheduler and tells its plugins of workers and its clients.
 
-    def saturate(dask_scheduler: Any) -> None:
-        dask_scheduler.WORKER_SATURATION = value
+    A function without a home, as schedulers need not know qsd.
+    """
 
-    return saturate
+    def prepare(dask_scheduler: Any) -> tuple[list[str], list[str]]:
+        dask_scheduler.WORKER_SATURATION = saturation
+        return list(dask_scheduler.worker_plugins), list(dask_scheduler.clients)
+
+    return prepare
 
 
 @contextlib.contextmanager
@@ -268,6 +329,7 @@ def _connected(scheduler: str | None, cluster: str | Path | None) -> Iterator[An
         raise QsdError('--scheduler and --cluster need Dask; run `pip install "qsd[cluster]"`') from error
     if (scheduler is None) == (cluster is None):
         raise QsdError("--scheduler and --cluster: give one of them")
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it says qsd says in one line
     with contextlib.ExitStack() as stack:
         address = scheduler if cluster is None else stack.enter_context(_started(cluster))
         try:
@@ -280,16 +342,38 @@ def _connected(scheduler: str | None, cluster: str | Path | None) -> Iterator[An
         yield client
 
 
+def planned_workers(scheduler: str | None, cluster: str | Path | None) -> int:
+    """How many workers a scheduler has, or a cluster's file asks for; nothing is started.
+
+    Raises:
+        QsdError: as for :class:`ClusterPool`.
+    """
+    if cluster is not None and scheduler is None:
+        return _described(cluster).workers
+    with _connected(scheduler, cluster) as client:
+        return max(len(client.nthreads()), 1)
+
+
+def _described(path: str | Path) -> ClusterFile:
+    return check_schema(ClusterFile, read_yaml(path), path, "see docs/cluster.md")
+
+
 @contextlib.contextmanager
 def _started(path: str | Path) -> Iterator[Any]:
-    description = check_schema(ClusterFile, read_yaml(path), path, "see docs/cluster.md")
+    description = _described(path)
     module, _, name = _KINDS[description.kind].partition(":")
     try:
         make = getattr(importlib.import_module(module), name)
     except ImportError as error:
         package = module.partition(".")[0].replace("_", "-")
         raise QsdError(f"{path}: {description.kind} needs {package}; run `pip install {package}`") from error
-    options = description.options | _ONE_THREAD.get(description.kind, _JOB)
+    ours = _ONE_THREAD.get(description.kind, _JOB)
+    if clash := sorted(name for name in ours if description.options.get(name, ours[name]) != ours[name]):
+        raise QsdError(
+            f"{path}: entry 'options': leave out {', '.join(clash)}: a worker has one thread, and `workers` "
+            "says how many there are"
+        )
+    options = description.options | ours
     try:
         cluster = make(**options)
     except (TypeError, ValueError) as error:

@@ -15,9 +15,11 @@ from qsd.evaluation.evaluator import LABELS
 from qsd.evaluation.extractors import feature_width
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.settings import EvaluationSettings
+from qsd.labels.labeling import num_missing
 from qsd.labels.probing import SKETCH
+from qsd.labels.shards import stores_with_shards
 from qsd.quantizers import Option, quantize
-from qsd.store import Records, Store
+from qsd.store import Store
 from qsd.support.heap import peak_bytes
 
 
@@ -107,13 +109,25 @@ def label_cost(
     num_configs: int,
     split: str | None = None,
     workers: int = 1,
+    active: bool = False,
 ) -> Cost:
-    """What labeling will take from where the store is; draws two batches and writes nothing."""
-    records = Store.open(store).records if Path(store).exists() else Records.empty(0, 0)
-    if split is not None:
-        records = records.of_split(split)
-    known = ((records.index >= 0) & (records.noise_seed == settings.noise_seed)).sum()
-    missing = max(num_configs - int(known), 0)
+    """What labeling will take from where the store and its shards are; draws two batches, writes nothing.
+
+    Args:
+        pipe: at full precision.
+        bank: of its denoiser.
+        store: that need not exist.
+        settings: how labels are drawn; ``num_images`` is the number of images of each.
+        num_configs: that the store shall have: of the stream, of a split of it, or chosen ones.
+        split: only configs of this split.
+        workers: processes that draw side by side.
+        active: whether configs are chosen.
+    """
+    stores = stores_with_shards(store)
+    if active:
+        missing = max(num_configs - sum(int((some.records.index < 0).sum()) for some in stores), 0)
+    else:
+        missing = num_missing(stores, num_configs, settings.noise_seed, settings.num_images, split)
     num_labels = sum(settings.yields(label.name) for label in LABELS)
     images = {"full precision": settings.num_images, "label": missing * settings.num_images}
     disk = missing * record_bytes(len(bank.layers), num_labels)
@@ -171,7 +185,7 @@ def _seconds_per_image(pipe: Any, settings: EvaluationSettings) -> float:
     """Time of the second of two batches; the first one warms up."""
     batch = min(settings.batch_size, max(1, settings.num_images // 2))
     few = dataclasses.replace(settings, num_images=2 * batch, batch_size=batch)
-    batches = Generator(pipe, few).batches(few.noise_seed)
+    batches = Generator(pipe, few, compiled=True).batches(few.noise_seed)
     next(batches)
     start = time.perf_counter()
     next(batches)

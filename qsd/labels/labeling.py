@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ from qsd.evaluation.evaluator import LABELS
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.labels.conditions import check_conditions
 from qsd.labels.leases import Claims
-from qsd.labels.measurer import Job
+from qsd.labels.leaving_out import Failure, check_complete
+from qsd.labels.measurer import Job, Measured
 from qsd.labels.watching import Watch
 from qsd.quantizers.activations import parse_activations
 from qsd.store import SPLITS, Header, Label, Places, Store, grown, split_of_index
 from qsd.support.progress import Progress
 
-Run = Callable[[Iterable[Job]], Iterator[tuple[Job, dict[str, float], float]]]
+Run = Callable[[Iterable[Job]], Iterator[Measured]]
 """Measures jobs, here (:meth:`Measurer.run`) or in several processes (:meth:`qsd.labels.pool.Pool.run`)."""
+PatientRun = Callable[[Iterable[Job]], Iterator[Measured | Failure[Job]]]
+"""The same, going on behind what fails."""
 
 
 @contextlib.contextmanager
@@ -121,16 +125,26 @@ def jobs_of_stream(
     activation_options = parse_activations(map(str, table.activation_options))
     macs = np.array([layer.macs for layer in store.header.layers])
     jobs: list[Job] = []
-    index, wanted = 0, 0
-    while wanted < num_configs:
-        if split is None or SPLITS[int(split_of_index(index))] == split:
-            wanted += 1
-            if (index, noise_seed) not in done:
-                config = sample_configs(options, num_layers, 1, seed, index, available)[0]
-                activations = sample_activations(activation_options, macs, 1, seed, start=index)[0]
-                jobs.append(Job(index, config, noise_seed, activations))
-        index += 1
+    for index in stream(num_configs, split):
+        if (index, noise_seed) not in done:
+            config = sample_configs(options, num_layers, 1, seed, index, available)[0]
+            activations = sample_activations(activation_options, macs, 1, seed, start=index)[0]
+            jobs.append(Job(index, config, noise_seed, activations))
     return jobs
+
+
+def stream(num_configs: int, split: str | None = None) -> Iterator[int]:
+    """Indices of the first so many configs of a stream, or of those of one split."""
+    of_split = (i for i in itertools.count() if split is None or SPLITS[int(split_of_index(i))] == split)
+    return itertools.islice(of_split, num_configs)
+
+
+def num_missing(
+    stores: Iterable[Store], num_configs: int, noise_seed: int, num_images: int, split: str | None = None
+) -> int:
+    """How many configs of the stream no store has a label of, on at least so many images."""
+    done = set().union(*(measured(store, num_images) for store in stores))
+    return sum((index, noise_seed) not in done for index in stream(num_configs, split))
 
 
 def measured(store: Store, num_images: int | None = None) -> set[tuple[int, int]]:
@@ -143,7 +157,7 @@ def measured(store: Store, num_images: int | None = None) -> set[tuple[int, int]
 def label(
     store: Store,
     jobs: Sequence[Job] | Claims[Job],
-    run: Run,
+    run: PatientRun,
     progress: Progress | None = None,
     *,
     bank: Bank | None = None,
@@ -163,11 +177,19 @@ def label(
 
     Returns:
         The store.
+
+    Raises:
+        QsdError: configs failed; all others were recorded.
     """
     table: Bank | Header = bank or store.header
     places = Places.of(store.header, table.options, table.activation_options)
     watch = watch or Watch()
-    for done, (job, labels, seconds) in enumerate(run(jobs)):
+    failures: list[Failure[Job]] = []
+    for done, result in enumerate(run(jobs)):
+        if isinstance(result, Failure):
+            failures.append(result)
+            continue
+        job, labels, seconds = result
         rounded = _recorded(job)
         store.append(
             index=job.index,
@@ -181,6 +203,7 @@ def label(
         message = watch.record(job.index, labels, seconds)
         if progress:
             progress(done + 1, len(jobs), message)
+    check_complete(failures)
     return store
 
 

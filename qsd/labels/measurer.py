@@ -16,6 +16,7 @@ from qsd.denoisers.components import denoiser_like
 from qsd.evaluation.calibration import calibrate
 from qsd.evaluation.evaluator import Evaluator, Measurement
 from qsd.evaluation.settings import EvaluationSettings
+from qsd.labels.leaving_out import HopelessError
 from qsd.runtime.int8 import integer_layers, is_integer
 from qsd.support.errors import QsdError
 
@@ -65,8 +66,14 @@ class Measurer:
                 even grid.
 
         Raises:
-            QsdError: the bank is another denoiser's, or the settings name what is not there.
+            QsdError: the bank is another denoiser's, the settings name what is not there, or they compile a
+                denoiser that activation options are simulated in.
         """
+        if settings.compile and len(bank.activation_options) > 1:
+            raise QsdError(
+                "compile: activations are simulated by hooks, which compiled denoisers pass over; leave it "
+                "out, or take a bank without activation options"
+            )
         self.pipe = pipe
         self.bank = bank
         self.evaluator = Evaluator(pipe, settings)
@@ -81,7 +88,7 @@ class Measurer:
         try:
             return self.evaluator.full_precision(noise_seed)
         except QsdError as error:
-            raise QsdError(f"full precision: {error}") from error
+            raise HopelessError(f"full precision: {error}") from error
 
     def measure(
         self, config: np.ndarray, noise_seed: int, activations: np.ndarray | Schedule | None = None
@@ -120,6 +127,8 @@ class Measurer:
             start = time.perf_counter()
             try:
                 labels = self.measure(job.config, job.noise_seed, job.activations).labels
+            except HopelessError:
+                raise
             except QsdError as error:
                 raise QsdError(f"config {job.index}: {error}") from error
             yield job, labels, time.perf_counter() - start

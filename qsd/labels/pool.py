@@ -10,6 +10,7 @@ from diffusers import DiffusionPipeline
 from qsd.bank import Bank
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation.settings import EvaluationSettings
+from qsd.labels.leaving_out import leaving_out
 from qsd.support.errors import QsdError
 from qsd.support.workers import Workers
 
@@ -42,6 +43,11 @@ class Pool(Generic[Item, Result]):
         workers: number of processes.
         device: must be the CPU.
         dtype: as for ``load_pipeline``.
+        leave_out: whether :meth:`run` yields a :class:`qsd.labels.leaving_out.Failure` of work that fails,
+            in place of raising its error.
+
+    Attributes:
+        workers: as given.
 
     Raises:
         QsdError: for another device: processes that share one draw no faster.
@@ -56,11 +62,15 @@ class Pool(Generic[Item, Result]):
         workers: int,
         device: str = "cpu",
         dtype: DtypeName = "float32",
+        *,
+        leave_out: bool = False,
     ) -> None:
         if device != "cpu":
             raise QsdError(
                 f"{workers} workers on {device}: workers draw on the CPU; leave out --workers, or --device"
             )
+        self.workers = workers
+        self._work = _work_or_fail if leave_out else _work
         self._workers = Workers(workers, _open, (open_tool, str(pipeline), str(bank), settings, dtype))
 
     def __enter__(self) -> Self:
@@ -73,9 +83,9 @@ class Pool(Generic[Item, Result]):
         """Works on items side by side, yielding results in order of completion.
 
         Raises:
-            QsdError: a worker was killed.
+            QsdError: a worker was killed, or work failed.
         """
-        return self._workers.run(_work, items)
+        return self._workers.run(self._work, items)
 
 
 _tool: Tool[Any, Any] | None = None
@@ -92,3 +102,8 @@ def _open(
 def _work(item: Any) -> Any:
     assert _tool is not None, "the pool's initializer opens the tool"
     return next(iter(_tool.run([item])))
+
+
+def _work_or_fail(item: Any) -> Any:
+    assert _tool is not None, "the pool's initializer opens the tool"
+    return next(leaving_out(_tool, [item]))

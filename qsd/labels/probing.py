@@ -21,6 +21,7 @@ from qsd.evaluation.extractors import load_features
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.labels.leases import Claims
+from qsd.labels.leaving_out import Failure, check_complete
 from qsd.store import Basis, Places, Response, Responses, Store
 from qsd.support.errors import QsdError
 from qsd.support.progress import Progress
@@ -45,7 +46,7 @@ class Cells:
 
 Changes = dict[str, np.ndarray]
 """By space, sketches of what each of n options of a layer changes, float32 [n, images * e]."""
-RunLayers = Callable[[Iterable[Cells]], Iterator[tuple[Cells, Changes]]]
+RunLayers = Callable[[Iterable[Cells]], Iterator[tuple[Cells, Changes] | Failure[Cells]]]
 """Measures layers, here (:meth:`Prober.run`) or in several processes (:meth:`qsd.labels.pool.Pool.run`)."""
 
 
@@ -80,7 +81,7 @@ def probe(
 
     Raises:
         QsdError: the store's responses were begun with other images or by an older version, an option draws
-            no finite images.
+            no finite images; all other layers were written.
     """
     if restart and store.header.responses is not None:
         store.forget_responses()
@@ -107,7 +108,12 @@ def probe(
         Cells(int(at), tuple(np.flatnonzero(unknown[at]).tolist())) for at in np.flatnonzero(unknown.any(1))
     ]
     wanted = claim(jobs) if claim and jobs else jobs
-    for done, (cells, changes) in enumerate(run(wanted) if wanted else ()):
+    failures: list[Failure[Cells]] = []
+    for done, result in enumerate(run(wanted) if wanted else ()):
+        if isinstance(result, Failure):
+            failures.append(result)
+            continue
+        cells, changes = result
         places = tuple(columns[list(cells.columns)].tolist())
         store.append_response(
             Response(cells.layer, changes, settings.num_images, settings.noise_seed, provenance, places)
@@ -118,6 +124,7 @@ def probe(
     if known is not None and known.sketched:
         finish = summarized if layers is None else summarized_in_part
         store.rewrite(dataclasses.replace(store.header, responses=finish(known)))
+    check_complete(failures)
     return store
 
 
@@ -142,7 +149,7 @@ class Prober:
         self._applier = Applier(bank, denoiser, table)
         self._all_full = np.full(len(bank.layers), FULL_PRECISION, dtype=np.int8)
         self._untouched = np.zeros(len(bank.layers), dtype=np.int8)
-        self._generator = Generator(pipe, settings)
+        self._generator = Generator(pipe, settings, compiled=True)
         self._features = load_features(settings.features).to(pipe.device) if settings.reference else None
         self._full = self._draw()
         self._around = self._all_full if around is None else around

@@ -217,6 +217,11 @@ class Shards:
             self._read[path] = state, store
 
 
+def stores_with_shards(store: str | Path) -> list[Store]:
+    """What there is of a store: itself, and its shards."""
+    return [Store.open(path) for path in (Path(store), *shards_folder(store).glob("*.h5")) if path.exists()]
+
+
 def shard_files(path: str | Path) -> list[Path]:
     """The stores in a folder of shards; a file is its own.
 

@@ -1,6 +1,7 @@
 """Watching records come: the best so far, how many an hour, and a line per record in somebody's logger."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,14 +18,17 @@ class Watch:
 
     Args:
         logger: one of Lightning's; None for none.
-        workers: processes that measure side by side.
+        workers: tells how many processes measure side by side just now.
+
+    Attributes:
+        count: records so far.
     """
 
-    def __init__(self, logger: Any = None, workers: int = 1) -> None:
+    def __init__(self, logger: Any = None, workers: Callable[[], int] = lambda: 1) -> None:
         self._logger = logger
         self._workers = workers
         self._began = time.monotonic()
-        self._count = 0
+        self.count = 0
         self._best: dict[str, float] = {}
 
     def record(self, index: int, labels: dict[str, float], seconds: float) -> str:
@@ -38,15 +42,18 @@ class Watch:
         Returns:
             One line: the config, its headline, the best so far and the pace.
         """
-        self._count += 1
+        self.count += 1
         name = headline(labels)
         better = max if _LARGER_IS_BETTER[name] else min
         self._best[name] = better(labels[name], self._best.get(name, labels[name]))
-        hourly = 3600 * self._count / max(time.monotonic() - self._began, 1e-9)
+        hourly = 3600 * self.count / max(time.monotonic() - self._began, 1e-9)
         if self._logger is not None:
             facts = {"config": index, "seconds": seconds, "records_per_hour": hourly}
-            facts |= {"records_per_hour_per_worker": hourly / self._workers, f"best_{name}": self._best[name]}
-            self._logger.log_metrics(labels | facts, step=self._count)
+            facts |= {
+                "records_per_hour_per_worker": hourly / max(self._workers(), 1),
+                f"best_{name}": self._best[name],
+            }
+            self._logger.log_metrics(labels | facts, step=self.count)
             self._logger.save()
         return (
             f"config {index}: {name} {labels[name]:.4g} (best {self._best[name]:.4g}), {seconds:.1f} s, "

@@ -1,8 +1,10 @@
 """`qsd label` and `qsd probe` on a tiny pipeline: shards, few images, chosen configs, costs, loggers."""
 
 import csv
+import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ from support.tiny_pipelines import PROMPTS, dit
 
 import qsd
 from qsd.cli import main
+from qsd.evaluation import Evaluator
+from qsd.labels import Measurer
 from qsd.store import Store
+from qsd.support.errors import QsdError
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +101,68 @@ def test_few_images_chosen_configs_and_a_log(words: list[str], tmp_path: Path) -
     records = Store.open(path).records
     assert sorted(records.index) == [-3, -2, -1, 0, 0, 1, 1, 2]
     assert sorted(records.num_images) == [2] * 6 + [4] * 2
+
+
+def test_costs_are_those_of_what_is_missing(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = ["--store", str(tmp_path / "s.h5")]
+
+    def cost(*extra: str) -> dict[str, Any]:
+        capsys.readouterr()
+        assert main(["label", *words, *store, "--dry-run", "--json", *extra]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert main(["label", *words, *store, "--num-configs", "2", "--images", "2", "--shard", "a"]) == 0
+    assert cost("--num-configs", "3", "--images", "2")["images"]["label"] == 2  # one config, two images
+    assert cost("--num-configs", "3")["images"]["label"] == 12  # none is labeled on all four
+    assert cost("--num-configs", "3", "--strategy", "active")["images"]["label"] == 12
+    assert main(["label", *words, *store, "--num-configs", "5"]) == 0
+    assert cost("--num-configs", "3")["images"]["label"] == 0
+    (tmp_path / "c.yaml").write_text("kind: slurm\nworkers: 50\n")
+    facts = cost("--num-configs", "6", "--cluster", str(tmp_path / "c.yaml"))
+    assert facts["hours"] == pytest.approx(8 * facts["seconds_per_image"] / 3600 / 50)
+    assert main(["label", *words, *store, "--dry-run", "--images", "9"]) == 2
+
+
+def test_configs_that_fail_are_left_out_and_named(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label = ["label", *words, "--store", str(tmp_path / "s.h5"), "--num-configs", "4"]
+    measure, calls = Measurer.measure, itertools.count()
+
+    def failing(self: Measurer, *job: Any) -> Any:
+        if next(calls) == 1:
+            raise QsdError("the latents are not finite numbers")
+        return measure(self, *job)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Measurer, "measure", failing)
+        assert main(label) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 left out, such as config 1: the latents are not finite numbers; all others are stored" in said
+    assert "3 of 4 configs are labeled; the others: qsd " in said
+    assert Store.open(tmp_path / "s.h5").records.index.tolist() == [0, 2, 3]
+    assert main(label) == 0
+    assert "configs are labeled" not in capsys.readouterr().err
+    assert sorted(Store.open(tmp_path / "s.h5").records.index) == [0, 1, 2, 3]
+
+
+def test_without_full_precision_no_config_is_tried(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label = ["label", *words, "--store", str(tmp_path / "s.h5"), "--num-configs"]
+    assert main([*label, "1"]) == 0
+    tried = itertools.count()
+
+    def failing(*_: Any) -> Any:
+        next(tried)
+        raise QsdError("the latents are not finite numbers")
+
+    monkeypatch.setattr(Evaluator, "full_precision", failing)
+    assert main([*label, "4"]) == 2
+    assert next(tried) == 1
+    assert "qsd: full precision: the latents are not finite numbers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,16 +16,29 @@ from support.tiny_pipelines import PROMPTS, dit
 
 import qsd
 from qsd.bank import Bank
-from qsd.cli.processes import check_complete, pool_of
+from qsd.cli.processes import pool_of
 from qsd.configs.sampling import sample_configs
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Job, Measurer
 from qsd.labels import cluster as cluster_module
 from qsd.labels.cluster import ClusterPool, _Opening
+from qsd.labels.leaving_out import Failure, check_complete
 from qsd.labels.shards import Shard
 from qsd.support.errors import QsdError
 
 pytest.importorskip("distributed")
+
+_KILLED = """
+import os, signal, sys
+from qsd.evaluation import EvaluationSettings
+from qsd.labels import Measurer
+from qsd.labels.cluster import ClusterPool
+
+scheduler, pipeline, bank = sys.argv[1:]
+prompts = os.path.join(os.path.dirname(bank), "prompts.txt")
+ClusterPool(Measurer, pipeline, bank, EvaluationSettings(prompts=prompts), scheduler=scheduler)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +71,70 @@ def test_a_killed_worker_and_a_bad_config(work: SimpleNamespace) -> None:
         job.index: labels for job, labels, _ in Measurer(work.pipe, work.bank, work.settings).run(jobs)
     }
     found: dict[int, dict[str, float]] = {}
+    failures: list[Failure[Job]] = []
     description = work.pipeline.parent / "local.yaml"
     pool: ClusterPool[Job, Any] = ClusterPool(
         Measurer, work.pipeline, work.file, work.settings, cluster=description
     )
     with pool:
-        for job, labels, _ in pool.run([*jobs, bad]):
+        for result in pool.run([*jobs, bad]):
+            if isinstance(result, Failure):
+                failures.append(result)
+                continue
             if not found:
                 pids = pool._client.run(os.getpid)
                 os.kill(next(iter(pids.values())), signal.SIGKILL)
+            job, labels, _ = result
             found[job.index] = labels
     assert found == expected  # bit for bit
-    assert [failure.item.index for failure in pool.failed] == [99]
-    with pytest.raises(QsdError, match=r"1 left out after three tries, such as config 99 \("):
-        check_complete(pool)
+    assert [failure.item.index for failure in failures] == [99]
+    with pytest.raises(QsdError, match=r"1 left out, such as .*; all others are stored"):
+        check_complete(failures)
+
+
+def test_a_scheduler_serves_one_run_at_a_time(
+    work: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from distributed import Client, LocalCluster
+
+    other = work.pipeline.parent / "other.safetensors"
+    qsd.build_bank(work.pipe, ["uaq-2", "uaq-8"]).save(other)
+    jobs = [Job(index, np.full(len(work.bank.layers), index % 2, np.int8), 0) for index in range(4)]
+    expected = {
+        job.index: labels for job, labels, _ in Measurer(work.pipe, work.bank, work.settings).run(jobs)
+    }
+    monkeypatch.setattr(cluster_module, "_PATIENCE", 1)
+    with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+
+        def pool(bank: Path) -> ClusterPool[Job, Any]:
+            return ClusterPool(Measurer, work.pipeline, bank, work.settings, scheduler=address)
+
+        def plugins() -> list[str]:
+            with Client(address, set_as_default=False) as client:
+                names = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.worker_plugins))
+            return [name for name in names if name.startswith("qsd-")]
+
+        with pool(work.file) as first:
+            assert first.workers == 0
+            starting = threading.Timer(2, cluster.scale, [1])
+            starting.start()
+            results = first.run(jobs)
+            job, labels, _ = next(results)
+            found = {job.index: labels}
+            with pytest.raises(QsdError, match="another qsd is at work on these workers"):
+                pool(other)
+            found |= {job.index: labels for job, labels, _ in results}
+            assert first.workers == 1
+        assert "no worker has joined" in caplog.text
+        assert found == expected
+        assert not plugins()
+        child = subprocess.run([sys.executable, "-c", _KILLED, address, *map(str, (work.pipeline, other))])
+        assert child.returncode == -signal.SIGKILL
+        assert len(plugins()) == 1
+        with pool(work.file) as last:
+            assert len(plugins()) == 1
+            assert {job.index: labels for job, labels, _ in last.run(jobs)} == expected
 
 
 def refusal(work: SimpleNamespace, nthreads: int = 1, **changes: Any) -> str:
@@ -76,7 +142,8 @@ def refusal(work: SimpleNamespace, nthreads: int = 1, **changes: Any) -> str:
     vars(opening).update(changes)
     opening.open(SimpleNamespace(address="tcp://w:1", state=SimpleNamespace(nthreads=nthreads)))
     assert cluster_module._refused is not None
-    assert cluster_module._work(0) is cluster_module._refused
+    assert cluster_module._work(opening.key, 0) is cluster_module._refused
+    assert "another qsd uses it" in cluster_module._work("key of another run", 0).reason
     return cluster_module._refused.reason
 
 
@@ -89,6 +156,30 @@ def test_workers_that_do_not_fit_are_refused(work: SimpleNamespace, tmp_path: Pa
     assert "absent" in refusal(work, settings=dataclasses.replace(work.settings, prompts="absent.txt"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="commands of a batch system are played by bash")
+def test_jobs_of_a_batch_system(
+    work: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = {
+        "sbatch": 'nohup bash "$1" > /dev/null 2>&1 &\necho "Submitted batch job $!"',
+        "scancel": "true",
+    }
+    for name, text in commands.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    description = tmp_path / "slurm.yaml"
+    options = f"{{memory: 1GB, queue: gpu, interface: lo, local_directory: {tmp_path}}}"
+    description.write_text(f"kind: slurm\nworkers: 1\noptions: {options}\n")
+    jobs = [Job(index, np.full(len(work.bank.layers), index, np.int8), 0) for index in range(2)]
+    expected = [labels for _, labels, _ in Measurer(work.pipe, work.bank, work.settings).run(jobs)]
+    arguments = (Measurer, work.pipeline, work.file, work.settings)
+    pool: ClusterPool[Job, Any] = ClusterPool(*arguments, cluster=description)
+    with pool:
+        found = {job.index: labels for job, labels, _ in pool.run(jobs)}
+    assert found == dict(enumerate(expected))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -96,6 +187,11 @@ def test_workers_that_do_not_fit_are_refused(work: SimpleNamespace, tmp_path: Pa
         ("kind: slurm\nworkers: 0", r"c\.yaml: entry 'workers'"),
         ("kind: slurm\nworkers: 1\nqueue: gpu", r"c\.yaml: entry 'queue'"),
         ("kind: slurm\nworkers: 1", r"c\.yaml: slurm: .*memory"),
+        (
+            "kind: slurm\nworkers: 1\noptions: {cores: 8}",
+            r"c\.yaml: entry 'options': leave out cores: a worker",
+        ),
+        ("kind: local\nworkers: 1\noptions: {n_workers: 4}", r"'options': leave out n_workers"),
         ("kind: kubernetes\nworkers: 1", r"c\.yaml: kubernetes needs dask-kubernetes; run `pip install"),
     ],
 )
