@@ -266,7 +266,8 @@ def _expected(responses: Responses, spaces: dict[str, float]) -> np.ndarray:
     for name in spaces:
         if name not in responses.spaces:
             raise QsdError(
-                f"responses: no space {name!r}; the store was probed in {', '.join(responses.spaces)}"
+                f"model.responses.spaces: no space {name!r}: the store was probed in "
+                f"{', '.join(responses.spaces)}; name these alone, or none"
             )
     return np.array([spaces.get(name, 1.0) for name in responses.spaces])
 

@@ -296,3 +296,12 @@ def test_a_ranker_of_other_stores_is_kept(place, capsys):
     run([*other, "--overwrite"])
     document = json.loads((out / "ranker.json").read_text())
     assert document["provenance"]["stores"] == [str(place / "b.h5")]
+
+
+def test_a_store_that_was_probed_in_latents_alone_is_fitted(tmp_path):
+    """Videos and sounds have no features of images."""
+    words = ["--out", str(tmp_path / "ranker"), "--data.folds", "2", "--trainer.max_epochs", "0"]
+    words += ["--trainer.logger", "false", "--trainer.default_root_dir", str(tmp_path)]
+    run(["fit", "--config", str(find("emoji_wan.yaml")), *words])
+    [report] = json.loads((tmp_path / "ranker" / "metrics.json").read_text()).values()
+    assert report["ranker"]["spearman"]["value"] > 0.95

@@ -187,7 +187,7 @@ def test_what_is_expected_for_sure_is_not_learned(problem, monkeypatch):
 
 def test_bad_settings(problem):
     _, responses, configs, target = problem
-    with pytest.raises(QsdError, match="no space 'pixels'; the store was probed in latents, features"):
+    with pytest.raises(QsdError, match="no space 'pixels': the store was probed in latents, features"):
         fit_response_model(responses, configs[:40], target[:40], ResponseSettings({"pixels": 2.0}))
     for wrong in (
         {"bands": -0.1},
