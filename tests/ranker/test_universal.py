@@ -243,6 +243,18 @@ def test_a_denoiser_without_probes_and_labels_is_ranked(trained, stores):
     assert {"fid", "clip"} <= set(labeled.ranker.labels)
 
 
+def test_labels_that_do_not_tell_the_target_are_left_and_that_is_said(trained, stores, tmp_path):
+    header = stores[3].header
+    bound = bind(dataclasses.replace(trained, target="psnr"), bank_of(header), stores[3])
+    assert any("has no psnr, which the target psnr needs: labels unused" in note for note in bound.notes)
+    empty = Store.create(tmp_path / "probed.h5", header)
+    probed = bind(trained, bank_of(header), empty)
+    configs = sample_configs(header.options, len(header.layers), 20, 7)
+    np.testing.assert_allclose(
+        bound.ranker.posterior(configs).mean, probed.ranker.posterior(configs).mean, rtol=1e-9
+    )
+
+
 def test_what_it_never_saw_is_said_and_less_certain(trained, stores):
     header = stores[3].header
     plain = bind(trained, bank_of(header))
