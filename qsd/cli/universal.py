@@ -54,6 +54,10 @@ class UniversalCLI(CheckedCLI):
 
     def fit(self, model: UniversalModule, datamodule: UniversalDataModule, **kwargs: Any) -> None:
         """Trains, unless another ranker stands where this one is to be written."""
+        if kwargs.pop("ckpt_path", None) is not None:
+            raise QsdError(
+                "fit: a universal ranker keeps no checkpoints and trains in minutes; leave out --ckpt_path"
+            )
         datamodule.setup()
         folder = Path(self._get(self.config["fit"], "out"))
         wanted = {"denoisers": [store.data.header.denoiser for store in datamodule.stores]}
@@ -63,7 +67,6 @@ class UniversalCLI(CheckedCLI):
             lambda: {"denoisers": load_universal(folder).denoisers},
             overwrite=bool(self._get(self.config["fit"], "overwrite")),
         )
-        kwargs.pop("ckpt_path", None)
         self.trainer.fit(model, datamodule=datamodule, **kwargs)
 
     def after_fit(self) -> None:

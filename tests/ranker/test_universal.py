@@ -206,6 +206,26 @@ def test_variance_of_a_score_is_that_of_small_deviations():
     assert np.var(scores) == pytest.approx(variance[0], rel=0.15)
 
 
+def test_mean_of_a_score_is_that_of_independent_deviations():
+    header = synthetic_header(2)
+    alone = Variances(offset=0.0, role=0.0, block=0.0, layer=0.0, option=1e-2)
+    some = dataclasses.replace(expected(header), variances=(alone, alone), weights=np.array([0.0, 1.0]))
+    config = sample_configs(header.options, len(header.layers), 1, 0)
+    mean, _ = UniversalPredictor.of(some.given(None)).scores(config)
+
+    def score_of(energy: np.ndarray) -> float:
+        moved = torch.from_numpy(energy[1:]).permute(1, 2, 0)
+        embedding = torch.from_numpy(some.embedding[1].reshape(*header.num_bytes.shape, 1, -1))
+        return -float(log_length(moved, embedding, torch.from_numpy(config).long())[0, 0])
+
+    rng = np.random.default_rng(0)
+    draws = rng.normal(0, 0.1, (1000, *some.log_energy.shape))
+    both = [score_of(some.log_energy + sign * draw) for draw in draws for sign in (1, -1)]
+    plain = score_of(some.log_energy)
+    assert np.mean(both) - plain == pytest.approx(mean[0] - plain, rel=0.1)
+    assert mean[0] < plain - 1e-4
+
+
 def test_a_denoiser_without_probes_and_labels_is_ranked(trained, stores):
     header = stores[3].header
     bound = bind(trained, bank_of(header))
@@ -221,6 +241,18 @@ def test_a_denoiser_without_probes_and_labels_is_ranked(trained, stores):
     guess = labeled.ranker.posterior(stores[3].records.config).mean
     assert np.corrcoef(-truth, guess)[0, 1] > 0.9
     assert {"fid", "clip"} <= set(labeled.ranker.labels)
+
+
+def test_labels_that_do_not_tell_the_target_are_left_and_that_is_said(trained, stores, tmp_path):
+    header = stores[3].header
+    bound = bind(dataclasses.replace(trained, target="psnr"), bank_of(header), stores[3])
+    assert any("has no psnr, which the target psnr needs: labels unused" in note for note in bound.notes)
+    empty = Store.create(tmp_path / "probed.h5", header)
+    probed = bind(trained, bank_of(header), empty)
+    configs = sample_configs(header.options, len(header.layers), 20, 7)
+    np.testing.assert_allclose(
+        bound.ranker.posterior(configs).mean, probed.ranker.posterior(configs).mean, rtol=1e-9
+    )
 
 
 def test_what_it_never_saw_is_said_and_less_certain(trained, stores):
@@ -279,6 +311,7 @@ def test_the_share_to_probe_holds_what_is_measured(trained, stores):
         (["--data.leave_out", "nobody"], "not among the stores"),
         (["--data.stores", "[datasets/digits-dit.h5]"], "at least 3 others"),
         (["--model.network.width", "7"], "multiple of heads"),
+        (["--ckpt_path", "last.ckpt"], "keeps no checkpoints"),
     ],
 )
 def test_bad_settings_end_in_one_line(words, message, capsys, tmp_path):
@@ -294,6 +327,17 @@ def test_a_store_that_was_not_probed_is_refused(stores, tmp_path, capsys):
     )
     assert "not all of its layers are probed" in capsys.readouterr().err
     assert Store.open(bare.path).header.responses is None
+
+
+@pytest.mark.parametrize(("name", "message"), [("twin", "of the same denoiser as"), ("s0", "are named s0")])
+@pytest.mark.parametrize("leaves_out", [False, True])
+def test_two_stores_of_one_denoiser_are_refused(stores, tmp_path, name, message, leaves_out):
+    twin = tmp_path / f"{name}.h5"
+    twin.write_bytes(stores[0].path.read_bytes())
+    paths = [str(store.path) for store in stores] + [str(twin)]
+    data = UniversalDataModule(paths, leave_out=name if leaves_out else None)
+    with pytest.raises(QsdError, match=message):
+        data.setup()
 
 
 def test_a_damaged_ranker_is_refused(trained, tmp_path):

@@ -54,9 +54,13 @@ def bind(universal: Universal, bank: Bank, store: Store | None = None) -> Bound:
     if store is None:
         notes.append("no probes and no labels of this denoiser")
     else:
-        labels = _labels(store)
-        if labels >= FEWEST:
-            data = prepare(with_responses(store, completed.responses), Target(universal.target))
+        labels, target = _labels(store), Target(universal.target)
+        lacking = set(target.names) - {*header.label_names, "avg_bits", "bytes"}
+        if lacking:
+            needs = ", ".join(sorted(lacking))
+            notes.append(f"{store.path} has no {needs}, which the target {target.text} needs: labels unused")
+        elif labels >= FEWEST:
+            data = prepare(with_responses(store, completed.responses), target)
             posteriors = fit_posteriors(Ensemble(), data)
         measured = len(header.layers) - len(missing_layers(header))
         notes.append(f"{measured} of {len(header.layers)} layers probed, {labels} labels")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from qsd.configs.sampling import sample_configs
+from qsd.denoisers.identity import same_denoiser
 from qsd.ranker.store_data import StoreData, prepare
 from qsd.ranker.target import Target
 from qsd.ranker.universal.graphs import LayerGraph
@@ -133,6 +134,9 @@ class UniversalDataModule(lightning.LightningDataModule):
             return
         without = None if self.leave_out is None else _stem(self.leave_out)
         names = [_stem(path) for path in self.paths]
+        for name in names:
+            if names.count(name) > 1:
+                raise QsdError(f"data.stores: {names.count(name)} are named {name}; rename or leave out one")
         if without is not None and without not in names:
             raise QsdError(f"data.leave_out {self.leave_out}: not among the stores {', '.join(names)}")
         if len(names) - (without is not None) < _FEWEST_STORES:
@@ -142,6 +146,7 @@ class UniversalDataModule(lightning.LightningDataModule):
             )
         for path, name in zip(self.paths, names, strict=True):
             store = read_probed(path, self.target, self.num_configs, self.seed)
+            _check_apart(store, [*self.stores, *([self.left_out] if self.left_out else [])])
             if name == without:
                 self.left_out = store
             else:
@@ -184,6 +189,16 @@ def by_space(units: Sequence[Tensor | None], first: Tensor, second: Tensor) -> T
         for unit in units
     ]
     return torch.stack(columns, dim=1)
+
+
+def _check_apart(store: ProbedStore, others: Sequence[ProbedStore]) -> None:
+    """Refuses two stores of one denoiser: what is said of one would have been learned from the other."""
+    for other in others:
+        if same_denoiser(store.data.header.denoiser, other.data.header.denoiser):
+            raise QsdError(
+                f"{store.data.path}: of the same denoiser as {other.data.path}, so no network would be tried "
+                "on what it has not seen; leave one out of data.stores"
+            )
 
 
 def _stem(path: str | Path) -> str:

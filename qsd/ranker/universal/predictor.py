@@ -69,10 +69,12 @@ class UniversalPredictor:
         return "universal"
 
     def scores(self, configs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Minus the log length of the summed change, and its variance, each float64 [n].
+        """Minus the log length of the summed change, mean and variance, each float64 [n].
 
         To first order the log length moves with a log energy by the share of the squared length that the
-        layer's change has in it; deviations are taken to be the same in all spaces.
+        layer's change has in it; deviations are taken to be the same in all spaces. The mean is of second
+        order: a sum whose larger part is uncertain is on average shorter than it looks, since its logarithm
+        bends. Of the second derivatives those by two layers are left out but for the product of their shares.
 
         Args:
             configs: integers [n, L].
@@ -122,9 +124,15 @@ class UniversalPredictor:
             chosen, left = change[layers, configs], np.square(rest[layers, configs])  # [n, L, d], [n, L]
             summed = chosen.sum(axis=1)
             square = (np.square(summed).sum(axis=1) + left.sum(axis=1)).clip(_SHORTEST)
-            share = weight * (np.einsum("nld,nd->nl", chosen, summed) + left) / square[:, None]
-            total += weight * np.log(square)
-            shared = shared + np.einsum("nl,nlp->np", share, factor[layers, configs], optimize=True)
-            own += share * np.sqrt(alone[layers, configs])
+            share = (np.einsum("nld,nd->nl", chosen, summed) + left) / square[:, None]
+            energy = (np.square(chosen).sum(axis=2) + left) / square[:, None]
+            moved = np.einsum("nl,nlp->np", share, factor[layers, configs], optimize=True)
+            moved_alone = share * np.sqrt(alone[layers, configs])
+            spread = (np.square(factor).sum(axis=2) + alone)[layers, configs]
+            bend = ((share + energy) * spread).sum(axis=1) / 2
+            bend -= np.square(moved).sum(axis=1) + np.square(moved_alone).sum(axis=1)
+            total += weight * (np.log(square) + bend / 2)
+            shared = shared + weight * moved
+            own += weight * moved_alone
         variance = np.square(shared).sum(axis=1) + np.square(own).sum(axis=1)
         return -total, variance
