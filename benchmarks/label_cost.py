@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 from searched_cost import Searches, fitted
+from stores import shipped_stores
 
 from qsd.bank import Bank, build_bank
 from qsd.denoisers.components import denoiser_of
@@ -44,7 +45,7 @@ from qsd.ranker.store_data import StoreData, prepare
 from qsd.ranker.target import Target
 from qsd.store import Responses, Store
 from qsd.support.documents import write_json
-from qsd.support.paths import find, shipped_root
+from qsd.support.paths import find
 from qsd.support.yaml_files import read_yaml
 
 DEFAULT_TARGET = "-log(fid) + 0.2*psnr"
@@ -86,7 +87,7 @@ def main() -> int:
     parser.add_argument("--target", default=DEFAULT_TARGET)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    paths = [find(name) for name in arguments.stores] or sorted((shipped_root() / "datasets").glob("*.h5"))
+    paths = [find(name) for name in arguments.stores] or shipped_stores()
     results: dict[str, dict[str, dict[str, float]]] = {}
     for path in paths:
         store = Store.open(path)

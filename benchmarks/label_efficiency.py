@@ -24,6 +24,7 @@ import lightning
 import matplotlib
 import numpy as np
 import yaml
+from stores import shipped_stores
 
 from qsd.cli.console import bar, console
 from qsd.ranker.data import StoreDataModule
@@ -36,7 +37,7 @@ from qsd.store import Store
 from qsd.support.documents import write_json
 from qsd.support.files import atomic
 from qsd.support.hashing import json_hash
-from qsd.support.paths import find, shipped_root
+from qsd.support.paths import find
 from qsd.support.yaml_files import read_yaml
 
 matplotlib.use("Agg")
@@ -169,7 +170,7 @@ def main() -> None:
         key, value = setting.split("=")
         config["model"]["network"][key] = yaml.safe_load(value)
     found = [find(store) for store in arguments.stores]
-    stores = {path.stem: path for path in found or sorted((shipped_root() / "datasets").glob("*.h5"))}
+    stores = {path.stem: path for path in found or shipped_stores()}
     raw = arguments.out / "label_efficiency.json"
     settings = {name: config[name] for name in ("data", "model", "trainer")}
     empty: dict[str, Any] = {"settings": settings, "runs": []}

@@ -27,6 +27,7 @@ import matplotlib
 import numpy as np
 from scipy import stats
 from sklearn.ensemble import HistGradientBoostingRegressor
+from stores import shipped_stores
 
 from qsd.cli.console import bar, console
 from qsd.ranker.baselines import average_bits
@@ -42,7 +43,7 @@ from qsd.ranker.universal.universal import Universal
 from qsd.store import Responses, Store
 from qsd.support.documents import write_json
 from qsd.support.files import atomic
-from qsd.support.paths import find, shipped_root
+from qsd.support.paths import find
 from qsd.support.yaml_files import read_yaml
 
 matplotlib.use("Agg")
@@ -298,7 +299,7 @@ def main() -> None:
     config = read_yaml(find(arguments.config))
     if arguments.quick:
         config["trainer"]["max_epochs"] = 2
-    found = [find(store) for store in arguments.stores] or sorted((shipped_root() / "datasets").glob("*.h5"))
+    found = [find(store) for store in arguments.stores] or shipped_stores()
     stores = [str(path) for path in found if is_probed(path)]
     raw = arguments.out / "transfer.json"
     settings = {name: config[name] for name in ("data", "model", "trainer")} | {"stores": stores}
