@@ -141,6 +141,7 @@ class RankerCLI(CheckedCLI):
             metrics=reports,
             calibration=calibrations,
             unseen=[data.unseen for data in stores],
+            last_seeds=[data.last_seed for data in stores],
             provenance={
                 "command": command_line(),
                 "versions": {package: version(package) for package in _PACKAGES},
