@@ -169,6 +169,9 @@ def search(
         return
     if steps is not None:
         raise QsdError("steps: a schedule of activations needs --max-act-bits or --max-bops")
+    for word, rules in (("keep", keep), ("at-least", at_least)):
+        if rules and "@" in rules:
+            raise QsdError(f"{word} {rules}: @ names activations, which need --max-act-bits or --max-bops")
     check_device(device)
     loaded_bank = Bank.load(bank)
     opened = Store.open(find(store)) if store else None

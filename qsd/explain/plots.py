@@ -245,8 +245,9 @@ def _share(held: np.ndarray) -> str:
 
 def _decades(low: float, high: float, linear: float) -> list[float]:
     """Ticks of a symmetric logarithmic scale: 0 and the powers of ten far enough from it to be read."""
-    first, last = math.ceil(math.log10(2 * linear)), math.floor(math.log10(max(-low, high)))
-    powers = [10.0**power for power in range(first, last + 1)]
+    first, last = math.ceil(math.log10(0.3 * linear)), math.floor(math.log10(max(-low, high)))
+    power = 10.0**last  # between two powers of ten the largest round number stands for them
+    powers = [10.0**place for place in range(first, last + 1)] or [max(-low, high) // power * power]
     return [*(-power for power in reversed(powers) if -power >= low), 0.0, *(p for p in powers if p <= high)]
 
 

@@ -175,6 +175,7 @@ def test_a_front_of_quality_and_drift(place: Path, capsys: pytest.CaptureFixture
         (["--max-fid", ".nan"], "bound fid <= nan: give a number"),
         (["--score", "ridge"], "score: is of --method knapsack, not of evolution"),
         (["--rounds", "3"], "rounds: need --verify"),
+        (["--keep", "proj_out=@8"], "@ names activations, which need --max-act-bits"),
         (["--max-act-bits", "8", "--rounds", "3"], "--rounds: means nothing with --max-act-bits"),
         (["--max-act-bits", "8", "--settings.population", "20"], "--settings: means nothing with --max-act"),
         (
