@@ -58,7 +58,7 @@ class StepCounter:
         self._begin(self._step)
 
     def check_drawn(self) -> None:
-        """Refuses drawings that ended before the last step, which no call tells; for when they are complete."""
+        """Refuses drawings, complete now, that ended before the last step, which no call tells."""
         if self._step != self._num_steps - 1:
             raise self._mismatch()
 
