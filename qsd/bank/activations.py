@@ -144,6 +144,11 @@ class ActivationHooks:
         else:
             self.set(activations)
 
+    def check_drawn(self) -> None:
+        """Refuses drawings, complete now, that took fewer steps than the schedule that is on has."""
+        if self._counter is not None:
+            self._counter.check_drawn()
+
     def begin_step(self, step: int) -> None:
         """Puts on what the schedule has for a sampling step."""
         assert self._schedule is not None

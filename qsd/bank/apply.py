@@ -84,6 +84,14 @@ class Applier:
             parameter.requires_grad_(False)
         self._current = config.copy()
 
+    def check_drawn(self) -> None:
+        """Says whether what was drawn since `apply` took all steps of its schedule of activations, if any.
+
+        Raises:
+            QsdError: it took fewer.
+        """
+        self._hooks.check_drawn()
+
     def restore(self) -> None:
         """Brings full precision back, bit for bit: the very tensors the denoiser came with, and no hook."""
         self._hooks.apply(None)

@@ -54,8 +54,16 @@ class StepCounter:
         if self._first is None:
             self._first = time
         if (self._step == 0) != (time == self._first):
-            raise QsdError(
-                f"schedule: is for {self._num_steps} steps, and the pipeline takes another number; draw with "
-                f"{self._num_steps} steps or use another schedule"
-            )
+            raise self._mismatch()
         self._begin(self._step)
+
+    def check_drawn(self) -> None:
+        """Refuses drawings, complete now, that ended before the last step, which no call tells."""
+        if self._step != self._num_steps - 1:
+            raise self._mismatch()
+
+    def _mismatch(self) -> QsdError:
+        return QsdError(
+            f"schedule: is for {self._num_steps} steps, and the pipeline takes another number; draw with "
+            f"{self._num_steps} steps or use another schedule"
+        )

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from qsd import __version__
 from qsd.cli.config_files import with_config_files
 from qsd.cli.help_pages import written
+from qsd.cli.values import with_values
 from qsd.support.errors import QsdError, printable
 from qsd.support.stops import stoppable
 
@@ -85,6 +86,7 @@ def _run(words: list[str]) -> int:
     if words[0] in ("-V", "--version"):
         print(f"qsd {__version__}")
         return 0
+    words = with_values(words)
     verb = VERBS.get(words[0])
     if verb is None:
         return _other_program(words)

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,9 @@ class PlainConsole(Console):
         """Called by rich for every string that it shows, cells and titles of tables included."""
         return super().render_str(printable(text), **options | {"markup": False, "emoji": False})
 
+
+_BAR, _TIMES = 16, 25
+"""Columns of a progress bar, and of its times and the blanks between its parts."""
 
 console = PlainConsole(highlight=False)
 """Results, on standard output."""
@@ -75,7 +79,7 @@ def bar(title: str) -> Iterator[Progress]:
     """Shows a progress bar with elapsed time and ETA; yields the callback that moves it."""
     columns = (
         TextColumn("{task.description}", style="bold", markup=False),
-        BarColumn(),
+        BarColumn(bar_width=_BAR),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("ETA"),
@@ -86,7 +90,10 @@ def bar(title: str) -> Iterator[Progress]:
         task = progress.add_task(printable(title), total=None, message="")
 
         def move(done: int, total: int, message: str) -> None:
-            progress.update(task, completed=done, total=total, message=printable(message))
+            room = max(1, messages.width - _BAR - _TIMES - len(f"{title}{done}/{total}"))
+            text = printable(message)
+            short = text if len(text) <= room else text[: room - 1] + "…"
+            progress.update(task, completed=done, total=total, message=short)
 
         yield move
         finished = progress.tasks[0].total
@@ -95,8 +102,16 @@ def bar(title: str) -> Iterator[Progress]:
 
 
 def print_json(document: Any) -> None:
-    """Prints JSON and nothing else to standard output."""
-    print(json.dumps(document, indent=1))
+    """Prints JSON and nothing else to standard output; numbers that are none are null."""
+    print(json.dumps(_finite(document), indent=1, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def command_line() -> str:

@@ -17,7 +17,7 @@ from qsd.explain.explanation import default_config, pair_rows
 from qsd.explain.files import to_json, write
 from qsd.explain.plots import plot_all, plot_calibration
 from qsd.ranker.checkpoint import Ranker, load_ranker
-from qsd.ranker.store_data import learnable
+from qsd.ranker.store_data import learnable, own_seed
 from qsd.ranker.target import Target
 from qsd.search import Front
 from qsd.store import Records, Store
@@ -52,7 +52,8 @@ def explain(
         ranker: folder of a ranker trained on the store.
         around: config file, or an option such as uaq-4 for the uniform config; without it the uniform config
             of middling size.
-        label: explain this label instead of the ranker's target; without a ranker an expression over labels.
+        label: explain this label instead of the ranker's target; without a ranker also an expression over
+            labels such as "-log(fid)", larger being better.
         front: front.json of a search, whose members' options are drawn by role; without it the explained
             config's are.
         plots: draw boxes by block and role, options by role, the heat map, interactions and, with a ranker
@@ -119,7 +120,8 @@ def _calibration(store: Store, ranker: Ranker, rows: Records, path: Path) -> Non
     known = np.isfinite(measured)
     if known.any():
         posterior = ranker.posterior(rows.config[known], rows.activation[known])
-        plot_calibration(posterior, measured[known], ranker.target, path)
+        other = rows.noise_seed[known] != own_seed(store)
+        plot_calibration(posterior, measured[known], ranker.target, path, other)
 
 
 def _short(name: str, width: int = _NAME) -> Text:

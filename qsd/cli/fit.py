@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -141,6 +142,7 @@ class RankerCLI(CheckedCLI):
             metrics=reports,
             calibration=calibrations,
             unseen=[data.unseen for data in stores],
+            last_seeds=[data.last_seed for data in stores],
             provenance={
                 "command": command_line(),
                 "versions": {package: version(package) for package in _PACKAGES},
@@ -295,14 +297,15 @@ def _table(report: Report, title: str) -> Table:
     names = list(report["ranker"])
     table = Table(
         title=title,
-        caption="95 % bootstrap intervals in brackets",
+        caption="below each number its 95 % bootstrap interval",
         box=SIMPLE_HEAD,
         pad_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
-    table.add_column("", min_width=13, overflow="fold")
+    table.min_width = len(title)
+    table.add_column("", overflow="fold")
     for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
+        table.add_column(textwrap.fill(name.replace("_", " "), 9), justify="right", no_wrap=True)
     rivals = [predictor for predictor in report if "records" not in predictor]
     best = {
         name: (max if LARGER_IS_BETTER[name] else min)(report[rival][name]["value"] for rival in rivals)
@@ -317,8 +320,8 @@ def _table(report: Report, title: str) -> Table:
             is_best = predictor in rivals and value["value"] == best[name]
             cells.append(
                 Text.assemble(
-                    (f"{value['value']:.3f} ", "bold" if is_best else ""),
-                    (f"({value['low']:.3f} to {value['high']:.3f})", "dim"),
+                    (f"{value['value']:.3f}\n", "bold" if is_best else ""),
+                    (f"{value['low']:.3f}..{value['high']:.3f}", "dim"),
                 )
             )
         table.add_row(predictor, *cells)

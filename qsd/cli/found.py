@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from qsd.cli.console import console, messages
@@ -36,17 +37,19 @@ def round_json(one: Round) -> dict[str, Any]:
     }
 
 
-def front_table(front: Front, target: str, out: str) -> Table:
-    """Some sixteen members of a front."""
-    names = list(front.objectives)
+def front_table(front: Front, target: str, out: str, answer: Answer | None = None) -> Table:
+    """Sixteen members of a front at most; with how likely bounds hold, where there are any."""
+    names = [*front.objectives, *(["holds"] if answer else [])]
     table = number_table(
         f"{out}: {len(front)} configs, predicted (not measured)",
         ("average bits", "bytes", "predicted", "std", *names),
         caption=f"target {target}",
     )
     rows = rows_of(front)
-    for row in rows[:: max(1, len(rows) // 16)][:-1] + rows[-1:]:
-        more = (f"{row[name]:.4g}" for name in names)
+    for index in np.unique(np.linspace(0, len(rows) - 1, 16).round().astype(int)).tolist():
+        row = rows[index]
+        more = [f"{row[name]:.4g}" for name in front.objectives]
+        more += [f"{answer.holds[index]:.0%}"] if answer else []
         table.add_row(
             *(f"{row['avg_bits']:.3f}", f"{row['bytes']:,}", f"{row['predicted']:.3f}", f"{row['std']:.3f}"),
             *more,

@@ -1,6 +1,7 @@
 """What ``qsd compress`` is asked for: how small, and how much may be drawn on the way."""
 
 import dataclasses
+import math
 import re
 
 from qsd.support.errors import QsdError
@@ -46,6 +47,8 @@ class Goal:
             raise QsdError(
                 "compress: say how small, with one of --max-bits 3.5, --max-size 1.2GB, --within 1.1x"
             )
+        if not math.isfinite(given[0]):
+            raise QsdError(f"compress: {given[0]} is no size; give a number such as --max-bits 3.5")
 
     @classmethod
     def parse(cls, max_bits: float | None, max_size: str | None, within: str | None) -> "Goal":
@@ -70,6 +73,9 @@ def _factor(text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        return float(text.lower().removesuffix("-fid").removesuffix("x"))
+        factor = float(text.lower().removesuffix("-fid").removesuffix("x"))
     except ValueError:
-        raise QsdError(f"within {text!r}: give a multiple of full precision's FID such as 1.1x") from None
+        factor = math.nan
+    if not 1 <= factor < math.inf:
+        raise QsdError(f"within {text!r}: give a multiple of full precision's FID, at least 1, such as 1.1x")
+    return factor

@@ -14,7 +14,7 @@ from qsd.cli.overwriting import check_replaceable
 from qsd.cli.tables import number_table
 from qsd.configs.document import config_to_json, layers_to_json, load_document, save_config
 from qsd.configs.schedule import even_ranges, save_schedule
-from qsd.denoisers.pipeline import load_pipeline
+from qsd.denoisers.pipeline import DtypeName, check_device, load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.labels.steps import StepProbe
 from qsd.ranker.checkpoint import load_ranker
@@ -39,7 +39,7 @@ class JointWords:
         max_bits, max_act_bits, max_bops: budgets.
         keep, at_least: rules by pattern.
         evaluation, orthogonality: how orthogonality draws and weighs.
-        seed, device, overwrite, json: as for every search.
+        seed, device, dtype, overwrite, json: as for every search.
     """
 
     bank: str
@@ -57,6 +57,7 @@ class JointWords:
     orthogonality: OrthogonalitySettings
     seed: int
     device: str
+    dtype: DtypeName
     overwrite: bool
     json: bool
 
@@ -78,7 +79,7 @@ def run_joint(words: JointWords, unused: Mapping[str, Any]) -> None:
 
     Args:
         words: what to search.
-        unused: further words by name, which mean nothing here.
+        unused: further words by name, true where they were given; they mean nothing here.
 
     Raises:
         QsdError: one of these is given, or the search needs what is not there.
@@ -90,6 +91,10 @@ def run_joint(words: JointWords, unused: Mapping[str, Any]) -> None:
     given = [name.replace("_", "-") for name, value in unused.items() if value]
     if given:
         raise QsdError(f"--{given[0]}: means nothing with --max-act-bits or --max-bops; leave it out")
+    needless = {"ranker": words.ranker, "steps": words.steps} if words.method == "orthogonality" else {}
+    if given := [name for name, value in needless.items() if value]:
+        raise QsdError(f"--{given[0]}: means nothing with --method orthogonality here; leave it out")
+    check_device(words.device)
     loaded = Bank.load(words.bank)
     out, wanted = Path(words.out), {"denoiser": loaded.denoiser, "kind": "activations"}
     check_replaceable(out / "best.json", wanted, lambda: _facts(out / "best.json"), overwrite=words.overwrite)
@@ -134,7 +139,7 @@ def _orthogonal(words: JointWords, bank: Bank) -> _Found:
     if words.orthogonality.sweep:
         raise QsdError("orthogonality.sweep: is for budgets of weights; give one orthogonality.beta")
     with bar("Search") as progress:
-        pipe = load_pipeline(words.pipeline, device=words.device)
+        pipe = load_pipeline(words.pipeline, device=words.device, dtype=words.dtype, encoders=False)
         gamma = similarities(pipe, bank, words.evaluation, words.orthogonality, progress)
     known = Known(bank, gamma=gamma)
     (pins, _), (floors, _) = apart(words.keep), apart(words.at_least)

@@ -1,11 +1,13 @@
 """``qsd search``."""
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from qsd.api import search as search_configs
@@ -27,7 +29,7 @@ from qsd.ranker.checkpoint import Ranker, load_ranker
 from qsd.ranker.tasks import OrthogonalitySettings, ScoreName
 from qsd.ranker.universal.binding import bind
 from qsd.ranker.universal.files import SHIPPED, is_universal, load_universal
-from qsd.search import Front, MethodName, SearchSettings, plot_front
+from qsd.search import Front, MethodName, Points, SearchSettings, plot_front
 from qsd.search.coupling import FormatName, parse_couplings
 from qsd.store import Store
 from qsd.support.errors import QsdError
@@ -153,49 +155,63 @@ def search(
             orthogonality=orthogonality,
             seed=seed,
             device=device,
+            dtype=dtype,
             overwrite=overwrite,
             json=json,
         )
-        coupled = {"couple": couple, "for": format if format != "qsd" else None}
-        bounds_given = {"max_bytes": max_bytes, "max_fid": max_fid, "min_psnr": min_psnr, "within": within}
-        coupled["objectives"] = objectives
-        run_joint(words, {**bounds_given, "store": store, "verify": verify, **coupled})
+        others = {
+            **{"max_bytes": max_bytes, "max_fid": max_fid, "min_psnr": min_psnr, "within": within},
+            **{"store": store, "verify": verify, "rounds": rounds > 1, "couple": couple},
+            **{"for": format != "qsd", "objectives": objectives, "score": score != "errors"},
+            **{"settings": settings != SearchSettings(), "workers": workers > 1},
+        }
+        run_joint(words, others)
         return
     if steps is not None:
         raise QsdError("steps: a schedule of activations needs --max-act-bits or --max-bops")
+    for word, rules in (("keep", keep), ("at-least", at_least)):
+        if rules and "@" in rules:
+            raise QsdError(f"{word} {rules}: @ names activations, which need --max-act-bits or --max-bops")
     check_device(device)
     loaded_bank = Bank.load(bank)
     opened = Store.open(find(store)) if store else None
     loaded_ranker = _ranker(ranker, loaded_bank, opened) if ranker else None
+    bounds = _bounds(loaded_ranker, max_fid, min_psnr, within)
+    _check_words(method, loaded_ranker, bounds, objectives, score, verify, rounds)
+    asked: dict[str, Any] = {
+        "keep": _rules("keep", keep),
+        "at_least": _rules("at-least", at_least),
+        "couple": sorted(parse_couplings(couple)),
+        "format": format,
+        "objectives": (objectives or "").replace(",", " ").split(),
+        "bounds": [*map(str, bounds), *([f"confidence {confidence}"] if bounds else [])],
+    }
     wanted: dict[str, Any] = {
         "denoiser": loaded_bank.denoiser,
         "ranker": (
             {"target": loaded_ranker.target, "provenance": loaded_ranker.provenance} if loaded_ranker else {}
         ),
         "method": method,
+        "budget": max_bits if max_bytes is None else f"{max_bytes} bytes",
         "seed": seed,
+        **asked,
     }
-    budget = {"max_bits": max_bits, "max_bytes": max_bytes}
-    wanted |= {name: value for name, value in budget.items() if value is not None}
     file = Path(out) / "front.json"
     if file.exists():
         check_replaceable(file, wanted, lambda: _facts(file, max_bits), overwrite=overwrite)
     else:  # a search of weights and activations writes best.json alone
         check_replaceable(Path(out) / "best.json", {"method": method}, dict, overwrite=overwrite)
-    bounds = _bounds(loaded_ranker, max_fid, min_psnr, within)
     shared: dict[str, Any] = {
         "max_bits": max_bits,
         "max_bytes": max_bytes,
-        "keep": _rules("keep", keep),
-        "at_least": _rules("at-least", at_least),
-        "couple": parse_couplings(couple),
+        "keep": asked["keep"],
+        "at_least": asked["at_least"],
+        "couple": asked["couple"],
         "format": format,
         "settings": settings,
         "command": command_line(),
     }
     target = loaded_ranker.target if loaded_ranker else f"{method} score"
-    if objectives and bounds:
-        raise QsdError("objectives: give them or bounds (--max-fid, --min-psnr, --within), not both")
     answer: Answer | None = None
     found: list[Round] = []
     unseen: dict[str, Any] | None = None
@@ -204,8 +220,7 @@ def search(
         nonlocal answer
         with bar("Search") as progress:
             if bounds:
-                if current is None:
-                    raise QsdError("bounds: need --ranker, which predicts the labels")
+                assert current is not None, "checked at the start"
                 answer = smallest(
                     *(current, loaded_bank, bounds),
                     confidence=confidence,
@@ -225,7 +240,7 @@ def search(
                 evaluator=evaluation,
                 score=score,
                 orthogonality=orthogonality,
-                objectives=(objectives or "").replace(",", " ").split(),
+                objectives=asked["objectives"],
                 seed=seed + number,
                 progress=progress,
                 **shared,
@@ -259,12 +274,14 @@ def search(
             if evaluation.held_out() is not evaluation:
                 held_out = Measurer(pipe, loaded_bank, evaluation.held_out())
                 (unseen,) = verify_configs(
-                    *(front.configs[_best(front)][None], list(range(1, 1 + verify_seeds)), held_out.run),
+                    *(front.best()[None], list(range(1, 1 + verify_seeds)), held_out.run),
                     num_images=evaluation.num_images,
                 )
     else:
         front = run_search(loaded_ranker, 0)
-    best = len(front) - 1 if answer is not None else _best(front)
+    noted = front.meta.settings | {"asked": asked}
+    front.meta = dataclasses.replace(front.meta, seed=seed, settings=noted)  # rounds count on from it
+    best = front.best_index()
     write_front(front, loaded_bank, Path(out), quality_label=f"predicted {target}", best=best)
     if json:
         document: dict[str, Any] = {"front": f"{out}/front.json", "members": rows_of(front), "best": best}
@@ -276,7 +293,10 @@ def search(
             document["winner_held_out"] = unseen
         print_json(document)
         return
-    console.print(front_table(front, target, out))
+    for number, one in enumerate(found):
+        if one.reused:
+            messages.print(f"round {number + 1}: {one.reused} measurements were in {store} already")
+    console.print(front_table(front, target, out, answer))
     if loaded_ranker is not None and (remark := _extrapolation(loaded_ranker, loaded_bank, front, best)):
         messages.print(remark)
     for number, one in enumerate(found):
@@ -306,13 +326,15 @@ def _facts(file: Path, max_bits: float | None) -> dict[str, Any]:
     meta = Front.load(file).meta
     bits = meta.max_bits  # of the largest whole number of bytes within the budget
     near = bits is not None and max_bits is not None and 0 <= max_bits - bits < _NEAR_BITS
+    plain = {"keep": {}, "at_least": {}, "couple": [], "format": "qsd", "objectives": [], "bounds": []}
     return {
         "denoiser": meta.denoiser,
         "ranker": meta.ranker,
         "method": meta.settings.get("method", "evolution"),
         "seed": meta.seed,
-        "max_bits": max_bits if near else bits,
-        "max_bytes": meta.max_bytes,
+        "budget": max_bits if near else None if meta.max_bytes is None else f"{meta.max_bytes} bytes",
+        **plain,
+        **meta.settings.get("asked", {}),
     }
 
 
@@ -334,7 +356,19 @@ def write_front(
     with replacing(folder, _FILES.__contains__) as new:
         front.save(new / "front.json")
         save_config(new / "best.json", config)
-        plot_front(front, new / "front.png", quality_label=quality_label)
+        plot_front(front, new / "front.png", quality_label=quality_label, winners=_measured(front))
+
+
+def _measured(front: Front) -> Points | None:
+    """The members that were measured, with their 90 % intervals."""
+    rows = {index: row for index, row in enumerate(front.measured) if row and "target" in row}
+    if not rows:
+        return None
+    places, values = list(rows), [float(row["target"]) for row in rows.values()]
+    highest = [
+        row.get("target_interval", [0, value])[1] for row, value in zip(rows.values(), values, strict=True)
+    ]
+    return Points(front.avg_bits[places], values, np.subtract(highest, values))
 
 
 def _bounds(
@@ -353,24 +387,43 @@ def _bounds(
         except ValueError:
             raise QsdError(f"within {within!r}: give a factor such as 1.1x") from None
         bounds.append(full_precision_bound(ranker, factor))
+    if bounds and ranker is None:
+        raise QsdError("bounds: need --ranker, which predicts the labels")
     return bounds
+
+
+def _check_words(
+    method: MethodName,
+    ranker: Ranker | None,
+    bounds: Sequence[Bound],
+    objectives: str | None,
+    score: ScoreName,
+    verify: int,
+    rounds: int,
+) -> None:
+    """Refuses words that would mean nothing."""
+    if objectives and bounds:
+        raise QsdError("objectives: give them or bounds (--max-fid, --min-psnr, --within), not both")
+    if bounds and method != "evolution":
+        raise QsdError(f"bounds: are for --method evolution with --ranker, not for {method}")
+    if objectives and (method != "evolution" or ranker is None):
+        raise QsdError("objectives: are for --method evolution with --ranker, which predicts them")
+    if score != "errors" and method != "knapsack":
+        raise QsdError(f"score: is of --method knapsack, not of {method}; leave it out")
+    if rounds > 1 and not verify:
+        raise QsdError("rounds: need --verify, how many configs each measures")
 
 
 def _rules(word: str, text: str | None) -> dict[str, str]:
     """Rules such as ``proj_out=keep,blocks.*=uaq-4`` by pattern."""
-    rules = {}
+    rules: dict[str, str] = {}
     for rule in (text or "").replace(",", " ").split():
         pattern, equals, option = rule.rpartition("=")
         if not equals or not pattern or not option:
             raise QsdError(f"{word} {rule!r}: give PATTERN=OPTION, such as proj_out=uaq-8")
-        rules[pattern] = option
+        if rules.setdefault(pattern, option) != option:
+            raise QsdError(f"{word}: {pattern} is {rules[pattern]} and {option}; give it one of them")
     return rules
-
-
-def _best(front: Front) -> int:
-    """The member that measured best, if any was measured; else the one of the best score."""
-    measured = [(row["target"], index) for index, row in enumerate(front.measured) if row and "target" in row]
-    return max(measured)[1] if measured else front.best_index()
 
 
 def _extrapolation(ranker: Ranker, bank: Bank, front: Front, best: int) -> str:

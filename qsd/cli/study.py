@@ -3,9 +3,8 @@
 import json as json_module
 from collections.abc import Sequence
 
-from rich.table import Table
-
 from qsd.cli.console import console, print_json, run_function
+from qsd.cli.tables import number_table
 from qsd.explain.study import score_study
 
 
@@ -27,18 +26,18 @@ def study(key: str, answers: list[str], json: bool = False) -> None:
         ]
         print_json(rows)
         return
-    table = Table(
-        title=f"nearer to the reference, {len(answers)} raters", caption="95 % intervals, sign test"
+    people = "1 person" if len(answers) == 1 else f"{len(answers)} people"
+    table = number_table(
+        f"nearer to the reference, {people}",
+        ("config", "won", "lost", "same", "share won", "95 % interval", "p"),
+        caption="p: sign test",
     )
-    for heading in ("config", "against"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("won", "lost", "same", "share won", "interval", "p"):
-        table.add_column(heading, justify="right")
     for one in found:
         low, high = one.interval
+        decided = one.won + one.lost
         table.add_row(
-            *(one.one, one.other, str(one.won), str(one.lost), str(one.same), f"{one.share:.0%}"),
-            *(f"{low:.0%}-{high:.0%}", f"{one.p_value:.2g}"),
+            *(f"{one.one} against {one.other}", str(one.won), str(one.lost), str(one.same)),
+            *(f"{one.share:.0%}" if decided else "", f"{low:.0%} to {high:.0%}", f"{one.p_value:.2g}"),
         )
     console.print(table)
 

@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 _NARROW = 9
+_TERMINAL = 80
 _SHORT = {"agreement": "agree", "latent_mse": "latent mse"}
 
 
@@ -22,6 +23,7 @@ def number_table(title: str, headings: Sequence[str], caption: str | None = None
         caption: under the table.
     """
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=0)
+    table.min_width = min(_TERMINAL, max(len(title), len(caption or "")))
     table.add_column(headings[0], overflow="fold")
     for heading in headings[1:]:
         lines = textwrap.fill(_SHORT.get(heading, heading), _NARROW, break_long_words=False)

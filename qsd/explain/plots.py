@@ -1,10 +1,12 @@
 """Plots of an explanation: where the cost lies, what was chosen, what interacts, how well it is predicted."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import SymLogNorm
 
 from qsd.explain.explanation import Explanation
@@ -109,13 +111,15 @@ def plot_heat_map(found: Explanation, path: Path) -> None:
     with figure(path, width=width, height=0.8 + _ROW * len(roles)) as drawn:
         axes = drawn.add_subplot()
         shown = np.where(there, table, np.nan)
-        norm = SymLogNorm(_linear_below(table[there]), vmin=np.nanmin(shown), vmax=np.nanmax(shown))
+        linear, low, high = _linear_below(table[there]), np.nanmin(shown), np.nanmax(shown)
+        norm = SymLogNorm(linear, vmin=low, vmax=high)
         image = axes.imshow(shown, cmap=SEQUENTIAL, aspect="auto", norm=norm)
         axes.set_facecolor("white")
         _ticks(axes, blocks)
         axes.set_yticks(range(len(roles)), roles)
         axes.set_xlabel("block")
-        drawn.colorbar(image, ax=axes, label="summed cost", shrink=0.9, pad=0.02).outline.set_linewidth(0.4)
+        bar = drawn.colorbar(image, ax=axes, label="summed cost", shrink=0.9, pad=0.02)
+        _mark_decades(bar, low, high, linear)
 
 
 def plot_interactions(found: Explanation, path: Path, kind: str = "block") -> None:
@@ -135,9 +139,8 @@ def plot_interactions(found: Explanation, path: Path, kind: str = "block") -> No
     side = max(COLUMN, min(2 * COLUMN, 1.4 + 0.15 * len(names)))
     with figure(path, width=side, height=0.88 * side) as drawn:
         axes = drawn.add_subplot()
-        image = axes.imshow(
-            table, cmap=DIVERGING, norm=SymLogNorm(_linear_below(table), vmin=-reach, vmax=reach)
-        )
+        linear = _linear_below(table)
+        image = axes.imshow(table, cmap=DIVERGING, norm=SymLogNorm(linear, vmin=-reach, vmax=reach))
         _mark_negative(axes, table)
         _ticks(axes, names, rotation=0 if kind != "role" else 90)
         if kind == "role":
@@ -147,10 +150,13 @@ def plot_interactions(found: Explanation, path: Path, kind: str = "block") -> No
             axes.set_yticks(range(0, len(names), step), _shown(names[::step]))
         axes.set(xlabel=kind, ylabel=kind)
         label = "adds up (+) or cancels (−)"
-        drawn.colorbar(image, ax=axes, label=label, shrink=0.85, pad=0.02).outline.set_linewidth(0.4)
+        bar = drawn.colorbar(image, ax=axes, label=label, shrink=0.85, pad=0.02)
+        _mark_decades(bar, -reach, reach, linear)
 
 
-def plot_calibration(posterior: Posterior, measured: np.ndarray, name: str, path: Path) -> None:
+def plot_calibration(
+    posterior: Posterior, measured: np.ndarray, name: str, path: Path, other: np.ndarray | None = None
+) -> None:
     """Predicted against measured, with the 90 % intervals of the predictions.
 
     Args:
@@ -158,14 +164,17 @@ def plot_calibration(posterior: Posterior, measured: np.ndarray, name: str, path
         measured: float64 [n].
         name: of the quantity.
         path: destination without suffix.
+        other: bool [n], whether it was measured under another noise seed than what was learned from.
     """
     low, high = posterior.interval(0.9)
     held = (low <= measured) & (measured <= high)
+    other = np.zeros(len(measured), dtype=bool) if other is None else other
     with figure(path, height=COLUMN * 0.95) as drawn:
         axes = drawn.add_subplot()
         for inside, marker, colour, label in (
-            (held, "o", COLOURS[0], "inside its 90 % interval"),
-            (~held, "X", COLOURS[1], "outside"),
+            (held & ~other, "o", COLOURS[0], f"in its 90 % interval ({_share(held[~other])})"),
+            (~held & ~other, "X", COLOURS[1], f"outside ({_share(~held[~other])})"),
+            (other, "^", COLOURS[6], f"other noise seeds ({_share(held[other])} inside)"),
         ):
             if not inside.any():
                 continue
@@ -179,7 +188,7 @@ def plot_calibration(posterior: Posterior, measured: np.ndarray, name: str, path
                 elinewidth=0.6,
                 ms=3,
                 mew=0,
-                label=f"{label} ({inside.mean():.0%})",
+                label=label,
             )
         ends = [min(measured.min(), posterior.mean.min()), max(measured.max(), posterior.mean.max())]
         axes.plot(ends, ends, color="black", lw=0.7, ls="--", zorder=1)
@@ -219,10 +228,34 @@ def _spread(axes: Axes, axis: str, values: np.ndarray) -> None:
     linear = _linear_below(values)
     if np.abs(values).max() <= 10 * linear:
         return
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
     if axis == "x":
         axes.set_xscale("symlog", linthresh=linear, linscale=1.5)
+        axes.set_xticks(_decades(low, high, linear))
+        axes.set_xticks([], minor=True)
     else:
         axes.set_yscale("symlog", linthresh=linear, linscale=1.5)
+        axes.set_yticks(_decades(low, high, linear))
+        axes.set_yticks([], minor=True)
+
+
+def _share(held: np.ndarray) -> str:
+    return f"{held.mean():.0%}" if len(held) else ""
+
+
+def _decades(low: float, high: float, linear: float) -> list[float]:
+    """Ticks of a symmetric logarithmic scale: 0 and the powers of ten far enough from it to be read."""
+    first, last = math.ceil(math.log10(0.3 * linear)), math.floor(math.log10(max(-low, high)))
+    power = 10.0**last  # between two powers of ten the largest round number stands for them
+    powers = [10.0**place for place in range(first, last + 1)] or [max(-low, high) // power * power]
+    return [*(-power for power in reversed(powers) if -power >= low), 0.0, *(p for p in powers if p <= high)]
+
+
+def _mark_decades(bar: Colorbar, low: float, high: float, linear: float) -> None:
+    decades = _decades(min(low, 0.0), max(high, 0.0), linear)
+    bar.set_ticks([tick for tick in decades if low <= tick <= high])
+    bar.set_ticks([], minor=True)
+    bar.outline.set_linewidth(0.4)
 
 
 def _step(count: int) -> int:

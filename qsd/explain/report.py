@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from qsd.denoisers.identity import check_same_denoiser
 from qsd.evaluation.grid import strips
 from qsd.explain.explanation import Explanation, explain, rows_of
 from qsd.explain.plots import plot_all
@@ -49,7 +50,7 @@ def write_report(run: RunFolder, path: str | Path) -> None:
             title=str(run.path.resolve().name),
             front=_chart(front, best),
             fronts=[_front_row(name, one) for name, one in run.fronts.items()],
-            measured=_measured(run.measured()),
+            measured=_measured([*run.measured(), *_members_measured(front)]),
             grid=_embedded(run.grid, "png") if run.grid else None,
             strips=_strips(run.grid) if run.grid else [],
             plots=_plots(found, front) if found else [],
@@ -72,10 +73,15 @@ def _explanation(run: RunFolder, config: np.ndarray) -> Explanation | None:
     store = run.store
     if store is None:
         return None
+    if run.front.meta.denoiser:
+        check_same_denoiser(run.front.meta.denoiser, store.header.denoiser, store.path)
     names = [layer.name for layer in store.header.layers]
     options = tuple(map(str, store.header.options))
     if list(run.front.meta.layer_names) != names or run.front.meta.option_names != options:
-        raise QsdError(f"{store.path}: has other layers or options than the front of {run.path}")
+        raise QsdError(
+            f"{store.path}: has other layers or options than the front of {run.path}; name the store "
+            "that it was searched with"
+        )
     ranker = load_ranker(run.ranker, store.header.denoiser) if run.ranker else None
     return explain(store, config, ranker=ranker, around="the front's best config")
 
@@ -90,7 +96,7 @@ def _chart(front: Front, best: int) -> dict[str, Any]:
             "y": round(float(y[index]), 1),
             "best": index == best,
             "text": f"{front.avg_bits[index]:.3f} bits, {int(front.num_bytes[index]):,} bytes, predicted "
-            f"{front.predicted[index]:.4g} ± {front.std[index]:.2g}",
+            f"{front.predicted[index]:.4g} ± {front.std[index]:.2g}{_verified(front.measured[index])}",
         }
         for index in range(len(front))
     ]
@@ -105,6 +111,20 @@ def _chart(front: Front, best: int) -> dict[str, Any]:
         "quality": [f"{front.predicted.min():.3g}", f"{front.predicted.max():.3g}"],
         "name": front.meta.ranker.get("target", "score"),
     }
+
+
+def _verified(row: dict[str, Any] | None) -> str:
+    return f", measured {row['target']:.4g}" if row and "target" in row else ""
+
+
+def _members_measured(front: Front) -> list[dict[str, Any]]:
+    """Rows of the members that a search verified."""
+    rows = []
+    for index, row in enumerate(front.measured):
+        if row is not None:
+            size = {"avg_bits": float(front.avg_bits[index]), "bytes": int(front.num_bytes[index])}
+            rows.append({"name": f"member {index + 1} of the front", **size, **row})
+    return rows
 
 
 def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -177,6 +197,8 @@ def _layers(front: Front, best: int, found: Explanation | None) -> dict[str, Any
     numbers = ["block", "stage", "weights", "bytes", "cost_around", "cost_alone", "probed_change"]
     columns = [(name, False) for name in ("layer", "role", "option")] + [(name, True) for name in numbers]
     table = [row for row in rows_of(found) if row["chosen"]]
+    for row in table:
+        row["block"] = None if row["block"] < 0 else row["block"]
     shown = [[_cell(row[name]) for name, _ in columns] for row in table]
     return {"columns": columns, "rows": shown}
 

@@ -51,7 +51,8 @@ def score_of(store: Store, ranker: Ranker | None = None, label: str | None = Non
     Args:
         store: probed, labeled, or the one that the ranker was trained on.
         ranker: of the store's denoiser and options.
-        label: a label instead of the ranker's target; without a ranker, an expression over labels.
+        label: a label instead of the ranker's target; without a ranker, also an expression over labels. A
+            bare label counts against a config where smaller is better.
 
     Raises:
         QsdError: the store is neither probed nor labeled, the ranker is another's, or the label is unknown.
@@ -144,9 +145,10 @@ def _with_full_precision(predictor: LabelPredictor) -> tuple[LabelPredictor, int
 
 
 def _by_labels(store: Store, label: str | None) -> Score:
-    if label is None:
-        first = store.header.labels[0]
-        label = first.name if first.larger_is_better else f"-{first.name}"
+    better = {one.name: one.larger_is_better for one in store.header.labels}
+    label = next(iter(better)) if label is None else label
+    if not better.get(label, True):
+        label = f"-{label}"
     target = Target(label).evaluate(store)
     rows = np.flatnonzero(target.valid & (store.records.split != 2))
     if len(rows) < FEWEST:

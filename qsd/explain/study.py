@@ -167,15 +167,20 @@ def score_study(key: str | Path, answers: Sequence[str | Path]) -> list[Comparis
         answers: files that the page saved; one rater each.
 
     Raises:
-        QsdError: a file is damaged, or answers another study.
+        QsdError: a file is damaged or empty, answers another study, or was given before.
     """
     if not answers:
         raise QsdError("study: give at least one file of answers that the page saved")
     known = read_json(key, KEY_FORMAT, 1, _Key, remedy=_REMEDY)
     trials = known["trials"]
     counts: dict[tuple[str, str], list[int]] = {}
-    for file in answers:
-        for answer in _answers(Path(file), known["study"], len(trials)):
+    read: dict[str, Path] = {}
+    for file in map(Path, answers):
+        given = _answers(file, known["study"], len(trials))
+        earlier = read.setdefault(json_hash({"answers": given}), file)
+        if earlier is not file:
+            raise QsdError(f"{file}: has the very answers of {earlier}; give the answers of each person once")
+        for answer in given:
             trial = trials[answer["trial"]]
             one, other = sorted((trial["left"], trial["right"]))
             found = counts.setdefault((one, other), [0, 0, 0])
@@ -194,6 +199,8 @@ def _answers(file: Path, study: str, trials: int) -> list[dict[str, Any]]:
     if document["study"] != study:
         raise QsdError(f"{file}: answers study {document['study']}, the key is of {study}; pair them anew")
     answers: list[dict[str, Any]] = document["answers"]
+    if not answers:
+        raise QsdError(f"{file}: holds no answers; leave it out, or answer on the page and save again")
     seen = [answer["trial"] for answer in answers]
     if len(set(seen)) < len(seen) or any(trial >= trials for trial in seen):
         raise QsdError(f"{file}: answers a trial twice or one of {trials} that is not there; save it again")

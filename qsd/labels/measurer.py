@@ -98,7 +98,9 @@ class Measurer:
         with self._applier as applier:
             applier.apply(config, activations)
             with self._in_integers(activations):
-                return self.evaluator.measure(noise_seed)
+                measured = self.evaluator.measure(noise_seed)
+            applier.check_drawn()
+            return measured
 
     def _in_integers(self, activations: np.ndarray | Schedule | None) -> AbstractContextManager[Any]:
         """Integer layers where the options have them, if they are wanted."""

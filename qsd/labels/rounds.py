@@ -1,6 +1,7 @@
 """Verify and go on: measure what a search found under fresh noise, learn from it, search again."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,12 +35,14 @@ class Round:
         members: positions of the measured members, best predicted first.
         predicted: float64 [n], posterior mean of the target.
         measured: float64 [n, Z], the target under each noise seed.
+        reused: measurements that the store had already.
     """
 
     front: Front
     members: list[int]
     predicted: np.ndarray
     measured: np.ndarray
+    reused: int = 0
 
     @property
     def optimism(self) -> np.ndarray:
@@ -66,6 +69,9 @@ def verify_rounds(
 ) -> tuple[list[Round], Ranker]:
     """Searches, measures the front's best, appends the records, refits and searches again.
 
+    Noise seeds follow those that the ranker has learned from. So a call that was stopped, when it is made
+    again with the same ranker, finds the same configs and takes from the store what it had measured of them.
+
     Args:
         store: the ranker's store, inside :meth:`qsd.store.Store.writing`; records of chosen configs have
             negative indices and are learned from.
@@ -88,7 +94,8 @@ def verify_rounds(
         raise QsdError(f"verify {verify}, rounds {rounds}, seeds {seeds}: each must be at least 1")
     target = Target(ranker.target)
     found: list[Round] = []
-    next_seed = max([FIRST_SEED, *(store.records.noise_seed + 1).tolist()])
+    last = ranker.last_seed
+    next_seed = max(FIRST_SEED, 1 + (int(store.records.noise_seed.max(initial=0)) if last is None else last))
     for number in range(rounds):
         front = search(ranker, number)
         table = list(map(str, store.header.options))
@@ -101,24 +108,59 @@ def verify_rounds(
         ]
         measured = np.full((len(members), seeds), np.nan)
         labels: list[list[dict[str, float]]] = [[] for _ in members]
-        for done, (job, values, seconds) in enumerate(run(jobs)):
-            index = min(int(store.records.index.min(initial=0)), 0) - 1
-            known = {name: value for name, value in values.items() if name in store.header.label_names}
-            config = places[job.config.astype(np.int64)]
-            store.append(index=index, config=config, labels=known, noise_seed=job.noise_seed, seconds=seconds)
+        known = _measured_before(store, noise)
+        again = [(job, known.get((_placed(places, job), job.noise_seed))) for job in jobs]
+        old = [(job, values, None) for job, values in again if values]
+        new = [job for job, values in again if not values]
+        for done, (job, values, seconds) in enumerate(itertools.chain(old, run(new) if new else ())):
+            if seconds is not None:
+                _append(store, places[job.config.astype(np.int64)], values, job.noise_seed, seconds)
             labels[job.index].append(values)
-            measured[job.index, noise.index(job.noise_seed)] = _value(
-                target, front, members[job.index], values
-            )
+            value = _value(target, front, members[job.index], values)
+            measured[job.index, noise.index(job.noise_seed)] = value
             if progress:
-                value = measured[job.index, noise.index(job.noise_seed)]
                 message = f"round {number + 1}: {ranker.target} {value:.4g}"
                 progress(number * len(jobs) + done + 1, rounds * len(jobs), message)
         for place, member in enumerate(members):
             front.measured[member] = summary(labels[place], measured[place], noise)
-        found.append(Round(front, members, front.predicted[members], measured))
-        ranker = refitted(ranker, store, settings)
+        found.append(Round(front, members, front.predicted[members], measured, len(old)))
+        ranker = refitted(ranker, _before(store, next_seed), settings)
     return found, ranker
+
+
+def _measured_before(store: Store, seeds: Sequence[int]) -> dict[tuple[bytes, int], dict[str, float]]:
+    """Labels of the chosen configs that a store knows under these noise seeds, by config and seed."""
+    records, names = store.records, store.header.label_names
+    images = store.header.conditions.get("num_images", 0)
+    rows = (records.index < 0) & np.isin(records.noise_seed, seeds) & (records.activation == 0).all(axis=1)
+    rows &= (records.num_images == images) & np.isfinite(records.labels).all(axis=1)
+    return {
+        (records.config[row].tobytes(), int(records.noise_seed[row])): dict(
+            zip(names, records.labels[row].tolist(), strict=True)
+        )
+        for row in np.flatnonzero(rows)
+    }
+
+
+def _placed(places: np.ndarray, job: Job) -> bytes:
+    """A job's config as the store's records have it."""
+    return places[job.config.astype(np.int64)].astype(np.int8).tobytes()
+
+
+def _append(
+    store: Store, config: np.ndarray, labels: dict[str, float], noise_seed: int, seconds: float
+) -> None:
+    """Appends what was measured of a chosen config, as far as the store has its labels."""
+    index = min(int(store.records.index.min(initial=0)), 0) - 1
+    known = {name: value for name, value in labels.items() if name in store.header.label_names}
+    store.append(index=index, config=config, labels=known, noise_seed=noise_seed, seconds=seconds)
+
+
+def _before(store: Store, next_seed: int) -> Store:
+    """The store without the configs that were chosen in later rounds of a call that was stopped."""
+    records = store.records
+    later = (records.index < 0) & (records.noise_seed >= next_seed)
+    return Store(store.path, store.header, records.select(~later)) if later.any() else store
 
 
 def refitted(ranker: Ranker, store: Store, settings: ResponseSettings | None = None) -> Ranker:

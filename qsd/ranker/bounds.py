@@ -71,7 +71,7 @@ def full_precision_bound(ranker: Ranker, factor: float, label: str = "fid") -> B
     Raises:
         QsdError: the ranker does not know full precision's label, or the factor is below 1.
     """
-    if factor < 1:
+    if not 1 <= factor < np.inf:
         raise QsdError(f"within {factor}x: give a factor of at least 1, such as 1.1x")
     if label not in ranker.full_precision:
         raise QsdError(
@@ -85,14 +85,20 @@ class Answer:
     """What the smallest config with its bounds is, and how sure that is.
 
     Attributes:
-        front: up to the smallest config whose bounds hold with the confidence; that is its last member.
-        probability: that all bounds hold for it (of the least safe one).
+        front: up to the smallest config whose bounds hold with the confidence; that is its last member. What
+            is predicted of its members is the ranker's target; more of it may be worse for a bound.
+        holds: probability that all bounds hold (of the least safe one), by member, float64 [n].
         even: bytes of the smallest config whose bounds hold as likely as not; None where there is none.
     """
 
     front: Front
-    probability: float
+    holds: np.ndarray
     even: int | None
+
+    @property
+    def probability(self) -> float:
+        """That all bounds hold for the smallest config that was asked for."""
+        return float(self.holds[-1])
 
 
 def smallest_within(task: Task, ranker: Ranker, bounds: Sequence[Bound], confidence: float) -> Answer:
@@ -111,12 +117,15 @@ def smallest_within(task: Task, ranker: Ranker, bounds: Sequence[Bound], confide
     if not 0.5 <= confidence < 1:
         raise QsdError(f"confidence {confidence}: give 0.5 to below 1, such as 0.9")
     for bound in bounds:
+        if not np.isfinite(bound.value):
+            raise QsdError(f"bound {bound}: give a number")
         if bound.label not in ranker.labels:
             raise QsdError(
                 f"{ranker.folder}: does not predict {bound.label!r}, only {', '.join(ranker.labels)}; label "
                 "the store with it or bound another label"
             )
     needed = float(norm.ppf(confidence))
+    asked = task
     task = dataclasses.replace(task, predictor=BoundsPredictor(ranker, bounds))
     even: int | None = None
     found: Front | None = None
@@ -149,7 +158,11 @@ def smallest_within(task: Task, ranker: Ranker, bounds: Sequence[Bound], confide
             f"no config within {task.budget.max_bytes} bytes keeps {told} with confidence {confidence}; the "
             f"safest has {probability:.0%}; {hint}"
         )
-    return Answer(found, float(norm.cdf(found.predicted[-1])), even)
+    settings = found.meta.settings | {"bounds": list(map(str, bounds)), "bounds_confidence": confidence}
+    target = ranker.posterior(found.configs)
+    meta = dataclasses.replace(asked.meta_of("evolution", 0), settings=settings)
+    front = dataclasses.replace(found, predicted=target.mean, std=target.std, meta=meta)
+    return Answer(front, norm.cdf(found.predicted), even)
 
 
 def _cut(front: Front, last: int) -> Front:

@@ -47,6 +47,8 @@ class Ranker:
             :meth:`over`.
         places: int64 [O], where the options of ``header`` stand in that table.
         unseen: options that were probed and that no label has seen.
+        last_seed: largest noise seed of the store when it was trained: records of later ones are fresh to it.
+            None where that is not known.
         members: the ensemble, in evaluation mode.
         posteriors: what predicts the target and each label.
         full_precision: labels of the denoiser at full precision, where the store knows them.
@@ -75,6 +77,7 @@ class Ranker:
         self.metrics: dict[str, Any] = document["metrics"]
         self.provenance: dict[str, Any] = document["provenance"]
         self.unseen: tuple[str, ...] = tuple(document["denoisers"][store].get("unseen", ()))
+        self.last_seed: int | None = document["denoisers"][store].get("last_seed")
 
     def _bind(self, header: Header) -> None:
         """Takes the table of a header as that of the ranker."""
@@ -200,6 +203,7 @@ def save_ranker(
     calibration: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     unseen: Sequence[Sequence[str]] | None = None,
+    last_seeds: Sequence[int] | None = None,
 ) -> None:
     """Writes a ranker folder; a ranker that is there already is replaced once the new one is complete.
 
@@ -216,9 +220,12 @@ def save_ranker(
         calibration: likewise ``calibration.json``, for people.
         provenance: versions, seed, command.
         unseen: by store, options that were probed and that no label has seen.
+        last_seeds: by store, the largest noise seed of its records.
     """
     folder = Path(folder)
     network = network or next(iter(members)).network.settings
+    none: list[Sequence[str]] = [()] * len(headers)
+    nothing: list[int | None] = [None] * len(headers)
     document = {
         "format": FORMAT,
         "version": VERSION,
@@ -231,8 +238,8 @@ def save_ranker(
         "metrics": dict(metrics or {}),
         "provenance": dict(provenance or {}),
         "denoisers": [
-            header_to_json(header) | {"unseen": list(some)}
-            for header, some in zip(headers, unseen or [()] * len(headers), strict=True)
+            header_to_json(header) | {"unseen": list(some), "last_seed": last}
+            for header, some, last in zip(headers, unseen or none, last_seeds or nothing, strict=True)
         ],
     }
     with replacing(folder, _is_ours) as new:

@@ -33,6 +33,7 @@ class _Denoiser(Schema):
     activation_options: Annotated[list[str], Field(min_length=1, max_length=127)]
     full_precision: dict[str, float]
     unseen: list[str] = Field(default_factory=list)
+    last_seed: int | None = None
 
 
 class RankerDocument(Schema):

@@ -35,6 +35,7 @@ class StoreData:
         few: whether there are too few labels to train networks; the closed form of a probed store does.
         num_images: int32 [R], images behind each record; None where all have the same number.
         predicted_labels: labels that the ranker shall predict beside the target; None for all.
+        last_seed: largest noise seed of all records, -1 without any.
         message: what was skipped, empty when nothing was.
     """
 
@@ -51,6 +52,7 @@ class StoreData:
     few: bool = False
     num_images: np.ndarray | None = None
     predicted_labels: tuple[str, ...] | None = None
+    last_seed: int = -1
 
     def predicts(self, label: str) -> bool:
         """Whether the ranker shall predict that label."""
@@ -101,8 +103,8 @@ def prepare(
 
     The store fixes which records are test. With ``folds`` 1 it also fixes which are validation; with more,
     training and validation records together are divided anew into ``folds`` parts, and each member of the
-    ensemble holds out one part. All these records are of one noise seed, that of the store's first record,
-    but for configs that a search chose (of negative index): those are learned from under any seed.
+    ensemble holds out one part. All these records are of one noise seed, that of the store's first random
+    config, but for configs that a search chose (of negative index): those are learned from under any seed.
 
     Of layers that were not probed while others were, the universal ranker says what it expects
     (:mod:`qsd.ranker.universal.completing`). A probed store may have any number of labels. With too few for
@@ -129,7 +131,7 @@ def prepare(
     if probed and not len(store.records):
         return _unlabeled(store, 1 + len(auxiliary), folds)
     evaluated = target.evaluate(store)
-    is_first = (store.records.noise_seed == store.records.noise_seed[0]) | (store.records.index < 0)
+    is_first = (store.records.noise_seed == own_seed(store)) | (store.records.index < 0)
     images = store.records.num_images
     cheap = images < images.max()  # the ranking of test records is that of labels on equally many images
     rows = np.flatnonzero(evaluated.valid & is_first & ~(cheap & (store.records.split == 2)))
@@ -171,6 +173,7 @@ def prepare(
         labels=store.records.labels[rows],
         few=bool(shortage),
         num_images=images[rows] if np.ptp(images[rows]) else None,
+        last_seed=int(store.records.noise_seed.max()),
     )
 
 
@@ -201,6 +204,13 @@ def _unlabeled(store: Store, num_targets: int, folds: int) -> StoreData:
     )
 
 
+def own_seed(store: Store) -> int:
+    """The noise seed of the first random config; of the first record where a search chose all of them."""
+    records = store.records
+    seeds = records.noise_seed[records.index >= 0]
+    return int(seeds[0] if len(seeds) else records.noise_seed[0])
+
+
 def _unprobed(store: Store) -> str:
     """What to say of a probed store whose responses do not serve: records have options that lack them."""
     header = store.header
@@ -218,7 +228,7 @@ def _unprobed(store: Store) -> str:
 def _repeats(store: Store, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Values of the test records among ``rows`` under every other noise seed, float64 [Z, len(rows)]."""
     records = store.records
-    others = np.unique(records.noise_seed[records.noise_seed != records.noise_seed[0]])
+    others = np.unique(records.noise_seed[records.noise_seed != own_seed(store)])
     repeats = np.full((len(others), len(rows)), np.nan)
     for position, seed in enumerate(others):
         measured = (records.noise_seed == seed) & (records.split == SPLITS.index("test"))

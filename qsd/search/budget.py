@@ -17,10 +17,12 @@ class Budget:
     Attributes:
         max_bytes: Bytes that a config may have at most.
         max_bits: The same in average bits per weight, 8 * max_bytes / number of weights.
+        stated: Whether anybody asked for it; else it is the size of the largest config.
     """
 
     max_bytes: int
     max_bits: float
+    stated: bool = True
 
     @classmethod
     def make(
@@ -59,16 +61,20 @@ class Budget:
         else:
             limit = largest
         if limit < smallest:
-            # The bits are rounded up, so that the number in the message works when it is typed in.
-            bits = math.ceil(8e4 * smallest / total_weights) / 1e4
             asked = f"{max_bits} bits" if max_bits is not None else f"{max_bytes} bytes"
             raise QsdError(
                 f"budget: {asked} is below the smallest possible size, {smallest} bytes "
-                f"({bits:.4f} average bits; the largest is {largest} bytes, "
-                f"{8 * largest / total_weights:.4f}); "
+                f"({_rounded_up(smallest, total_weights):.4f} average bits; the largest is {largest} bytes, "
+                f"{_rounded_up(largest, total_weights):.4f}); "
                 f"raise the budget or {remedy}"
             )
-        return cls(max_bytes=limit, max_bits=8.0 * limit / total_weights)
+        stated = max_bits is not None or max_bytes is not None
+        return cls(max_bytes=limit, max_bits=8.0 * limit / total_weights, stated=stated)
+
+
+def _rounded_up(size: int, total_weights: int) -> float:
+    """Average bits of so many bytes that work as a budget when they are typed in with four decimals."""
+    return math.ceil(8e4 * size / total_weights) / 1e4
 
 
 def _largest_bytes(max_bits: float, total_weights: int) -> int:

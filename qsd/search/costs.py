@@ -118,7 +118,8 @@ class JointCosts:
         smallest = self.tables.min(axis=2).sum(axis=1)
         for name, least, limit in zip(self.names, smallest, self.limits, strict=True):
             if not (math.isinf(limit) or limit >= least):
+                least = math.ceil(round(least * 1e4, 3)) / 1e4  # works when it is typed in
                 raise QsdError(
-                    f"budget: {limit:g} {name} is below the smallest possible, "
-                    f"{math.ceil(least * 1e4) / 1e4:g}; raise the budget or build a bank with smaller options"
+                    f"budget: {limit:g} {name} is below the smallest possible, {least:g}; "
+                    "raise the budget or build a bank with smaller options"
                 )

@@ -27,7 +27,7 @@ class FrontMeta:
         denoiser: Identity of the denoiser that the configs are for.
         options_hash: Hash of the option table.
         ranker: Identity of what predicted the quality.
-        max_bytes: The byte budget of the search.
+        max_bytes: The byte budget of the search; None where there was none.
         max_bits: The same in average bits per weight.
         seed: Seed of the search.
         confidence: Members are ranked by what their quality exceeds with this probability.
@@ -90,7 +90,10 @@ class Front:
         return self.predicted - norm.ppf(self.meta.confidence) * self.std
 
     def best_index(self, *, max_bits: float | None = None, max_bytes: int | None = None) -> int:
-        """Index of the member with the best score among those that fit the limits given.
+        """Index of the best member among those that fit the limits given.
+
+        That is the one that measured best, if any was measured; of a search for bounds, the smallest config
+        that keeps them, which is the largest member; else the one of the best score.
 
         Raises:
             QsdError: No member fits.
@@ -105,6 +108,12 @@ class Front:
                 f"front: its smallest config has {int(self.num_bytes.min())} bytes "
                 f"({self.avg_bits.min():.4f} average bits), above the limit; search again with that budget"
             )
+        worth = {index: row["target"] for index, row in enumerate(self.measured) if row and "target" in row}
+        measured = [index for index in worth if fits[index]]
+        if "bounds" in self.meta.settings:
+            return int(np.where(fits, self.num_bytes, -1).argmax())
+        if measured:
+            return max(measured, key=lambda index: float(worth[index]))
         return int(np.where(fits, self.score, -np.inf).argmax())
 
     def best(self, *, max_bits: float | None = None, max_bytes: int | None = None) -> np.ndarray:

@@ -34,7 +34,7 @@ class Points:
     Attributes:
         avg_bits: float [n].
         quality: float [n], in the unit of the front's predicted quality, larger is better.
-        error: float [n], standard deviation over seeds, or None.
+        error: float [n], half the length of a bar such as a standard deviation over seeds, or None.
         names: n texts to write beside the points, or None.
     """
 
@@ -92,7 +92,7 @@ def plot_front(
     axes.margins(x=0.08, y=0.14)
     axes.grid(True, color="0.92", lw=0.8)
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(loc="lower right", edgecolor="none", framealpha=0.9)
     axes.spines[["top", "right"]].set_visible(False)
     megabytes_per_bit = float(front.num_bytes[0] / front.avg_bits[0]) / 1e6
 

@@ -131,8 +131,8 @@ class Task:
         names = tuple(str(option) for option in self.space.options)
         return replace(
             self.meta or FrontMeta(self.space.layer_names, names),
-            max_bytes=self.budget.max_bytes,
-            max_bits=self.budget.max_bits,
+            max_bytes=self.budget.max_bytes if self.budget.stated else None,
+            max_bits=self.budget.max_bits if self.budget.stated else None,
             seed=self.seed,
             confidence=0.5 if self.predictor is None else self.settings.confidence,
             settings={"method": method, **asdict(self.settings), "evaluations": evaluations},

@@ -292,8 +292,11 @@ def test_a_schedule_changes_options_with_the_timestep(bank: Bank) -> None:
         for time, output in zip(times, wanted, strict=True):
             assert torch.equal(at(time), output)
             assert torch.equal(at(time), output)
+    applier.check_drawn()
     at(900)
     at(700)
+    with pytest.raises(QsdError, match="is for 4 steps, and the pipeline takes another number"):
+        applier.check_drawn()  # no call tells that a drawing has ended early
     with pytest.raises(QsdError, match="takes another number"):
         at(900)
     applier.restore()

@@ -13,6 +13,7 @@ from qsd.bank import Bank, build_bank
 from qsd.cli import main
 from qsd.configs.sampling import sample_configs
 from qsd.quantizers.options import parse_options
+from qsd.ranker.checkpoint import load_ranker
 from qsd.search import Front
 from qsd.store import Header, Label, Responses, Store
 
@@ -115,6 +116,17 @@ def test_the_smallest_config_with_a_bound(place: Path, capsys: pytest.CaptureFix
     assert loose["best"] == len(loose["members"]) - 1
     both = run(place, capsys, "--within", "60x", "--min-psnr", "5", "--confidence", "0.6")
     assert both["bounds"] == ["psnr >= 5", "fid <= 30"]
+    front, ranker = Front.load(place / "out/front.json"), load_ranker(place / "ranker")
+    told = ranker.posterior(front.configs)  # in the unit of the target, not of the bounds
+    np.testing.assert_allclose(front.predicted, told.mean)
+    np.testing.assert_allclose(front.std, told.std)
+    assert front.best_index() == len(front) - 1  # the answer, whatever the target says of others
+    given = ["search", "--bank", str(place / "bank.safetensors"), "--out", str(place / "out"), *QUICK]
+    given += ["--ranker", str(place / "ranker"), "--min-psnr", "5"]
+    assert main([*given, "--within", "60x", "--confidence", "0.6"]) == 0  # the same input replaces it
+    assert "holds" in capsys.readouterr().out
+    assert main([*given, "--within", "70x", "--confidence", "0.6"]) == 2
+    assert "made of another bounds" in capsys.readouterr().err
 
 
 def test_a_front_of_quality_and_drift(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,6 +169,19 @@ def test_a_front_of_quality_and_drift(place: Path, capsys: pytest.CaptureFixture
         (["--method", "operation"], "operation: needs --ranker, a graph network"),
         (["--verify", "2"], "verify: needs --ranker, --store, --pipeline and --evaluation"),
         (["--settings.confidence", "1"], "settings.confidence is 1.0; give 0.5"),
+        (["--keep", "proj_out=uaq-3,proj_out=uaq-4"], "keep: proj_out is uaq-3 and uaq-4"),
+        (["--method", "random", "--max-fid", "30"], "bounds: are for --method evolution"),
+        (["--within", "nanx"], "at least 1, such as 1.1x"),
+        (["--max-fid", ".nan"], "bound fid <= nan: give a number"),
+        (["--score", "ridge"], "score: is of --method knapsack, not of evolution"),
+        (["--rounds", "3"], "rounds: need --verify"),
+        (["--keep", "proj_out=@8"], "@ names activations, which need --max-act-bits"),
+        (["--max-act-bits", "8", "--rounds", "3"], "--rounds: means nothing with --max-act-bits"),
+        (["--max-act-bits", "8", "--settings.population", "20"], "--settings: means nothing with --max-act"),
+        (
+            ["--max-act-bits", "8", "--method", "orthogonality", "--settings.population", "128"],
+            "--settings: means nothing",
+        ),
     ],
 )
 def test_bad_input_is_one_line(
@@ -190,6 +215,11 @@ def test_a_front_of_another_input_is_kept(place: Path, capsys: pytest.CaptureFix
     assert "made of another ranker and another method" in capsys.readouterr().err
     assert (out / "front.json").read_bytes() == before
     assert main([*words, "--method", "uniform"]) == 0  # the same input
+    for more in (["--keep", "proj_out=uaq-4"], ["--couple", "qkv"]):
+        assert main([*words, "--method", "uniform", *more]) == 2
+        assert f"made of another {more[0][2:]}" in capsys.readouterr().err
+    assert main([*words[:-2], "--method", "uniform"]) == 2
+    assert "made of another budget" in capsys.readouterr().err
     assert main([*words, "--method", "random", *QUICK, "--overwrite"]) == 0
     assert (out / "front.json").read_bytes() != before
     (out / "front.json").write_text("{")

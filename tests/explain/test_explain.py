@@ -155,6 +155,17 @@ def test_verb(probed, tmp_path, capsys):
     assert document["score"] == "minus mean square change of the images"
 
 
+def test_a_bare_label_counts_where_smaller_is_better(labeled, tmp_path, capsys):
+    words = ["explain", "--store", str(labeled.path), "--out", str(tmp_path / "x"), "--plots=false", "--json"]
+    costs = []
+    for label in ("fid", "-fid"):
+        assert main([*words, "--label", label]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["score"] == "-fid"
+        costs.append([row["cost_around"] for row in document["layers"]])
+    assert costs[0] == costs[1]
+
+
 def refused(words, capsys):
     assert main(words) == 2
     error = capsys.readouterr().err

@@ -9,7 +9,7 @@ from support.synthetic_store import synthetic_store
 from qsd.cli import main
 from qsd.explain import explain
 from qsd.explain.explanation import default_config
-from qsd.explain.plots import plot_calibration, plot_interactions
+from qsd.explain.plots import _decades, plot_calibration, plot_interactions
 from qsd.search import Front, Posterior
 from qsd.search.front import FrontMeta
 
@@ -67,4 +67,16 @@ def test_calibration_counts_what_intervals_hold(tmp_path):
     posterior = Posterior(np.zeros(4), np.ones(4))
     plot_calibration(posterior, np.array([0.0, 1.0, -1.0, 3.0]), "quality", tmp_path / "calibration")
     found = texts(tmp_path / "calibration.svg")
-    assert {"inside its 90 % interval (75%)", "outside (25%)", "measured quality"} <= found
+    assert {"in its 90 % interval (75%)", "outside (25%)", "measured quality"} <= found
+    other = np.array([False, False, True, True])
+    plot_calibration(posterior, np.array([0.0, 1.0, -1.0, 3.0]), "quality", tmp_path / "apart", other)
+    assert {"in its 90 % interval (100%)", "other noise seeds (50% inside)"} <= texts(tmp_path / "apart.svg")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "linear"), [(-0.01, 0.08, 7e-3), (-0.09, 0.09, 0.04), (0, 3e-5, 1e-7), (0, 1e-12, 1e-12)]
+)
+def test_ticks_are_few_and_apart(low, high, linear):
+    ticks = _decades(low, high, linear)
+    assert 0.0 in ticks and 2 <= len(ticks) <= 7 and ticks == sorted(ticks)
+    assert all(low <= tick <= high and (tick == 0 or abs(tick) >= 0.3 * linear) for tick in ticks)

@@ -124,7 +124,7 @@ def test_refusals(run, tmp_path, capsys):
         return error
 
     other = synthetic_store(tmp_path / "other.h5", num_records=12, num_blocks=1, probed=True)
-    assert "other layers or options" in refused(run, "--store", other.path)
+    assert "made for Synthetic with weights" in refused(run, "--store", other.path)
     assert "no such store" in refused(run, "--store", tmp_path / "missing.h5")
     (run / "summary.json").write_text("[]", encoding="utf-8")
     assert "is no summary" in refused(run)

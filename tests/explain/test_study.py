@@ -127,7 +127,14 @@ def test_refusals(run, capsys):
     assert "at least one file" in refused("study", key)
     path.write_text(path.read_text().replace('"trial": 1,', '"trial": 0,'))
     assert "answers a trial twice" in refused("study", key, path)
+    twin = run / "twin.json"
     path, _ = answers_of(run, "ann", ["left"])
+    twin.write_bytes(path.read_bytes())
+    assert f"{twin}: has the very answers of {path}" in refused("study", key, path, twin)
+    assert "holds no answers" in refused("study", key, answers_of(run, "bob", [])[0])
+    assert main(["study", key, str(answers_of(run, "eve", ["same"])[0]), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(name))
+    assert told[0]["share"] is None
     path.write_text(path.read_text().replace('"study": "', '"study": "0'))
     assert "pair them anew" in refused("study", key, path)
     draw_grid([ImageRow("alone", torch.zeros(1, 3, 8, 8, dtype=torch.uint8))], ["a"], run / "grid.png")

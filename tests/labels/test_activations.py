@@ -10,6 +10,7 @@ from qsd.api import build_bank, label, probe
 from qsd.bank import FULL_PRECISION, Applier, Bank
 from qsd.configs.activations import sample_activations
 from qsd.configs.sampling import sample_configs
+from qsd.configs.schedule import Schedule
 from qsd.denoisers.components import denoiser_of
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import EvaluationSettings
@@ -19,6 +20,7 @@ from qsd.labels import Measurer
 from qsd.labels.measurer import Job
 from qsd.quantizers.activations import parse_activations
 from qsd.store import Store
+from qsd.support.errors import QsdError
 
 PIPELINE = "checkpoints/digits-dit"
 SETTINGS = EvaluationSettings(
@@ -45,6 +47,15 @@ def test_records_carry_the_activations_that_were_measured(bank: Bank, tmp_path: 
     jobs = [Job(0, store.records.config[0], 0, expected[0]), Job(0, store.records.config[0], 0)]
     (_, rounded, _), (_, plain, _) = measurer.run(jobs)
     assert store.values("latent_mse")[0] == rounded["latent_mse"] > plain["latent_mse"]
+
+
+def test_a_schedule_of_more_steps_than_are_drawn_is_refused(bank: Bank) -> None:
+    measurer, layers = Measurer(load_pipeline(PIPELINE), bank, SETTINGS), len(bank.layers)
+    vectors = np.stack([np.full(layers, option, np.int8) for option in (1, 0)])
+    weights = np.zeros(layers, np.int8)
+    measurer.measure(weights, 0, Schedule(((0, 1), (1, 2)), vectors))
+    with pytest.raises(QsdError, match="is for 3 steps, and the pipeline takes another number"):
+        measurer.measure(weights, 0, Schedule(((0, 1), (1, 3)), vectors))
 
 
 def test_a_store_grows_by_the_activation_options_of_a_bank(bank: Bank, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Verification in rounds on a store with a known truth."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def ranker(store: Store, tmp_path: Path) -> Ranker:
     save_ranker(
         *(tmp_path / "ranker", Ensemble(), [store.header], "-log(fid)", [posteriors]),
         network=NetworkSettings(),
+        last_seeds=[data.last_seed],
     )
     return load_ranker(tmp_path / "ranker")
 
@@ -80,6 +82,72 @@ def test_rounds_measure_append_and_learn(store: Store, ranker: Ranker) -> None:
     assert prepare(again, Target("-log(fid)"), folds=2).known_rows().numel() == 12 + sum(
         1 for index in range(before) if again.records.split[index] != 2
     )
+
+
+@pytest.mark.parametrize("stop", [1, 5, 7])
+def test_a_call_that_was_stopped_goes_on_and_finds_the_same(store: Store, ranker: Ranker, stop: int) -> None:
+    header, measured = store.header, []
+
+    def run(jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[str, float], float]]:
+        for job in jobs:
+            if len(measured) == stop:
+                raise KeyboardInterrupt
+            measured.append(job)
+            noise = np.random.default_rng(job.noise_seed).normal(0, 0.02)
+            fid = float(synthetic_fid(header, job.config[None])[0] * np.exp(noise))
+            yield job, {"fid": fid, "clip": 30 - 3 * np.log(fid)}, 0.5
+
+    twin = store.path.with_name("twin.h5")
+    shutil.copy(store.path, twin)
+    with pytest.raises(KeyboardInterrupt), Store.writing(store.path) as writing:
+        verify_rounds(writing, ranker, search, run, verify=2, rounds=2)
+    stopped, stop = stop, -1
+    with Store.writing(store.path) as writing:
+        again, _ = verify_rounds(writing, ranker, search, run, verify=2, rounds=2)
+    assert len(measured) == 8  # nothing was measured twice
+    assert sum(one.reused for one in again) == stopped
+    with Store.writing(twin) as writing:
+        at_once, _ = verify_rounds(writing, ranker, search, run, verify=2, rounds=2)
+    for one, other in zip(again, at_once, strict=True):
+        np.testing.assert_array_equal(one.front.configs, other.front.configs)
+        np.testing.assert_array_equal(one.measured, other.measured)
+    with Store.writing(store.path) as writing:  # more rounds go on behind those that are known
+        more, _ = verify_rounds(writing, ranker, search, run, verify=2, rounds=3)
+    assert [one.reused for one in more] == [4, 4, 0]
+
+
+def test_noise_that_a_ranker_has_learned_from_is_not_fresh(
+    store: Store, ranker: Ranker, tmp_path: Path
+) -> None:
+    def run(jobs: Sequence[Job]) -> Iterator[tuple[Job, dict[str, float], float]]:
+        for job in jobs:
+            fid = float(synthetic_fid(store.header, job.config[None])[0])
+            yield job, {"fid": fid, "clip": 1.0}, 0.5
+
+    with Store.writing(store.path) as writing:
+        verify_rounds(writing, ranker, search, run, verify=2, rounds=1)
+    data = prepare(Store.open(store.path), Target("-log(fid)"), folds=2)
+    assert data.last_seed == FIRST_SEED + 1
+    save_ranker(
+        *(tmp_path / "new", Ensemble(), [store.header], "-log(fid)", [fit_posteriors(Ensemble(), data)]),
+        network=NetworkSettings(),
+        last_seeds=[data.last_seed],
+    )
+    with Store.writing(store.path) as writing:
+        (found,), _ = verify_rounds(writing, load_ranker(tmp_path / "new"), search, run, verify=2, rounds=1)
+    assert found.reused == 0 and found.front.measured[found.members[0]]["seeds"][0] == FIRST_SEED + 2
+
+
+def test_labels_count_where_chosen_configs_came_first(tmp_path: Path) -> None:
+    drawn = synthetic_store(tmp_path / "drawn.h5", 12, 1, probed=True)
+    Store.create(tmp_path / "a.h5", drawn.header)
+    with Store.writing(tmp_path / "a.h5") as store:
+        for row, index in ((0, -1), *((row, row) for row in range(12))):
+            labels = dict(zip(drawn.header.label_names, drawn.records.labels[row].tolist(), strict=True))
+            seed, config = FIRST_SEED if index < 0 else 0, drawn.records.config[row]
+            store.append(index=index, config=config, labels=labels, noise_seed=seed, seconds=1.0)
+    data = prepare(Store.open(tmp_path / "a.h5"), Target("-log(fid)"), folds=2)
+    assert len(data.configs) == 13
 
 
 def test_a_target_that_is_not_measured_is_named(store: Store, ranker: Ranker) -> None:
