@@ -1,8 +1,9 @@
 """Labels and probes tiny pipelines of every kind that draws, by the public road.
 
-Every pipeline of ``drawing_cases.py`` is saved and opened again, banked, labeled (two random configs) and
-probed (three layers). A label counts where every config draws something else than full precision. Results are
-kept in a file, so that a run can be cut into pieces. Some pipelines need ftfy (``pip install ftfy``)::
+Every pipeline of ``drawing_cases.py`` and ``drawing_images.py`` is saved and opened again, banked, labeled
+(two random configs) and probed (three layers). A label counts where every config draws something else than
+full precision. Results are kept in a file, so that a run can be cut into pieces. Some pipelines need ftfy
+(``pip install ftfy``)::
 
     python benchmarks/drawing.py --seconds 50     # as often as it takes
     python benchmarks/drawing.py --out docs/coverage.md
@@ -21,7 +22,9 @@ import diffusers
 import numpy as np
 from cases import run_cases
 from diffusers import DiffusionPipeline
-from drawing_cases import DRAWINGS, Drawing
+from drawing_case import Drawing
+from drawing_cases import DRAWINGS
+from drawing_images import IMAGES
 from PIL import Image
 
 import qsd
@@ -30,6 +33,7 @@ from qsd.support.errors import QsdError, first_line
 
 sys.path.pop(0)  # of the tests, which the cases are built of
 
+CASES = (*DRAWINGS, *IMAGES)
 OPTIONS = ("uaq-4", "lloyd-3:f8")
 PROMPTS, CLASSES = ("a thin zero", "a bold seven slanted left"), ("1", "3")
 SIDE, PROBED, LIMIT = 32, 3, 240
@@ -133,7 +137,7 @@ def uncovered() -> list[str]:
     """Pipelines that diffusers exports and no case builds."""
     found = [getattr(diffusers, name, None) for name in dir(diffusers) if name.endswith("Pipeline")]
     classes = [cls for cls in found if isinstance(cls, type) and issubclass(cls, DiffusionPipeline)]
-    return [cls.__name__ for cls in classes if cls.__name__ not in {case.cls for case in DRAWINGS}]
+    return [cls.__name__ for cls in classes if cls.__name__ not in {case.cls for case in CASES}]
 
 
 def section(rows: list[Row]) -> str:
@@ -149,7 +153,7 @@ def section(rows: list[Row]) -> str:
         "",
         "PSNR: the smaller of the two labels, which shows that what was labeled is what the config draws; "
         "weights are random, so its size says nothing. "
-        f"{', '.join(f'`{case.cls}`' for case in DRAWINGS if case.in_memory)} are taken as they are built, "
+        f"{', '.join(f'`{case.cls}`' for case in CASES if case.in_memory)} are taken as they are built, "
         "not opened from the folder that diffusers saves. Some pipelines clean prompts by ftfy, which was "
         "installed for this table.",
         "",
@@ -173,7 +177,7 @@ def section(rows: list[Row]) -> str:
 
 def main() -> None:
     rows, out = run_cases(
-        *(__doc__ or "", {case.cls: case for case in DRAWINGS}, run, Row, ROWS),
+        *(__doc__ or "", {case.cls: case for case in CASES}, run, Row, ROWS),
         lambda row: (
             f"{row.name:<42}{row.kind:<18}{row.layers:>4} layers  psnr {row.psnr:5.1f}  probed {row.probed} "
             f"{row.seconds:5.1f} s  {row.reason}"

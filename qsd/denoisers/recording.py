@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from qsd.denoisers.components import denoisers_of
+from qsd.denoisers.pictured import Parameters, mask_name, picture_names
 from qsd.support.errors import QsdError, first_line
 from qsd.support.quiet import quiet
 
@@ -173,7 +174,7 @@ def _attempts(pipe: Any) -> Iterator[Inputs]:
         known = _plain_arguments(pipe, guided) | size
         if not in_latents:
             del known["output_type"]
-        images = _image_arguments(size.get("height", side))
+        images = _image_arguments(accepted, size.get("height", side))
         chosen = known | {name: value for name, value in images.items() if with_images or name in needed}
         yield {name: value for name, value in chosen.items() if name in accepted}
 
@@ -198,22 +199,17 @@ def _plain_arguments(pipe: Any, guided: bool) -> Inputs:
     }
 
 
-def _image_arguments(side: int) -> Inputs:
+def _image_arguments(accepted: Parameters, side: int) -> Inputs:
     """Grey pictures for everything that a pipeline may edit, animate or enlarge."""
     image = Image.new("RGB", (side, side), (128, 128, 128))
     mask = Image.new("L", (side, side), 255)
-    frames = [image] * 5
-    return {
-        "image": image,
-        "mask_image": mask,
-        "control_image": image,
-        "example_image": image,
-        "original_image": image,
-        "ip_adapter_image": None,
-        "video": frames,
-        "reference_image": image,
-        "source_prompt": "a photograph",
-    }
+    pictures: Inputs = {name: [image] * 5 if name == "video" else image for name in picture_names(accepted)}
+    masked = mask_name(accepted)
+    return (
+        pictures
+        | ({} if masked is None else {masked: mask})
+        | {"ip_adapter_image": None, "reference_image": image, "source_prompt": "a photograph"}
+    )
 
 
 @contextlib.contextmanager

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from qsd.evaluation.call import accepted_by, call_options
+from qsd.evaluation.call import accepted_by, call_options, check_given
 from qsd.evaluation.conditions import Conditions, conditions_of
+from qsd.evaluation.given import load_given
 from qsd.evaluation.pictures import frames_of, load_pictures, may_take_pictures, needs_pictures, sound_of
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError, first_line
@@ -65,11 +66,13 @@ class Generator:
         self._options = _options(pipe, settings)
         prompts = settings.load_prompts() if settings.prompts is not None else None
         self.prompts = prompts or [""] * settings.num_images
-        if settings.images is None and needs_pictures(pipe):
+        if settings.images is None and needs_pictures(pipe, settings.call):
             raise QsdError(f"{type(pipe).__name__}: draws from images; name a folder of them as images")
         pictures = load_pictures(pipe, settings.images, settings.num_images) if settings.images else {}
+        given = load_given(pipe, settings.call, settings.num_images)
+        has_pictures = bool(pictures) or any(isinstance(rows, list) for rows in given.values())
         takes_video = "video" in accepted_by(pipe)  # some of these take no list of prompts
-        self._one_by_one = bool(pictures) or takes_video or not _takes_generators(pipe)
+        self._one_by_one = has_pictures or takes_video or not _takes_generators(pipe)
         self._conditions: Conditions = {
             **conditions_of(
                 pipe,
@@ -80,11 +83,12 @@ class Generator:
                 settings.call,
             ),
             **pictures,
+            **given,
         }
         self._options = {k: value for k, value in self._options.items() if k not in self._conditions}
         if "prompt_embeds" in self._conditions:
             self._options["negative_prompt"] = None  # some have a default that excludes encoded prompts
-        _check_given(pipe, {*self._conditions, *self._options})
+        check_given(pipe, {*self._conditions, *self._options})
 
     def batches(self, noise_seed: int) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
         """Draws all images; yields rows, latents and images of :class:`Drawn`."""
@@ -237,17 +241,6 @@ def _options(pipe: Any, settings: EvaluationSettings) -> dict[str, Any]:
     return call_options(
         pipe, steps=settings.steps, guidance=settings.guidance, chosen=chosen, call=settings.call
     )
-
-
-def _check_given(pipe: Any, given: set[str]) -> None:
-    """Refuses a pipeline whose call needs what no setting gives, such as the embeddings of a prior."""
-    for name, parameter in accepted_by(pipe).items():
-        is_named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        if is_named and parameter.default is parameter.empty and name not in given | {"batch_size"}:
-            raise QsdError(
-                f"{type(pipe).__name__}: its call needs {name!r}, which prompts and images do not give; name "
-                "it in call, or take the pipeline that makes it itself (such as a combined one)"
-            )
 
 
 def _takes_generators(pipe: Any) -> bool:
