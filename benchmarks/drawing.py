@@ -117,18 +117,23 @@ def tensors_of(case: Drawing, count: int) -> dict[str, torch.Tensor]:
 
 def recorded(case: Drawing, pipe: Any) -> Mapping[str, Any]:
     """Arguments of the denoisers, by a call of the pipeline with what the case names."""
-    return qsd.record_inputs(pipe, **case.settings.get("call", {}), **tensors_of(case, 1))
+    sizes = sizes_of(pipe)
+    return qsd.record_inputs(pipe, **sizes | case.settings.get("call", {}) | tensors_of(case, 1))
+
+
+def sizes_of(pipe: Any) -> dict[str, int]:
+    """Height and width, of what has a choice of them."""
+    accepted = inspect.signature(pipe.__call__).parameters
+    return {name: SIDE for name in ("height", "width") if name in accepted}
 
 
 def settings_of(case: Drawing, pipe: Any, folder: Path) -> qsd.EvaluationSettings:
     """Two images in two steps, as small as they get, and what the case asks for."""
-    accepted = inspect.signature(pipe.__call__).parameters
     (folder / "prompts").write_text("\n".join(CLASSES if case.kind == "class" else PROMPTS))
     for name in ("pictures", "masked"):
         pictures(folder / name, masks=name == "masked")
-    sizes = {name: SIDE for name in ("height", "width") if name in accepted}
     smallest = {"prompts": "prompts", "num_images": 2, "steps": 2, "guidance": 1.0, "batch_size": 2}
-    chosen: dict[str, Any] = smallest | sizes | dict(case.settings)
+    chosen: dict[str, Any] = smallest | sizes_of(pipe) | dict(case.settings)
     for name, tensor in tensors_of(case, 2).items():
         save_file({name: tensor}, folder / f"{name}.safetensors")
         chosen["call"] = chosen.get("call", {}) | {name: str(folder / f"{name}.safetensors")}

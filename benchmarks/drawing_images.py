@@ -8,23 +8,33 @@ import diffusers
 import torch
 import transformers
 from drawing_case import (
+    CASCADE_BOTH,
+    DECODED,
+    EDIT,
     FLUX,
     FROM_IMAGE,
+    FROM_NOTHING,
     FROM_TEXT,
+    HUNYUAN_DIT,
     INPAINT,
     MASKED,
+    MOVQ,
     PICTURES,
+    PRIOR,
+    QWEN,
     SD3,
+    UNCLIP_PIXELS,
     UNET,
     XL,
     XL_UNET,
+    ZIMAGE,
     Drawing,
     control,
     drawings,
     of,
     xl_control,
 )
-from drawing_parts import seeded
+from drawing_parts import CLIP_SIDE, PARTS, chat_tokenizer, clip_images, denoiser, flux_vae, seeded, vq_model
 from support.tiny_pipelines import tiny_vae
 
 CONTROLLED = "controlled"
@@ -111,6 +121,13 @@ def _z_control(channels: int = 4) -> Any:
     for parameter in net.parameters():
         parameter.data.normal_(std=0.1)
     return net
+
+
+def _chroma() -> Any:
+    """With an entry of its config that the pipeline reads and the class does not have."""
+    transformer = denoiser("ChromaTransformer2DModel")
+    transformer.register_to_config(guidance_embeds=False)
+    return transformer
 
 
 def _sana_control() -> Any:
@@ -304,7 +321,11 @@ IMAGES: tuple[Drawing, ...] = (
         FROM_TEXT,
         "StableDiffusionGLIGENPipeline",
         {"unet": of(UNET, attention_type="gated")},
-        call={"gligen_phrases": ["zero"], "gligen_boxes": [[0.1, 0.1, 0.5, 0.5]]},
+        call={
+            "gligen_phrases": ["zero"],
+            "gligen_boxes": [[0.1, 0.1, 0.5, 0.5]],
+            "gligen_scheduled_sampling_beta": 1.0,
+        },
         recorded=True,
     ),
     *drawings(
@@ -330,7 +351,9 @@ IMAGES: tuple[Drawing, ...] = (
         {"transformer": of("CogView4Transformer2DModel", in_channels=8)},
         **PICTURES,
     ),
-    *drawings(INPAINT, "ChromaInpaintPipeline", {"vae": flux_vae}, **MASKED),
+    *drawings(
+        INPAINT, "ChromaInpaintPipeline", {"vae": flux_vae, "transformer": _chroma}, in_memory=True, **MASKED
+    ),
     *drawings(
         CONTROLLED,
         "QwenImageControlNetPipeline",
@@ -377,7 +400,10 @@ IMAGES: tuple[Drawing, ...] = (
         HUNYUAN_DIT
         | {
             "controlnet": lambda: _controlling(
-                "HunyuanDiT2DControlNetModel", HUNYUAN_DIT, conditioning_channels=4
+                "HunyuanDiT2DControlNetModel",
+                HUNYUAN_DIT,
+                conditioning_channels=4,
+                transformer_num_layers=4,
             )
         },
         **PICTURES,
@@ -393,9 +419,10 @@ IMAGES: tuple[Drawing, ...] = (
         "PaintByExamplePipeline",
         {"unet": of(UNET, in_channels=9), "image_encoder": _example_encoder},
         prompts=None,
+        in_memory=True,
         **MASKED,
     ),
-    *drawings(FROM_TEXT, "VQDiffusionPipeline", _TOKENS),
+    *drawings(FROM_TEXT, "VQDiffusionPipeline", _TOKENS, in_memory=True, batch_size=1),
     *drawings(
         FROM_IMAGE,
         "UnCLIPImageVariationPipeline",
@@ -426,7 +453,8 @@ IMAGES: tuple[Drawing, ...] = (
             "tokenizer": chat_tokenizer,
         },
     ),
-    *drawings(FROM_NOTHING, "KarrasVePipeline ScoreSdeVePipeline", prompts=None),
+    *drawings(FROM_NOTHING, "KarrasVePipeline", prompts=None, in_memory=True),
+    *drawings(FROM_NOTHING, "ScoreSdeVePipeline", prompts=None),
     *drawings(FROM_TEXT, "KandinskyV22Pipeline", DECODED, prompts=None, rows=_EMBEDS),
     *drawings(
         FROM_IMAGE, "KandinskyV22Img2ImgPipeline", DECODED, prompts=None, rows=_EMBEDS, steps=4, **PICTURES
@@ -455,7 +483,7 @@ IMAGES: tuple[Drawing, ...] = (
         rows=_EMBEDS | {"hint": (3, 128, 128)},
         **PICTURES,
     ),
-    *drawings("prior", "KandinskyV22PriorEmb2EmbPipeline", {"prior": PRIOR}, steps=4, **PICTURES),
+    *drawings("prior", "KandinskyV22PriorEmb2EmbPipeline", {"prior": PRIOR}, call={"strength": 1.0}, **PICTURES),
     *drawings(FROM_TEXT, "KandinskyPipeline", _KANDINSKY, rows=_EMBEDS),
     *drawings(FROM_IMAGE, "KandinskyImg2ImgPipeline", _KANDINSKY, steps=4, rows=_EMBEDS, **PICTURES),
     *drawings(
