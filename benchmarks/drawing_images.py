@@ -34,7 +34,17 @@ from drawing_case import (
     of,
     xl_control,
 )
-from drawing_parts import CLIP_SIDE, PARTS, chat_tokenizer, clip_images, denoiser, flux_vae, seeded, vq_model
+from drawing_parts import (
+    CLIP_SIDE,
+    PARTS,
+    chat_tokenizer,
+    clip_images,
+    denoiser,
+    flux_vae,
+    language_model,
+    seeded,
+    vq_model,
+)
 from support.tiny_pipelines import tiny_vae
 
 CONTROLLED = "controlled"
@@ -130,6 +140,15 @@ def _chroma() -> Any:
     return transformer
 
 
+def _ernie() -> Any:
+    """With a last layer that is not zero, as it is where training begins."""
+    transformer = denoiser("ErnieImageTransformer2DModel")
+    for parameter in transformer.parameters():
+        if not parameter.any():
+            parameter.data.normal_(std=0.1)
+    return transformer
+
+
 def _sana_control() -> Any:
     known = inspect.signature(diffusers.SanaControlNetModel.__init__).parameters
     config = denoiser("SanaTransformer2DModel").config
@@ -200,6 +219,69 @@ def _wuerstchen_decoder() -> Any:
     ).eval()
 
 
+def _languages() -> Any:
+    """The text encoder of AltDiffusion."""
+    from diffusers.pipelines.deprecated.alt_diffusion.modeling_roberta_series import (
+        RobertaSeriesConfig,
+        RobertaSeriesModelWithTransformation,
+    )
+
+    torch.manual_seed(12)
+    config = RobertaSeriesConfig(
+        vocab_size=len(chat_tokenizer()),
+        hidden_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=128,
+        project_dim=12,
+    )
+    return RobertaSeriesModelWithTransformation(config).eval()
+
+
+def _talk() -> Any:
+    """A tokenizer whose chats are lists of parts."""
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = "{{ messages[-1]['content'][0]['text'] }}"
+    return tokenizer
+
+
+def _flat_unet() -> Any:
+    """The U-Net of texts of Versatile Diffusion."""
+    from diffusers.pipelines.deprecated.versatile_diffusion.modeling_text_unet import UNetFlatConditionModel
+
+    torch.manual_seed(0)
+    return UNetFlatConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlockFlat", "DownBlockFlat"),
+        up_block_types=("UpBlockFlat", "CrossAttnUpBlockFlat"),
+        cross_attention_dim=12,
+        attention_head_dim=4,
+    ).eval()
+
+
+_hunyuan_image_vae = seeded(
+    "AutoencoderKLHunyuanImage",
+    in_channels=3,
+    out_channels=3,
+    latent_channels=4,
+    block_out_channels=(32, 32),
+    layers_per_block=1,
+    spatial_compression_ratio=2,
+    sample_size=32,
+    scaling_factor=0.5,
+)
+_KLEIN = {
+    "transformer": of("Flux2Transformer2DModel", joint_attention_dim=36, guidance_embeds=False),
+    "text_encoder": functools.partial(
+        language_model, "Qwen3ForCausalLM", "Qwen3Config", num_hidden_layers=28
+    ),
+}
 _TOKENS = {
     "vqvae": functools.partial(vq_model, vq_embed_dim=4),
     "transformer": of(
@@ -483,7 +565,9 @@ IMAGES: tuple[Drawing, ...] = (
         rows=_EMBEDS | {"hint": (3, 128, 128)},
         **PICTURES,
     ),
-    *drawings("prior", "KandinskyV22PriorEmb2EmbPipeline", {"prior": PRIOR}, call={"strength": 1.0}, **PICTURES),
+    *drawings(
+        "prior", "KandinskyV22PriorEmb2EmbPipeline", {"prior": PRIOR}, call={"strength": 1.0}, **PICTURES
+    ),
     *drawings(FROM_TEXT, "KandinskyPipeline", _KANDINSKY, rows=_EMBEDS),
     *drawings(FROM_IMAGE, "KandinskyImg2ImgPipeline", _KANDINSKY, steps=4, rows=_EMBEDS, **PICTURES),
     *drawings(
@@ -511,18 +595,94 @@ IMAGES: tuple[Drawing, ...] = (
         FROM_TEXT,
         "StableCascadeDecoderPipeline",
         {"decoder": CASCADE_BOTH["decoder"]},
+        in_memory=True,
         rows={"image_embeddings": (16, 3, 3)},
     ),
-    *drawings("prior", "WuerstchenPriorPipeline", {"prior": _wuerstchen_prior}),
+    *drawings("prior", "WuerstchenPriorPipeline", {"prior": _wuerstchen_prior}, in_memory=True),
     *drawings(
         FROM_TEXT,
         "WuerstchenDecoderPipeline",
         {"decoder": _wuerstchen_decoder},
+        in_memory=True,
         rows={"image_embeddings": (16, 3, 3)},
     ),
     *drawings(
         FROM_TEXT,
         "WuerstchenCombinedPipeline",
         {"prior_prior": _wuerstchen_prior, "decoder": _wuerstchen_decoder},
+        in_memory=True,
+    ),
+    *drawings(
+        FROM_TEXT,
+        "Flux2Pipeline",
+        {
+            "transformer": of("Flux2Transformer2DModel", joint_attention_dim=36),
+            "text_encoder": functools.partial(
+                language_model, "LlamaForCausalLM", "LlamaConfig", num_hidden_layers=30
+            ),
+            "tokenizer": _talk,
+        },
+    ),
+    *drawings(EDIT, "Flux2KleinKVPipeline", _KLEIN, side=64, **PICTURES),
+    *drawings(INPAINT, "Flux2KleinInpaintPipeline", _KLEIN, **MASKED),
+    *drawings(
+        FROM_TEXT,
+        "ErnieImagePipeline",
+        {
+            "transformer": _ernie,
+            "text_encoder": PARTS["LlamaModel"],
+            "tokenizer": chat_tokenizer,
+        },
+    ),
+    *drawings(
+        FROM_TEXT,
+        "HunyuanImagePipeline",
+        {
+            "transformer": of("HunyuanImageTransformer2DModel", text_embed_2_dim=12, patch_size=(1, 1)),
+            "vae": _hunyuan_image_vae,
+        },
+    ),
+    *drawings(
+        FROM_TEXT,
+        "NucleusMoEImagePipeline",
+        {
+            "transformer": of("NucleusMoEImageTransformer2DModel", out_channels=1),
+            "text_encoder": PARTS["Qwen3VLForConditionalGeneration"],
+            "processor": _talk,
+        },
+    ),
+    *drawings(
+        FROM_TEXT,
+        "DreamLitePipeline DreamLiteMobilePipeline",
+        {"processor": chat_tokenizer, "tokenizer": chat_tokenizer},
+        batch_size=1,
+    ),
+    *drawings(EDIT, "JoyImageEditPlusPipeline", {"processor": _talk}, **PICTURES),
+    *drawings(
+        FROM_TEXT,
+        "AltDiffusionPipeline",
+        {"text_encoder": _languages, "tokenizer": functools.partial(chat_tokenizer, 77)},
+        in_memory=True,
+    ),
+    *drawings(
+        FROM_IMAGE,
+        "AltDiffusionImg2ImgPipeline",
+        {"text_encoder": _languages, "tokenizer": functools.partial(chat_tokenizer, 77)},
+        in_memory=True,
+        **PICTURES,
+    ),
+    *drawings(
+        FROM_TEXT,
+        "VersatileDiffusionTextToImagePipeline",
+        {"image_unet": of(UNET), "text_unet": _flat_unet},
+        in_memory=True,
+        denoiser="image_unet",
+    ),
+    *drawings(
+        FROM_IMAGE,
+        "VersatileDiffusionImageVariationPipeline",
+        {"image_unet": of(UNET), "image_feature_extractor": clip_images},
+        prompts=None,
+        **PICTURES,
     ),
 )

@@ -59,10 +59,11 @@ def record_inputs(pipe: Any, name: str | None = None, **call: Any) -> dict[str, 
         raise QsdError(f"{type(pipe).__name__}: {first_line(failure)}; install the package of that name")
     if missing:
         reason = first_line(failure) if failure else "its call never reaches it"
+        reached = f", or take '{next(iter(found))}' alone (`--denoiser {next(iter(found))}`)" if found else ""
         raise QsdError(
             f"{type(pipe).__name__}: no inputs of '{missing[0]}' could be recorded ({reason}); pass inputs= "
             "(`--inputs FILE`, which qsd.save_inputs writes), such as qsd.record_inputs(pipe, image=...) "
-            "with what the call needs"
+            f"with what the call needs{reached}"
         )
     return found
 

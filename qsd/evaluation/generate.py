@@ -46,7 +46,8 @@ class Generator:
     Pipelines hand them to a stochastic scheduler too; one that does not gets noise that depends on the seed
     and the batch. A safety checker is switched off: it would replace images, and labels compare what the
     denoiser drew. What is drawn from a picture is drawn one by one: pipelines disagree on what several are.
-    So is what a pipeline draws whose call takes a single generator.
+    So is what a pipeline draws whose call takes a single generator or a single prompt, and all where a batch
+    is one image.
 
     Attributes:
         pipe: the diffusers pipeline that draws (typed loosely: every family has its own call).
@@ -72,7 +73,9 @@ class Generator:
         given = load_given(pipe, settings.call, settings.num_images)
         has_pictures = bool(pictures) or any(isinstance(rows, list) for rows in given.values())
         takes_video = "video" in accepted_by(pipe)  # some of these take no list of prompts
-        self._one_by_one = has_pictures or takes_video or not _takes_generators(pipe)
+        takes_lists = _takes_lists(pipe, "generator") and _takes_lists(pipe, "prompt")
+        is_single = settings.batch_size == 1
+        self._one_by_one = has_pictures or takes_video or is_single or not takes_lists
         self._conditions: Conditions = {
             **conditions_of(
                 pipe,
@@ -129,7 +132,7 @@ class Generator:
         }
         if self._one_by_one:
             conditions = {
-                name: value if isinstance(value, torch.Tensor) else value[0]
+                name: value if isinstance(value, torch.Tensor) else _single(self.pipe, name, value)
                 for name, value in conditions.items()
             }
         if "batch_size" in accepted_by(self.pipe) and "prompt" not in accepted_by(self.pipe):
@@ -192,14 +195,14 @@ class Generator:
         if isinstance(error, NameError):  # diffusers leaves out imports of packages that are not there
             return f"{name}: {first_line(error)}; install the package of that name"
         what = f"no entry {error}" if isinstance(error, KeyError) else first_line(error)
-        if isinstance(error, TypeError) and "generator=list" in str(error):
-            remedy = "; it takes one generator at a time: set batch_size to 1"
-        elif self.settings.images is None and may_take_pictures(self.pipe):
+        if self.settings.images is None and may_take_pictures(self.pipe):
             remedy = "; if it draws from pictures, name a folder of them as images"
         elif self.settings.call:
             remedy = f"; check call ({', '.join(self.settings.call)})"
         else:
             remedy = "; give it the steps, guidance, height, width or call that its own call takes"
+        if not self._one_by_one:
+            remedy += ", or set batch_size to 1 if it draws one image at a time"
         return f"{name}: {what}{remedy}"
 
 
@@ -245,10 +248,18 @@ def _options(pipe: Any, settings: EvaluationSettings) -> dict[str, Any]:
     )
 
 
-def _takes_generators(pipe: Any) -> bool:
-    """Whether the pipeline's call takes a generator an image; what is not annotated is taken to."""
-    taken = inspect.signature(pipe.__call__).parameters.get("generator")
+def _takes_lists(pipe: Any, name: str) -> bool:
+    """Whether an argument of the pipeline's call may be a list; what is not annotated is taken to be."""
+    taken = accepted_by(pipe).get(name)
     return taken is None or taken.annotation is taken.empty or "list" in str(taken.annotation).lower()
+
+
+def _single(pipe: Any, name: str, values: Sequence[Any]) -> Any:
+    """The only value of a batch, in a list where the pipeline's call takes nothing but lists."""
+    parameter = accepted_by(pipe).get(name)
+    annotation = "" if parameter is None else str(parameter.annotation).lower()
+    takes_one = not annotation.removeprefix("typing.").startswith("list")
+    return values[0] if takes_one or isinstance(values[0], list) else [values[0]]
 
 
 def _seed(noise_seed: int, index: int) -> int:

@@ -17,6 +17,8 @@ from qsd.support.paths import find
 _MASK_SUFFIX = "_mask"
 _FRAMES = 9
 """Of a video that one picture stands for."""
+_CHANNELS = 4
+"""Of a picture, at most."""
 
 
 def load_pictures(pipe: Any, folder: str, count: int) -> dict[str, list[Any]]:
@@ -114,9 +116,8 @@ def frames_of(drawn: Any) -> torch.Tensor:
     """What a pipeline returned, as float32 [B, F, 3, H, W] from 0 to 1.
 
     Images have one frame. Sound [B, L] or [B, C, L] from -1 to 1 becomes one frame of height C and width L,
-    so that paired metrics compare its samples (in 8 bits).
-
-    Several pictures of one prompt (an image and its depth) are its frames.
+    so that paired metrics compare its samples (in 8 bits), and so do embeddings that a prior draws. What is
+    outside of the range stays so. Several pictures of one prompt (an image and its depth) are its frames.
 
     Args:
         drawn: the first value of a pipeline's call with ``output_type="np"``.
@@ -127,10 +128,12 @@ def frames_of(drawn: Any) -> torch.Tensor:
         drawn = np.stack([_as_array(item) for item in drawn])
     values = torch.as_tensor(np.asarray(drawn) if not isinstance(drawn, torch.Tensor) else drawn)
     values = values.detach().float().cpu()
-    if values.ndim <= 3:
-        sound = values if values.ndim == 3 else values[:, None]
-        return (sound / 2 + 0.5)[:, None, None].expand(-1, -1, 3, -1, -1).clamp(0, 1)
-    values = values.movedim(-1, -3)
+    is_embedding = values.ndim == 4 and min(values.shape[1], values.shape[3]) > _CHANNELS
+    if values.ndim <= 3 or is_embedding:
+        sound = values if values.ndim == 3 else values.flatten(1)[:, None]
+        return (sound / 2 + 0.5)[:, None, None].expand(-1, -1, 3, -1, -1)
+    if values.ndim != 4 or values.shape[3] <= _CHANNELS:  # else the channels come first
+        values = values.movedim(-1, -3)
     frames = values if values.ndim == 5 else values[:, None]
     return frames.expand(-1, -1, 3, -1, -1) if frames.shape[2] == 1 else frames[:, :, :3]
 
