@@ -1,7 +1,6 @@
 """Draws the images of a denoiser's current weights: same prompts and same noise for every config."""
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
