@@ -260,7 +260,7 @@ def test_what_no_setting_gives_is_asked_for_before_anything_is_drawn(tmp_path: P
     pipe = diffusers.KandinskyV22Pipeline(**parts)
     with pytest.raises(
         QsdError,
-        match=r"needs 'image_embeds', .*safetensors file of it in call.*`call: {image_embeds: FILE}`.*or take",
+        match=r"needs 'image_embeds', .*safetensors file of it in call.*{image_embeds: FILE}.*or take",
     ):
         Generator(pipe, settings(tmp_path, prompts=False))
 
