@@ -361,7 +361,7 @@ def test_the_decoder_of_wuerstchen_is_a_denoiser() -> None:
         "effnet": torch.zeros(1, 16, 3, 3),
         "clip": torch.zeros(1, 5, 12),
     }
-    assert len(trace(decoder, inputs).layers) == 36
+    assert len(trace(decoder, inputs=inputs).layers) == 36
 
 
 def test_a_denoiser_that_the_call_never_reaches_may_be_left_out() -> None:
@@ -369,6 +369,10 @@ def test_a_denoiser_that_the_call_never_reaches_may_be_left_out() -> None:
         def __init__(self, unet: Any, scheduler: Any, spare_unet: Any) -> None:
             super().__init__(unet, scheduler)
             self.register_modules(spare_unet=spare_unet)
+
+        def __call__(self) -> None:
+            """Calls one of the two."""
+            self.unet(torch.zeros(1, 3, 8, 8), 1)
 
     parts = unconditional().components
     spare = diffusers.UNet2DModel(**dict(parts["unet"].config) | {"in_channels": 4, "out_channels": 4})
