@@ -1,8 +1,9 @@
 """Labels and probes tiny pipelines of every kind that draws, by the public road.
 
-Every pipeline of ``drawing_cases.py`` is saved and opened again, banked, labeled (two random configs) and
-probed (three layers). A label counts where every config draws something else than full precision. Results are
-kept in a file, so that a run can be cut into pieces. Some pipelines need ftfy (``pip install ftfy``)::
+Every pipeline of ``drawing_cases.py`` and ``drawing_images.py`` is saved and opened again, banked, labeled
+(two random configs) and probed (three layers). A label counts where every config draws something else than
+full precision. Results are kept in a file, so that a run can be cut into pieces. Some pipelines need ftfy
+(``pip install ftfy``)::
 
     python benchmarks/drawing.py --seconds 50     # as often as it takes
     python benchmarks/drawing.py --out docs/coverage.md
@@ -14,15 +15,20 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
+import torch
 from cases import run_cases
 from diffusers import DiffusionPipeline
-from drawing_cases import DRAWINGS, Drawing
+from drawing_case import Drawing
+from drawing_cases import DRAWINGS
+from drawing_images import IMAGES
 from PIL import Image
+from safetensors.torch import save_file
 
 import qsd
 from qsd.denoisers.components import denoisers_of
@@ -30,9 +36,10 @@ from qsd.support.errors import QsdError, first_line
 
 sys.path.pop(0)  # of the tests, which the cases are built of
 
+CASES = (*DRAWINGS, *IMAGES)
 OPTIONS = ("uaq-4", "lloyd-3:f8")
 PROMPTS, CLASSES = ("a thin zero", "a bold seven slanted left"), ("1", "3")
-SIDE, PROBED, LIMIT = 32, 3, 240
+PROBED, LIMIT = 3, 240
 HEADING = "## Which pipelines are labeled and probed"
 ROWS = Path(__file__).parent / "results" / "drawing.json"
 
@@ -74,8 +81,9 @@ def run(case: Drawing, folder: Path) -> Row:
             pipe.save_pretrained(folder / "pipeline")
             pipe = qsd.load_pipeline(folder / "pipeline")
         pipe.set_progress_bar_config(disable=True)
-        denoisers = ", ".join(denoisers_of(pipe))
-        bank = qsd.build_bank(pipe, options=OPTIONS)
+        denoisers = case.denoiser or ", ".join(denoisers_of(pipe))
+        inputs = recorded(case, pipe) if case.recorded or case.rows else None
+        bank = qsd.build_bank(pipe, options=OPTIONS, inputs=inputs, denoiser=case.denoiser)
         layers = len(bank.layers)
         settings = settings_of(case, pipe, folder)
         store = qsd.label(pipe, bank, folder / "store.h5", num_configs=2, evaluator=settings)
@@ -101,31 +109,50 @@ def _too_long(*_: Any) -> None:
     raise TimeoutError(f"longer than {LIMIT} s")
 
 
+def tensors_of(case: Drawing, count: int) -> dict[str, torch.Tensor]:
+    """What the call of a case takes as tensors, a row for each image."""
+    values = torch.Generator().manual_seed(0)
+    return {name: torch.rand(count, *shape, generator=values) for name, shape in case.rows.items()}
+
+
+def recorded(case: Drawing, pipe: Any) -> Mapping[str, Any]:
+    """Arguments of the denoisers, by a call of the pipeline with what the case names."""
+    sizes = sizes_of(case, pipe)
+    return qsd.record_inputs(pipe, **sizes | case.settings.get("call", {}) | tensors_of(case, 1))
+
+
+def sizes_of(case: Drawing, pipe: Any) -> dict[str, int]:
+    """Height and width, of what has a choice of them."""
+    accepted = inspect.signature(pipe.__call__).parameters
+    return {name: case.side for name in ("height", "width") if name in accepted}
+
+
 def settings_of(case: Drawing, pipe: Any, folder: Path) -> qsd.EvaluationSettings:
     """Two images in two steps, as small as they get, and what the case asks for."""
-    accepted = inspect.signature(pipe.__call__).parameters
     (folder / "prompts").write_text("\n".join(CLASSES if case.kind == "class" else PROMPTS))
     for name in ("pictures", "masked"):
-        pictures(folder / name, masks=name == "masked")
-    sizes = {name: SIDE for name in ("height", "width") if name in accepted}
+        pictures(folder / name, case.side, masks=name == "masked")
     smallest = {"prompts": "prompts", "num_images": 2, "steps": 2, "guidance": 1.0, "batch_size": 2}
-    chosen: dict[str, Any] = smallest | sizes | dict(case.settings)
+    chosen: dict[str, Any] = smallest | sizes_of(case, pipe) | dict(case.settings)
+    for name, tensor in tensors_of(case, 2).items():
+        save_file({name: tensor}, folder / f"{name}.safetensors")
+        chosen["call"] = chosen.get("call", {}) | {name: str(folder / f"{name}.safetensors")}
     for name in ("prompts", "images"):
         if chosen.get(name):
             chosen[name] = str(folder / chosen[name])
     return qsd.EvaluationSettings(**chosen)
 
 
-def pictures(folder: Path, *, masks: bool) -> None:
+def pictures(folder: Path, side: int, *, masks: bool) -> None:
     """Two pictures of noise; the upper halves are masked."""
     folder.mkdir()
     values = np.random.default_rng(0)
     for index in range(2):
-        pixels = values.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        pixels = values.integers(0, 256, (side, side, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
         if masks:
-            mask = Image.new("L", (SIDE, SIDE), 0)
-            mask.paste(255, (0, 0, SIDE, SIDE // 2))
+            mask = Image.new("L", (side, side), 0)
+            mask.paste(255, (0, 0, side, side // 2))
             mask.save(folder / f"{index}_mask.png")
 
 
@@ -133,7 +160,7 @@ def uncovered() -> list[str]:
     """Pipelines that diffusers exports and no case builds."""
     found = [getattr(diffusers, name, None) for name in dir(diffusers) if name.endswith("Pipeline")]
     classes = [cls for cls in found if isinstance(cls, type) and issubclass(cls, DiffusionPipeline)]
-    return [cls.__name__ for cls in classes if cls.__name__ not in {case.cls for case in DRAWINGS}]
+    return [cls.__name__ for cls in classes if cls.__name__ not in {case.cls for case in CASES}]
 
 
 def section(rows: list[Row]) -> str:
@@ -149,7 +176,7 @@ def section(rows: list[Row]) -> str:
         "",
         "PSNR: the smaller of the two labels, which shows that what was labeled is what the config draws; "
         "weights are random, so its size says nothing. "
-        f"{', '.join(f'`{case.cls}`' for case in DRAWINGS if case.in_memory)} are taken as they are built, "
+        f"{', '.join(f'`{case.cls}`' for case in CASES if case.in_memory)} are taken as they are built, "
         "not opened from the folder that diffusers saves. Some pipelines clean prompts by ftfy, which was "
         "installed for this table.",
         "",
@@ -173,7 +200,7 @@ def section(rows: list[Row]) -> str:
 
 def main() -> None:
     rows, out = run_cases(
-        *(__doc__ or "", {case.cls: case for case in DRAWINGS}, run, Row, ROWS),
+        *(__doc__ or "", {case.cls: case for case in CASES}, run, Row, ROWS),
         lambda row: (
             f"{row.name:<42}{row.kind:<18}{row.layers:>4} layers  psnr {row.psnr:5.1f}  probed {row.probed} "
             f"{row.seconds:5.1f} s  {row.reason}"

@@ -17,7 +17,7 @@ def block_paths(denoiser: nn.Module) -> set[str]:
         for path, module in denoiser.named_modules()
         if isinstance(module, nn.ModuleList)
         for index, element in enumerate(module)
-        if sum(kind_of(child) is not None for child in element.modules()) >= 2
+        if element is not None and sum(kind_of(child) is not None for child in element.modules()) >= 2
     }
     return {element for element in elements if not any(other.startswith(element + ".") for other in elements)}
 

@@ -8,7 +8,16 @@ from torch import nn
 from qsd.support.errors import QsdError
 
 _FIRST_NAMES = ("transformer", "unet")
-_CLASS_WORDS = ("Transformer", "UNet", "UVit", "DiT", "Prior", "T5FilmDecoder", "UniDiffuserModel")
+_CLASS_WORDS = (
+    "Transformer",
+    "UNet",
+    "UVit",
+    "DiT",
+    "Prior",
+    "T5FilmDecoder",
+    "UniDiffuserModel",
+    "DiffNeXt",
+)
 _OTHER_WORDS = ("ControlNet", "Autoencoder", "VAE", "Vae", "TextDecoder")
 
 

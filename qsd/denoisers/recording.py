@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from qsd.denoisers.components import denoisers_of
+from qsd.denoisers.pictured import Parameters, mask_name, picture_names
 from qsd.support.errors import QsdError, first_line
 from qsd.support.quiet import quiet
 
@@ -58,10 +59,11 @@ def record_inputs(pipe: Any, name: str | None = None, **call: Any) -> dict[str, 
         raise QsdError(f"{type(pipe).__name__}: {first_line(failure)}; install the package of that name")
     if missing:
         reason = first_line(failure) if failure else "its call never reaches it"
+        reached = f", or take '{next(iter(found))}' alone (`--denoiser {next(iter(found))}`)" if found else ""
         raise QsdError(
             f"{type(pipe).__name__}: no inputs of '{missing[0]}' could be recorded ({reason}); pass inputs= "
             "(`--inputs FILE`, which qsd.save_inputs writes), such as qsd.record_inputs(pipe, image=...) "
-            "with what the call needs"
+            f"with what the call needs{reached}"
         )
     return found
 
@@ -173,7 +175,7 @@ def _attempts(pipe: Any) -> Iterator[Inputs]:
         known = _plain_arguments(pipe, guided) | size
         if not in_latents:
             del known["output_type"]
-        images = _image_arguments(size.get("height", side))
+        images = _image_arguments(accepted, size.get("height", side))
         chosen = known | {name: value for name, value in images.items() if with_images or name in needed}
         yield {name: value for name, value in chosen.items() if name in accepted}
 
@@ -198,22 +200,17 @@ def _plain_arguments(pipe: Any, guided: bool) -> Inputs:
     }
 
 
-def _image_arguments(side: int) -> Inputs:
+def _image_arguments(accepted: Parameters, side: int) -> Inputs:
     """Grey pictures for everything that a pipeline may edit, animate or enlarge."""
     image = Image.new("RGB", (side, side), (128, 128, 128))
     mask = Image.new("L", (side, side), 255)
-    frames = [image] * 5
-    return {
-        "image": image,
-        "mask_image": mask,
-        "control_image": image,
-        "example_image": image,
-        "original_image": image,
-        "ip_adapter_image": None,
-        "video": frames,
-        "reference_image": image,
-        "source_prompt": "a photograph",
-    }
+    pictures: Inputs = {name: [image] * 5 if name == "video" else image for name in picture_names(accepted)}
+    masked = mask_name(accepted)
+    return (
+        pictures
+        | ({} if masked is None else {masked: mask})
+        | {"ip_adapter_image": None, "reference_image": image, "source_prompt": "a photograph"}
+    )
 
 
 @contextlib.contextmanager

@@ -3,12 +3,13 @@
 import inspect
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from qsd.denoisers.components import denoiser_of
+from qsd.denoisers.pictured import is_in_files, is_mask, is_needed, picture_names
 from qsd.support.errors import QsdError
 
 _OWN = {
@@ -74,6 +75,7 @@ def check_call(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         The arguments as the call's annotations have them: a list becomes a tuple where one is asked for.
+        Those that lie in files (:mod:`qsd.evaluation.given`) are left out.
 
     Raises:
         QsdError: the pipeline's call has no such argument, another setting decides it, or its value is not
@@ -82,7 +84,7 @@ def check_call(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
     name, accepted = type(pipe).__name__, accepted_by(pipe)
     checked: dict[str, Any] = {}
     for argument, value in call.items():
-        if argument in _OWN:
+        if argument in _OWN and not _is_left_to_call(argument, accepted):
             raise QsdError(f"call: {argument} is decided by the setting {_OWN[argument]}; set that instead")
         if argument in _FORBIDDEN:
             raise QsdError(f"call: {argument} is decided by qsd; leave it out")
@@ -90,6 +92,8 @@ def check_call(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
             raise QsdError(
                 f"call: {name} has no argument {argument!r}; it has {', '.join(sorted(accepted))[:300]}"
             )
+        if is_in_files(argument, value):
+            continue
         default = accepted[argument].default
         if isinstance(default, bool | int | float | str) and not _is_like(value, default):
             raise QsdError(
@@ -102,6 +106,11 @@ def check_call(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
+def _is_left_to_call(argument: str, accepted: Mapping[str, inspect.Parameter]) -> bool:
+    """A mask without a picture, which the setting of pictures does not give."""
+    return is_mask(argument) and not picture_names(accepted)
+
+
 def _as_annotated(value: Any, argument: str, pipe: Any) -> Any:
     """The value as the annotation of the argument has it; as it is where there is none that can be read."""
     try:
@@ -112,10 +121,40 @@ def _as_annotated(value: Any, argument: str, pipe: Any) -> Any:
     try:
         return adapter.validate_python(value)
     except ValidationError:
+        default = accepted_by(pipe)[argument].default
+        if default is not None and not _passes(adapter, default):  # the annotation is wrong
+            return tuple(value) if isinstance(default, tuple) and isinstance(value, list) else value
         shown = re.sub(r"(typing|torch|PIL\.Image|numpy)\.", "", str(accepted_by(pipe)[argument].annotation))
         raise QsdError(
             f"call: {argument} of {type(pipe).__name__} cannot be {value!r}; it is {shown[:200]}"
         ) from None
+
+
+def _passes(adapter: TypeAdapter[Any], value: Any) -> bool:
+    try:
+        adapter.validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def check_given(pipe: Any, given: Collection[str]) -> None:
+    """Refuses a pipeline whose call needs what no setting gives, such as the embeddings of a prior.
+
+    Args:
+        pipe: a diffusers pipeline.
+        given: names of arguments of its call.
+    """
+    for name, parameter in accepted_by(pipe).items():
+        if not is_needed(parameter) or name in given or name == "batch_size":
+            continue
+        how = f"name it in call (`call: {{{name}: ...}}`)"
+        if "Tensor" in str(parameter.annotation):
+            how = f"name a safetensors file of it in call, a row for each image (`call: {{{name}: FILE}}`)"
+        raise QsdError(
+            f"{type(pipe).__name__}: its call needs {name!r}, which prompts and images do not give; {how}, "
+            "or take the pipeline that makes it itself (such as a combined one)"
+        )
 
 
 def guidance_of(pipe: Any, guidance: float) -> dict[str, float]:

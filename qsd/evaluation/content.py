@@ -7,6 +7,7 @@ from torch import nn
 
 from qsd.denoisers.identity import component_identity
 from qsd.evaluation.extractors import ClassifierFeatures, clip_loader, load_features
+from qsd.evaluation.given import by_content
 from qsd.evaluation.pictures import pictures_hash
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.hashing import json_hash
@@ -31,7 +32,7 @@ def settings_content(settings: EvaluationSettings) -> dict[str, Any]:
     if not settings.compile:
         del values["compile"]  # as stores do that know of none
     values["prompts"] = None if settings.prompts is None else json_hash(settings.load_prompts())
-    values["call"] = settings.call or None
+    values["call"] = by_content(settings.call, settings.num_images) or None
     values["images"] = (
         None if settings.images is None else pictures_hash(settings.images, settings.num_images)
     )

@@ -1,15 +1,15 @@
 """Draws the images of a denoiser's current weights: same prompts and same noise for every config."""
 
 import contextlib
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from qsd.denoisers.components import denoisers_of
-from qsd.evaluation.call import accepted_by, call_options
+from qsd.evaluation.call import accepted_by, call_options, check_given
 from qsd.evaluation.conditions import Conditions, conditions_of
+from qsd.evaluation.given import load_given
 from qsd.evaluation.pictures import frames_of, load_pictures, may_take_pictures, needs_pictures, sound_of
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError, first_line
@@ -46,7 +46,8 @@ class Generator:
     Pipelines hand them to a stochastic scheduler too; one that does not gets noise that depends on the seed
     and the batch. A safety checker is switched off: it would replace images, and labels compare what the
     denoiser drew. What is drawn from a picture is drawn one by one: pipelines disagree on what several are.
-    So is what a pipeline draws whose call takes a single generator.
+    So is what a pipeline draws whose call takes a single generator or a single prompt, and all where a batch
+    is one image.
 
     Attributes:
         pipe: the diffusers pipeline that draws (typed loosely: every family has its own call).
@@ -72,11 +73,15 @@ class Generator:
         self._options = _options(pipe, settings)
         prompts = settings.load_prompts() if settings.prompts is not None else None
         self.prompts = prompts or [""] * settings.num_images
-        if settings.images is None and needs_pictures(pipe):
+        if settings.images is None and needs_pictures(pipe, settings.call):
             raise QsdError(f"{type(pipe).__name__}: draws from images; name a folder of them as images")
         pictures = load_pictures(pipe, settings.images, settings.num_images) if settings.images else {}
+        given = load_given(pipe, settings.call, settings.num_images)
+        has_pictures = bool(pictures) or any(isinstance(rows, list) for rows in given.values())
         takes_video = "video" in accepted_by(pipe)  # some of these take no list of prompts
-        self._one_by_one = bool(pictures) or takes_video or not _takes_generators(pipe)
+        takes_lists = _takes_lists(pipe, "generator") and _takes_lists(pipe, "prompt")
+        is_single = settings.batch_size == 1
+        self._one_by_one = has_pictures or takes_video or is_single or not takes_lists
         self._conditions: Conditions = {
             **conditions_of(
                 pipe,
@@ -87,11 +92,12 @@ class Generator:
                 settings.call,
             ),
             **pictures,
+            **given,
         }
         self._options = {k: value for k, value in self._options.items() if k not in self._conditions}
         if "prompt_embeds" in self._conditions:
             self._options["negative_prompt"] = None  # some have a default that excludes encoded prompts
-        _check_given(pipe, {*self._conditions, *self._options})
+        check_given(pipe, {*self._conditions, *self._options})
         parts = denoisers_of(pipe).values() if compiled and settings.compile else ()
         self._compiled = [(part, torch.compile(part.forward)) for part in parts]
 
@@ -124,7 +130,7 @@ class Generator:
             else:
                 yield self._draw(rows, noise_seed)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: some pipelines are guided by gradients
     def _draw(self, rows: slice, noise_seed: int) -> Drawn:
         device = self.pipe.device
         count = rows.stop - rows.start
@@ -134,7 +140,7 @@ class Generator:
         }
         if self._one_by_one:
             conditions = {
-                name: value if isinstance(value, torch.Tensor) else value[0]
+                name: value if isinstance(value, torch.Tensor) else _single(self.pipe, name, value)
                 for name, value in conditions.items()
             }
         if "batch_size" in accepted_by(self.pipe) and "prompt" not in accepted_by(self.pipe):
@@ -152,7 +158,7 @@ class Generator:
                 torch.Generator().manual_seed(_seed(noise_seed, index))
                 for index in range(rows.start, rows.stop)
             ]
-            generator = generators[0] if self._one_by_one else generators
+            generator = generators if count > 1 else generators[0]
             try:
                 drawn = self.pipe(**conditions, **self._options, generator=generator, return_dict=False)
             except torch.OutOfMemoryError:
@@ -206,6 +212,8 @@ class Generator:
             remedy = f"; check call ({', '.join(self.settings.call)})"
         else:
             remedy = "; give it the steps, guidance, height, width or call that its own call takes"
+        if not self._one_by_one:
+            remedy += ", or set batch_size to 1 if it draws one image at a time"
         return f"{name}: {what}{remedy}"
 
 
@@ -251,21 +259,18 @@ def _options(pipe: Any, settings: EvaluationSettings) -> dict[str, Any]:
     )
 
 
-def _check_given(pipe: Any, given: set[str]) -> None:
-    """Refuses a pipeline whose call needs what no setting gives, such as the embeddings of a prior."""
-    for name, parameter in accepted_by(pipe).items():
-        is_named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        if is_named and parameter.default is parameter.empty and name not in given | {"batch_size"}:
-            raise QsdError(
-                f"{type(pipe).__name__}: its call needs {name!r}, which prompts and images do not give; name "
-                "it in call, or take the pipeline that makes it itself (such as a combined one)"
-            )
-
-
-def _takes_generators(pipe: Any) -> bool:
-    """Whether the pipeline's call takes a generator an image; what is not annotated is taken to."""
-    taken = inspect.signature(pipe.__call__).parameters.get("generator")
+def _takes_lists(pipe: Any, name: str) -> bool:
+    """Whether an argument of the pipeline's call may be a list; what is not annotated is taken to be."""
+    taken = accepted_by(pipe).get(name)
     return taken is None or taken.annotation is taken.empty or "list" in str(taken.annotation).lower()
+
+
+def _single(pipe: Any, name: str, values: Sequence[Any]) -> Any:
+    """The only value of a batch, in a list where the pipeline's call takes nothing but lists."""
+    parameter = accepted_by(pipe).get(name)
+    annotation = "" if parameter is None else str(parameter.annotation).lower()
+    takes_one = not annotation.removeprefix("typing.").startswith("list")
+    return values[0] if takes_one or isinstance(values[0], list) else [values[0]]
 
 
 def _seed(noise_seed: int, index: int) -> int:

@@ -1,7 +1,6 @@
 """Pictures that a pipeline edits, animates or enlarges, and what it draws brought into one form."""
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +8,17 @@ import numpy as np
 import torch
 from PIL import Image
 
+from qsd.denoisers.pictured import is_needed, mask_name, picture_names
 from qsd.evaluation.call import accepted_by
 from qsd.support.errors import QsdError
 from qsd.support.hashing import array_hash, json_hash
 from qsd.support.paths import find
 
 _MASK_SUFFIX = "_mask"
-_PARAMETERS = ("image", "images", "video", "example_image", "control_image")
-_BESIDE = ("control_image", "example_image", "original_image")
-"""Further pictures that some pipelines take beside their image; they are given the same one."""
-_MASKS = ("mask_image", "mask", "mask_video")
+_FRAMES = 9
+"""Of a video that one picture stands for."""
+_CHANNELS = 4
+"""Of a picture, at most."""
 
 
 def load_pictures(pipe: Any, folder: str, count: int) -> dict[str, list[Any]]:
@@ -38,18 +38,33 @@ def load_pictures(pipe: Any, folder: str, count: int) -> dict[str, list[Any]]:
         QsdError: the pipeline takes no pictures, there are too few, or a mask is missing.
     """
     accepted = accepted_by(pipe)
-    parameter = next((name for name in _PARAMETERS if name in accepted), None)
-    if parameter is None:
+    names = picture_names(accepted)
+    if not names:
         raise QsdError(f"{type(pipe).__name__}: draws from no images; leave images out")
     files, plain = _files(folder, count)
     pictures: list[Any] = [Image.open(file).convert("RGB") for file in plain]
     frames = 9
-    chosen = {parameter: [[picture] * frames for picture in pictures] if parameter == "video" else pictures}
-    chosen |= {name: pictures for name in _BESIDE if name in accepted and parameter == "image"}
-    mask = next((name for name in _MASKS if name in accepted), None)
-    if mask is not None and (_is_needed(pipe, accepted[mask]) or _has_masks(files)):
+    chosen = {
+        name: [[picture] * frames for picture in pictures] if name == "video" else pictures for name in names
+    }
+    mask = mask_name(accepted)
+    if mask is not None and (_needs_mask(pipe, mask) or _has_masks(files)):
         chosen[mask] = [_mask_of(file) for file in plain]
     return chosen
+
+
+def open_pictures(folder: str, count: int, mode: str) -> list[Any]:
+    """The first pictures of a folder that are no masks, in the order of their names.
+
+    Args:
+        folder: of image files.
+        count: how many are needed.
+        mode: of Pillow, such as ``RGB``.
+
+    Raises:
+        QsdError: there are fewer.
+    """
+    return [Image.open(file).convert(mode) for file in _files(folder, count)[1]]
 
 
 def pictures_hash(folder: str, count: int) -> str:
@@ -76,13 +91,13 @@ def _files(folder: str, count: int) -> tuple[list[Path], list[Path]]:
 
 def may_take_pictures(pipe: Any) -> bool:
     """Whether a pipeline's call has an argument for pictures."""
-    return any(name in accepted_by(pipe) for name in _PARAMETERS)
+    return bool(picture_names(accepted_by(pipe)))
 
 
-def needs_pictures(pipe: Any) -> bool:
-    """Whether a pipeline's call cannot do without an image."""
+def needs_pictures(pipe: Any, given: Collection[str] = ()) -> bool:
+    """Whether a pipeline's call cannot do without an image that is not given otherwise."""
     accepted = accepted_by(pipe)
-    return any(name in accepted and accepted[name].default is accepted[name].empty for name in _PARAMETERS)
+    return any(is_needed(accepted[name]) for name in picture_names(accepted) if name not in given)
 
 
 def sound_of(pipe: Any, drawn: Sequence[Any]) -> torch.Tensor | None:
@@ -101,19 +116,24 @@ def frames_of(drawn: Any) -> torch.Tensor:
     """What a pipeline returned, as float32 [B, F, 3, H, W] from 0 to 1.
 
     Images have one frame. Sound [B, L] or [B, C, L] from -1 to 1 becomes one frame of height C and width L,
-    so that paired metrics compare its samples (in 8 bits).
+    so that paired metrics compare its samples (in 8 bits), and so do embeddings that a prior draws. What is
+    outside of the range stays so. Several pictures of one prompt (an image and its depth) are its frames.
 
     Args:
         drawn: the first value of a pipeline's call with ``output_type="np"``.
     """
+    if isinstance(drawn, tuple):
+        return torch.cat([frames_of(part) for part in drawn], dim=1)
     if isinstance(drawn, list):
         drawn = np.stack([_as_array(item) for item in drawn])
     values = torch.as_tensor(np.asarray(drawn) if not isinstance(drawn, torch.Tensor) else drawn)
     values = values.detach().float().cpu()
-    if values.ndim <= 3:
-        sound = values if values.ndim == 3 else values[:, None]
-        return (sound / 2 + 0.5)[:, None, None].expand(-1, -1, 3, -1, -1).clamp(0, 1)
-    values = values.movedim(-1, -3)
+    is_embedding = values.ndim == 4 and min(values.shape[1], values.shape[3]) > _CHANNELS
+    if values.ndim <= 3 or is_embedding:
+        sound = values if values.ndim == 3 else values.flatten(1)[:, None]
+        return (sound / 2 + 0.5)[:, None, None].expand(-1, -1, 3, -1, -1)
+    if values.ndim != 4 or values.shape[3] <= _CHANNELS:  # else the channels come first
+        values = values.movedim(-1, -3)
     frames = values if values.ndim == 5 else values[:, None]
     return frames.expand(-1, -1, 3, -1, -1) if frames.shape[2] == 1 else frames[:, :, :3]
 
@@ -126,9 +146,9 @@ def _as_array(item: Any) -> np.ndarray:
     return item.detach().float().cpu().numpy() if isinstance(item, torch.Tensor) else np.asarray(item)
 
 
-def _is_needed(pipe: Any, parameter: inspect.Parameter) -> bool:
+def _needs_mask(pipe: Any, name: str) -> bool:
     """Whether a pipeline needs a mask: many give it a default that they then refuse."""
-    return parameter.default is parameter.empty or "Inpaint" in type(pipe).__name__
+    return is_needed(accepted_by(pipe)[name]) or "Inpaint" in type(pipe).__name__
 
 
 def _has_masks(files: list[Path]) -> bool:

@@ -45,7 +45,8 @@ class EvaluationSettings:
         max_sequence_length: tokens that a prompt is padded or cut to; none takes the pipeline's default.
         images: folder of the pictures that the pipeline edits, animates or enlarges, one for each image in
             the order of their names; ``NAME_mask.png`` is the mask of ``NAME.png``.
-        call: further arguments of the pipeline's call by name, such as ``strength``.
+        call: further arguments of the pipeline's call by name, such as ``strength``. A tensor is named by a
+            safetensors file with a row for each image, further pictures by a folder of them.
         batch_size: images per batch; fixed, because kernels may round differently per batch size.
         noise_seed: seed of the initial noise; image i of every config starts from the same noise.
         kid_subset_size: images per KID subset; lowered to the real or the drawn images where these are fewer.

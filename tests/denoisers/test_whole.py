@@ -1,6 +1,7 @@
 """Recorded inputs, several denoisers under one budget, and what their messages ask for."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -18,7 +19,7 @@ from torch import nn
 import qsd
 from qsd.bank import Applier
 from qsd.denoisers import holdings, trace, trace_whole
-from qsd.denoisers.components import Denoisers, denoiser_like, denoiser_of
+from qsd.denoisers.components import Denoisers, denoiser_like, denoiser_of, denoisers_of
 from qsd.denoisers.recording import first_of_batch
 from qsd.runtime.packed import PackedParts
 from qsd.runtime.stacks import pack
@@ -336,3 +337,44 @@ def test_a_pipeline_that_returns_no_latents_is_recorded() -> None:
     pipe = unconditional()
     other = _PicturesAlone(pipe.unet, pipe.scheduler)
     assert qsd.record_inputs(other)["unet"]["sample"].shape == (1, 3, 16, 16)
+
+
+def test_the_decoder_of_wuerstchen_is_a_denoiser() -> None:
+    """Its list of mappers has empty places."""
+    from diffusers.pipelines.deprecated.wuerstchen import WuerstchenDiffNeXt
+
+    decoder = WuerstchenDiffNeXt(
+        c_cond=8,
+        c_r=8,
+        c_hidden=[8, 8],
+        nhead=[-1, 2],
+        blocks=[1, 1],
+        level_config=["CT", "CTA"],
+        inject_effnet=[False, True],
+        clip_embd=12,
+    ).eval()
+    pipe = SimpleNamespace(components={"decoder": decoder, "vqgan": None}, decoder=decoder)
+    assert denoisers_of(pipe) == {"decoder": decoder}
+    inputs = {
+        "x": torch.zeros(1, 4, 8, 8),
+        "r": torch.zeros(1),
+        "effnet": torch.zeros(1, 16, 3, 3),
+        "clip": torch.zeros(1, 5, 12),
+    }
+    assert len(trace(decoder, inputs=inputs).layers) == 36
+
+
+def test_a_denoiser_that_the_call_never_reaches_may_be_left_out() -> None:
+    class TwoNets(diffusers.DDPMPipeline):
+        def __init__(self, unet: Any, scheduler: Any, spare_unet: Any) -> None:
+            super().__init__(unet, scheduler)
+            self.register_modules(spare_unet=spare_unet)
+
+        def __call__(self) -> None:
+            """Calls one of the two."""
+            self.unet(torch.zeros(1, 3, 8, 8), 1)
+
+    parts = unconditional().components
+    spare = diffusers.UNet2DModel(**dict(parts["unet"].config) | {"in_channels": 4, "out_channels": 4})
+    with pytest.raises(QsdError, match=r"'spare_unet' .*, or take 'unet' alone \(`--denoiser unet`\)"):
+        qsd.record_inputs(TwoNets(**parts, spare_unet=spare.eval()))

@@ -1,6 +1,7 @@
 """What a pipeline is called with is checked first; images, videos, sound and pictures from pictures."""
 
 import dataclasses
+import inspect
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from support.sounding import ltx2
 from support.tiny_pipelines import (
     PROMPTS,
@@ -25,7 +27,9 @@ from support.tiny_pipelines import (
 from support.unseen_pipelines import wan
 
 import qsd
+from qsd.denoisers.pictured import mask_name, picture_names
 from qsd.evaluation.call import call_options, check_call
+from qsd.evaluation.content import settings_content
 from qsd.evaluation.evaluator import Evaluator, Measurement, paired_labels
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.pictures import frames_of, load_pictures
@@ -255,7 +259,8 @@ def test_what_no_setting_gives_is_asked_for_before_anything_is_drawn(tmp_path: P
     parts = {"unet": sd15().unet, "scheduler": diffusers.DDPMScheduler(), "movq": movq}
     pipe = diffusers.KandinskyV22Pipeline(**parts)
     with pytest.raises(
-        QsdError, match=r"its call needs 'image_embeds', .*name it in call, or take the pipeline"
+        QsdError,
+        match=r"needs 'image_embeds', .*safetensors file of it in call.*{image_embeds: FILE}.*or take",
     ):
         Generator(pipe, settings(tmp_path, prompts=False))
 
@@ -336,3 +341,124 @@ def test_psnr_of_both_is_their_mean() -> None:
     drawn = dataclasses.replace(full, sound=zero + 255)
     assert paired_labels(drawn, full)["psnr"] == 50.0
     assert paired_labels(full, full)["psnr"] == 100.0
+
+
+def test_tensors_of_a_call_lie_in_a_file(tmp_path: Path) -> None:
+    """A row for each image, in whatever batches it is drawn."""
+    pipe = _embedded()
+    rows = {name: torch.rand(3, 12) for name in ("image_embeds", "negative_image_embeds")}
+    save_file(rows, tmp_path / "rows.safetensors")
+    call = dict.fromkeys(rows, str(tmp_path / "rows.safetensors"))
+    asked = settings(tmp_path, prompts=False, call=call, height=16, width=16)
+    both = latents(pipe, asked)
+    assert torch.allclose(both, latents(pipe, dataclasses.replace(asked, batch_size=1)), atol=1e-5)
+    before = settings_content(asked)
+    save_file(rows | {"image_embeds": rows["image_embeds"].flip(0)}, tmp_path / "rows.safetensors")
+    assert settings_content(asked) != before
+    assert not torch.allclose(latents(pipe, asked), both)
+    with pytest.raises(QsdError, match=r"rows\.safetensors: 3 rows for 4 images; lower num_images or add"):
+        Generator(pipe, dataclasses.replace(asked, num_images=4))
+    save_file({"a": torch.rand(3, 12), "b": torch.rand(3, 12)}, tmp_path / "rows.safetensors")
+    with pytest.raises(QsdError, match=r"has no tensor 'image_embeds' but a, b; write it again as safeten"):
+        Generator(pipe, asked)
+    (tmp_path / "rows.safetensors").write_text("no")
+    with pytest.raises(QsdError, match=r"rows\.safetensors: no safetensors file"):
+        Generator(pipe, asked)
+
+
+def _embedded() -> Any:
+    """Kandinsky 2.2 without its prior."""
+    unet = random_denoiser(
+        "sd15",
+        out_channels=8,
+        addition_embed_type="image",
+        encoder_hid_dim=12,
+        encoder_hid_dim_type="image_proj",
+        addition_embed_type_num_heads=2,
+    )
+    movq = diffusers.VQModel(
+        latent_channels=4, num_vq_embeddings=16, norm_type="spatial", block_out_channels=(32,)
+    )
+    return diffusers.KandinskyV22Pipeline(unet=unet, scheduler=diffusers.DDPMScheduler(), movq=movq)
+
+
+def test_second_pictures_lie_in_a_folder(tmp_path: Path) -> None:
+    pipe = _controlled("StableDiffusionControlNetImg2ImgPipeline")
+    for parameter in pipe.controlnet.parameters():
+        parameter.data.normal_(std=0.1)
+    asked = settings(tmp_path, images=True, call={"strength": 1.0})
+    same = latents(pipe, asked)
+    (tmp_path / "control").mkdir()
+    for index in range(2):
+        Image.new("RGB", (16, 16), (255, 0, 0)).save(tmp_path / "control" / f"{index}.png")
+    other = dataclasses.replace(asked, call={"strength": 1.0, "control_image": str(tmp_path / "control")})
+    assert not torch.allclose(latents(pipe, other), same)
+    before = settings_content(other)
+    Image.new("RGB", (16, 16), (0, 0, 0)).save(tmp_path / "control" / "1.png")
+    assert settings_content(other) != before
+    missing = dataclasses.replace(asked, call={"control_image": str(tmp_path / "none")})
+    with pytest.raises(QsdError, match="none: no such file here"):
+        Generator(pipe, missing)
+
+
+class _Asking(diffusers.DDPMPipeline):
+    """Notes what it is called with."""
+
+    def __call__(
+        self,
+        prompt: str | None = None,
+        images: list[Image.Image] | None = None,
+        size: tuple[int] = (16, 16),  # type: ignore[assignment]
+        generator: Any = None,
+        output_type: str = "np",
+        return_dict: bool = True,
+    ) -> Any:
+        """Draws black pictures of one prompt."""
+        assert isinstance(prompt, str)
+        assert images is None or isinstance(images[0], Image.Image)
+        return (np.zeros((1, 8, 8, 3), np.float32),)
+
+
+def test_single_prompts_and_lists_of_pictures_are_given_as_the_call_has_them(tmp_path: Path) -> None:
+    pipe = _Asking(**unconditional().components)
+    assert len(latents(pipe, settings(tmp_path))) == 2
+    assert len(latents(pipe, settings(tmp_path, images=True))) == 2
+
+
+def test_an_annotation_that_excludes_its_own_default_is_not_believed() -> None:
+    pipe = _Asking(**unconditional().components)
+    assert check_call(pipe, {"size": [8, 8]}) == {"size": (8, 8)}
+
+
+def test_pictures_by_any_name_that_a_call_needs() -> None:
+    def call(prompt: str, reference_image: Any, mask: Any = None, masked_image_latents: Any = None) -> None:
+        """Of a pipeline."""
+
+    accepted = inspect.signature(call).parameters
+    assert picture_names(accepted) == ["reference_image"]
+    assert mask_name(accepted) == "mask"
+
+
+def test_several_pictures_of_one_prompt_and_embeddings() -> None:
+    image, depth = np.zeros((2, 4, 6, 3), np.float32), np.ones((2, 4, 6, 1), np.float32)
+    assert frames_of((image, depth)).shape == (2, 2, 3, 4, 6)
+    embedding = torch.arange(2 * 16 * 3 * 5).reshape(2, 16, 3, 5).float()
+    frames = frames_of(embedding)
+    assert frames.shape == (2, 1, 3, 1, 240)
+    assert torch.allclose(frames[:, 0, 0, 0] * 2 - 1, embedding.flatten(1))
+    first = torch.rand(2, 3, 8, 8)
+    assert torch.equal(frames_of(first)[:, 0], first)
+
+
+def test_what_is_guided_by_gradients_draws(tmp_path: Path) -> None:
+    class Guided(diffusers.DDPMPipeline):
+        def __call__(
+            self, batch_size: int = 1, generator: Any = None, output_type: str = "np", **_: Any
+        ) -> Any:
+            """Needs a gradient."""
+            with torch.enable_grad():
+                values = torch.ones(batch_size, 3, 8, 8, requires_grad=True)
+                (slope,) = torch.autograd.grad(self.unet(values, 1).sample.sum(), values)
+            return (slope.movedim(1, -1).numpy(),)
+
+    assert len(latents(Guided(**unconditional().components), settings(tmp_path, prompts=False))) == 2
