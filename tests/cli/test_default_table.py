@@ -107,5 +107,5 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert [*map(str, changed.options)] == [*texts[:-1], "uaq-4"]
     qsd("store", "migrate", store, "--bank", bank)
     assert [*map(str, Store.open(store).header.options)] == [*texts, "uaq-4"]
-    assert main(["search", *search]) == 2
+    assert main(["search", *search, "--out", str(tmp_path / "grown")]) == 2
     assert "is not probed in all layers of uaq-4; go on" in " ".join(capsys.readouterr().err.split())
