@@ -65,7 +65,12 @@ def call_options(
         "clean_caption": False,
     }
     usable = {name: value for name, value in fixed.items() if name in accepted}
-    stages = {name: steps for name in accepted if name.endswith("num_inference_steps")}
+    stages: dict[str, Any] = {name: steps for name in accepted if name.endswith("num_inference_steps")}
+    stages |= {
+        name: [steps] * len(parameter.default)
+        for name, parameter in accepted.items()
+        if name.endswith("num_inference_steps_list")
+    }
     scales = {} if checked.get("guidance_schedule") else guidance_of(pipe, guidance)  # one or the other
     return usable | stages | wanted | scales | checked
 

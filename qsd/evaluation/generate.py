@@ -13,6 +13,7 @@ from qsd.evaluation.given import load_given
 from qsd.evaluation.pictures import frames_of, load_pictures, may_take_pictures, needs_pictures, sound_of
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError, first_line
+from qsd.support.quiet import quiet
 
 _REFUSALS = (ValueError, TypeError, AttributeError, NameError, LookupError, RuntimeError)
 """What pipelines raise for sizes, scales, pictures and arguments that they do not take."""
@@ -68,8 +69,9 @@ class Generator:
         self.prompts = prompts or [""] * settings.num_images
         if settings.images is None and needs_pictures(pipe, settings.call):
             raise QsdError(f"{type(pipe).__name__}: draws from images; name a folder of them as images")
-        pictures = load_pictures(pipe, settings.images, settings.num_images) if settings.images else {}
-        given = load_given(pipe, settings.call, settings.num_images)
+        num_images, num_frames = settings.num_images, settings.num_frames
+        pictures = load_pictures(pipe, settings.images, num_images, num_frames) if settings.images else {}
+        given = load_given(pipe, settings.call, num_images, num_frames)
         has_pictures = bool(pictures) or any(isinstance(rows, list) for rows in given.values())
         takes_video = "video" in accepted_by(pipe)  # some of these take no list of prompts
         self._one_by_one = has_pictures or takes_video or not _takes_generators(pipe)
@@ -137,6 +139,7 @@ class Generator:
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
             _replaced(self.pipe, "safety_checker", None),
+            _guided(self.pipe, self.settings.guidance),
             _recorded(self.pipe) as decoded,
         ):
             torch.manual_seed(_seed(noise_seed, rows.start))
@@ -150,6 +153,8 @@ class Generator:
             except torch.OutOfMemoryError:
                 raise
             except _REFUSALS as error:
+                if _tiled(self.pipe, error):
+                    return self._draw(rows, noise_seed)
                 raise QsdError(self._refusal(error)) from error
         frames, sound = self._frames(drawn[0], count), sound_of(self.pipe, drawn)
         latents = _joined(decoded.latents, count) if decoded.latents else None
@@ -262,6 +267,16 @@ def decoder_of(pipe: Any) -> Any:
     return next((part for name in _DECODERS if (part := getattr(pipe, name, None)) is not None), None)
 
 
+def _tiled(pipe: Any, error: Exception) -> bool:
+    """Whether a decoder that refused to decode a picture as a whole has been set to do so in tiles."""
+    vae = decoder_of(pipe)
+    is_meant = isinstance(error, NotImplementedError) and "tiling" in str(error)
+    if not is_meant or getattr(vae, "use_tiling", True):
+        return False
+    vae.enable_tiling()
+    return True
+
+
 class _Decoded(NamedTuple):
     """What a pipeline's decoder was given, what it made of that, and what the decoder of sound was given."""
 
@@ -299,6 +314,19 @@ def _recorded(pipe: Any) -> Iterator[_Decoded]:
             decode_sound = audio_vae.decode
             stack.enter_context(_replaced(audio_vae, "decode", hearing))
         yield decoded
+
+
+@contextlib.contextmanager
+def _guided(pipe: Any, guidance: float) -> Iterator[None]:
+    """The scale of guidance for a pipeline that keeps it in a guider, a component of its own."""
+    guider = getattr(pipe, "guider", None)
+    if guider is None or "guidance_scale" not in guider.config:
+        yield
+        return
+    with quiet():
+        scaled = guider.new(guidance_scale=guidance)
+    with _replaced(pipe, "guider", scaled):
+        yield
 
 
 @contextlib.contextmanager
