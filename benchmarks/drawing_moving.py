@@ -4,7 +4,7 @@ import functools
 from typing import Any
 
 import diffusers
-import transformers
+import torch
 from drawing_case import (
     ANIMATE,
     COGVIDEO,
@@ -12,14 +12,17 @@ from drawing_case import (
     FROM_IMAGE,
     FROM_NOTHING,
     HUNYUAN_VIDEO,
+    LTX2,
     MASKED,
     PICTURES,
+    SOUND,
     UNET,
     VIDEO,
     XL,
     Drawing,
     control,
     drawings,
+    mel_vae,
     of,
 )
 from drawing_parts import (
@@ -60,17 +63,46 @@ def _qwen_language() -> Any:
     return qwen_vl().model.language_model
 
 
-def _qwen2_vl() -> Any:
-    return PARTS["Qwen2VLForConditionalGeneration"]()
-
-
 _DDIM = {"scheduler": diffusers.DDIMScheduler}
+def _duration_embedder() -> Any:
+    from diffusers.pipelines.stable_audio_3 import StableAudio3DurationEmbedder
+
+    torch.manual_seed(0)
+    return StableAudio3DurationEmbedder(output_dim=TEXT, fourier_dim=8).eval()
+
+
+def _renderer() -> Any:
+    from diffusers.pipelines.shap_e import ShapERenderer
+
+    torch.manual_seed(0)
+    return ShapERenderer(param_shapes=((8, 93), (8, 8), (8, 8), (8, 8)), d_latent=8, d_hidden=8).eval()
+
+
+def _conditions_of_songs() -> Any:
+    from diffusers.pipelines.ace_step import AceStepConditionEncoder
+
+    torch.manual_seed(0)
+    return AceStepConditionEncoder(
+        hidden_size=16,
+        intermediate_size=24,
+        text_hidden_dim=TEXT,
+        timbre_hidden_dim=4,
+        num_lyric_encoder_hidden_layers=1,
+        num_timbre_encoder_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        sliding_window=4,
+    ).eval()
+
+
 _EASY = {
     "text_encoder": lambda: language_model("Qwen2Model", "Qwen2Config"),
     "tokenizer": chat_tokenizer,
 }
-_EASY_WIDE = _EASY | {"transformer": of("EasyAnimateTransformer3DModel", in_channels=8)}
-_EASY_MASKED = _EASY | {"transformer": of("EasyAnimateTransformer3DModel", in_channels=9)}
+_EASY_MASKED = _EASY | {
+    "transformer": of("EasyAnimateTransformer3DModel", in_channels=12, resize_inpaint_mask_directly=False)
+}
 _HUNYUAN_15 = {
     "text_encoder": _qwen_language,
     "tokenizer": functools.partial(chat_tokenizer, 2048),
@@ -79,6 +111,47 @@ _HUNYUAN_15 = {
     "transformer": of("HunyuanVideo15Transformer3DModel", text_embed_2_dim=12),
 }
 _KANDINSKY = {"transformer": of("Kandinsky5Transformer3DModel", in_text_dim2=12, visual_cond=True)}
+
+_AUDIO_3 = {
+    "vae": seeded(
+        "AutoencoderSAME",
+        patch_size=4,
+        encoder_channels=8,
+        encoder_c_mults=(1,),
+        encoder_strides=(2,),
+        encoder_transformer_depths=(1,),
+        latent_dim=4,
+        dim_heads=4,
+        ff_mult=1,
+        sampling_rate=64,
+    ),
+    "text_encoder": PARTS["T5EncoderModel"],
+    "tokenizer": PARTS["T5Tokenizer"],
+    "duration_embedder": _duration_embedder,
+}
+_SHORT: dict[str, Any] = {"duration": 1.0}
+_SOLID = {
+    "prior": of(
+        "PriorTransformer",
+        num_embeddings=32,
+        additional_embeddings=0,
+        embedding_dim=8,
+        embedding_proj_dim=TEXT,
+        time_embed_dim=16,
+        clip_embed_dim=16,
+        norm_in_type="layer",
+        encoder_hid_proj_type=None,
+        added_emb_type=None,
+    ),
+    "shap_e_renderer": _renderer,
+}
+_MUSIC_UNET = of(
+    UNET,
+    cross_attention_dim=(8, 16),
+    class_embed_type="simple_projection",
+    projection_class_embeddings_input_dim=12,
+    class_embeddings_concat=True,
+)
 
 MOVING: tuple[Drawing, ...] = (
     *drawings(FROM_NOTHING, "ScoreSdeVePipeline", prompts=None),
@@ -139,7 +212,8 @@ MOVING: tuple[Drawing, ...] = (
         **PICTURES,
     ),
     *drawings(VIDEO, "EasyAnimatePipeline", _EASY, **FRAMES),
-    *drawings(VIDEO, "HunyuanVideo15Pipeline", _HUNYUAN_15, **FRAMES),
+    *drawings("inpaint", "EasyAnimateInpaintPipeline", _EASY_MASKED, **FRAMES, **MASKED),
+    *drawings(VIDEO, "HunyuanVideo15Pipeline", _HUNYUAN_15, batch_size=1, **FRAMES),
     *drawings(ANIMATE, "HunyuanVideo15ImageToVideoPipeline", _HUNYUAN_15, **FRAMES, **PICTURES),
     *drawings(
         ANIMATE,
@@ -156,4 +230,82 @@ MOVING: tuple[Drawing, ...] = (
     *drawings(ANIMATE, "I2VGenXLPipeline", num_frames=2, **PICTURES),
     *drawings(ANIMATE, "Kandinsky5I2VPipeline", _KANDINSKY, **FRAMES, **PICTURES),
     *drawings(FROM_IMAGE, "Kandinsky5I2IPipeline", _KANDINSKY, **PICTURES),
+    *drawings("text to video and sound", "LTX2ConditionPipeline", LTX2, **FRAMES, **PICTURES),
+    *drawings("image to video and sound", "LTX2ImageToVideoPipeline", LTX2, **FRAMES, **PICTURES),
+    *drawings(REDRAW, "LTX2InContextPipeline LTX2HDRPipeline", LTX2, **FRAMES, **PICTURES),
+    *drawings("text to video and sound", "LTX2DFRPipeline", LTX2, **FRAMES),
+    *drawings(ANIMATE, "LTXConditionPipeline LTXI2VLongMultiPromptPipeline", **FRAMES, **PICTURES),
+    *drawings(ANIMATE, "SkyReelsV2DiffusionForcingImageToVideoPipeline", **FRAMES, **PICTURES),
+    *drawings(REDRAW, "SkyReelsV2DiffusionForcingVideoToVideoPipeline", **FRAMES, **PICTURES),
+    *drawings(
+        REDRAW,
+        "LucyEditPipeline",
+        {
+            "transformer": of("WanTransformer3DModel", in_channels=8),
+            "transformer_2": lambda: None,
+        },
+        **FRAMES,
+        **PICTURES,
+    ),
+    *drawings(VIDEO, "AnyFlowFARPipeline", call={"chunk_partition": [1, 1]}, **FRAMES),
+    *drawings(
+        VIDEO,
+        "HeliosPyramidPipeline",
+        {"scheduler": functools.partial(diffusers.HeliosScheduler, stages=3), "transformer": of("HeliosTransformer3DModel")},
+        **FRAMES,
+    ),
+    *drawings(
+        VIDEO,
+        "MochiPipeline",
+        {"transformer": of("MochiTransformer3DModel", text_embed_dim=TEXT, max_sequence_length=256)},
+        num_frames=7,
+    ),
+    *drawings(VIDEO, "TextToVideoZeroPipeline", call={"video_length": 2, "t0": 1, "t1": 1}),
+    *drawings(VIDEO, "TextToVideoZeroSDXLPipeline", XL, call={"video_length": 2, "t0": 1, "t1": 1}),
+    *drawings("text to solid", "ShapEPipeline", _SOLID, call={"frame_size": 8}),
+    *drawings(
+        "image to solid",
+        "ShapEImg2ImgPipeline",
+        _SOLID | {"image_encoder": functools.partial(clip_vision, "CLIPVisionModel")},
+        prompts=None,
+        call={"frame_size": 8},
+        **PICTURES,
+    ),
+    *drawings(SOUND, "MusicLDMPipeline", {"unet": _MUSIC_UNET, "vae": mel_vae}, call={"audio_length_in_s": 1.0}),
+    *drawings(SOUND, "StableAudio3Pipeline", _AUDIO_3, call=_SHORT),
+    *drawings("sound to sound", "StableAudio3AudioToAudioPipeline", _AUDIO_3, call=_SHORT | {"audio": "sounds"}),
+    *drawings("inpaint", "StableAudio3InpaintPipeline", _AUDIO_3, call=_SHORT | {"audio": "sounds"}),
+    *drawings(
+        SOUND,
+        "LongCatAudioDiTPipeline",
+        {
+            "vae": seeded(
+                "LongCatAudioDiTVae",
+                channels=8,
+                c_mults=[1],
+                strides=[2],
+                latent_dim=4,
+                encoder_latent_dim=8,
+                downsampling_ratio=2,
+                sample_rate=64,
+            )
+        },
+        call={"audio_duration_s": 0.5},
+    ),
+    *drawings(
+        SOUND,
+        "AceStepPipeline",
+        {"condition_encoder": _conditions_of_songs},
+        call={"audio_duration": 1.0},
+    ),
+    *drawings(
+        ANIMATE,
+        "WanAnimatePipeline",
+        {
+            "transformer": of("WanAnimateTransformer3DModel", image_dim=TEXT),
+            "image_encoder": functools.partial(clip_vision, "CLIPVisionModel"),
+        },
+        call={"segment_frame_length": 5},
+        **PICTURES,
+    ),
 )

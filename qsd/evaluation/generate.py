@@ -155,7 +155,7 @@ class Generator:
             except _REFUSALS as error:
                 if _tiled(self.pipe, error):
                     return self._draw(rows, noise_seed)
-                raise QsdError(self._refusal(error)) from error
+                raise QsdError(self._refusal(error, count)) from error
         frames, sound = self._frames(drawn[0], count), sound_of(self.pipe, drawn)
         latents = _joined(decoded.latents, count) if decoded.latents else None
         if latents is None:
@@ -191,7 +191,7 @@ class Generator:
             )
         return frames.reshape(count, -1, *frames.shape[2:])
 
-    def _refusal(self, error: Exception) -> str:
+    def _refusal(self, error: Exception, count: int) -> str:
         """What to say of a call that failed, with the remedy that fits."""
         name = type(self.pipe).__name__
         if isinstance(error, NameError):  # diffusers leaves out imports of packages that are not there
@@ -203,7 +203,7 @@ class Generator:
             remedy = f"; check call ({', '.join(self.settings.call)})"
         else:
             remedy = "; give it the steps, guidance, height, width or call that its own call takes"
-        return f"{name}: {what}{remedy}"
+        return f"{name}: {what}{remedy}{' (or batch_size 1)' if count > 1 else ''}"
 
 
 def _bytes_of(frames: torch.Tensor) -> torch.Tensor:
