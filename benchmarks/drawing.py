@@ -15,11 +15,13 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
+import torch
 from cases import run_cases
 from diffusers import DiffusionPipeline
 from drawing_case import Drawing
@@ -27,6 +29,7 @@ from drawing_cases import DRAWINGS
 from drawing_images import IMAGES
 from drawing_moving import MOVING
 from PIL import Image
+from safetensors.torch import save_file
 
 import qsd
 from qsd.denoisers.components import denoisers_of
@@ -80,7 +83,8 @@ def run(case: Drawing, folder: Path) -> Row:
             pipe = qsd.load_pipeline(folder / "pipeline")
         pipe.set_progress_bar_config(disable=True)
         denoisers = ", ".join(denoisers_of(pipe))
-        bank = qsd.build_bank(pipe, options=OPTIONS)
+        inputs = recorded(case, pipe) if case.recorded or case.rows else None
+        bank = qsd.build_bank(pipe, options=OPTIONS, inputs=inputs)
         layers = len(bank.layers)
         settings = settings_of(case, pipe, folder)
         store = qsd.label(pipe, bank, folder / "store.h5", num_configs=2, evaluator=settings)
@@ -106,15 +110,34 @@ def _too_long(*_: Any) -> None:
     raise TimeoutError(f"longer than {LIMIT} s")
 
 
+def tensors_of(case: Drawing, count: int) -> dict[str, torch.Tensor]:
+    """What the call of a case takes as tensors, a row for each image."""
+    values = torch.Generator().manual_seed(0)
+    return {name: torch.rand(count, *shape, generator=values) for name, shape in case.rows.items()}
+
+
+def recorded(case: Drawing, pipe: Any) -> Mapping[str, Any]:
+    """Arguments of the denoisers, by a call of the pipeline with what the case names."""
+    sizes = sizes_of(pipe)
+    return qsd.record_inputs(pipe, **sizes | case.settings.get("call", {}) | tensors_of(case, 1))
+
+
+def sizes_of(pipe: Any) -> dict[str, int]:
+    """Height and width, of what has a choice of them."""
+    accepted = inspect.signature(pipe.__call__).parameters
+    return {name: SIDE for name in ("height", "width") if name in accepted}
+
+
 def settings_of(case: Drawing, pipe: Any, folder: Path) -> qsd.EvaluationSettings:
     """Two images in two steps, as small as they get, and what the case asks for."""
-    accepted = inspect.signature(pipe.__call__).parameters
     (folder / "prompts").write_text("\n".join(CLASSES if case.kind == "class" else PROMPTS))
     for name in ("pictures", "masked"):
         pictures(folder / name, masks=name == "masked")
-    sizes = {name: SIDE for name in ("height", "width") if name in accepted}
     smallest = {"prompts": "prompts", "num_images": 2, "steps": 2, "guidance": 1.0, "batch_size": 2}
-    chosen: dict[str, Any] = smallest | sizes | dict(case.settings)
+    chosen: dict[str, Any] = smallest | sizes_of(pipe) | dict(case.settings)
+    for name, tensor in tensors_of(case, 2).items():
+        save_file({name: tensor}, folder / f"{name}.safetensors")
+        chosen["call"] = chosen.get("call", {}) | {name: str(folder / f"{name}.safetensors")}
     for name in ("prompts", "images"):
         if chosen.get(name):
             chosen[name] = str(folder / chosen[name])

@@ -41,6 +41,8 @@ class Drawing:
             constructor asks for do not say.
         settings: of the evaluation, in place of the smallest that all share.
         in_memory: taken as it is built, not opened from the folder that diffusers saves.
+        rows: argument of the call -> shape, of tensors from 0 to 1 that lie in files, a row for each image.
+        recorded: arguments of the denoiser are recorded by a call with all of the above, not by qsd alone.
     """
 
     cls: str
@@ -48,6 +50,8 @@ class Drawing:
     parts: Mapping[str, Make] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     in_memory: bool = False
+    rows: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    recorded: bool = False
 
     def build(self) -> Any:
         """The pipeline, with random weights."""
@@ -88,8 +92,8 @@ def of(cls: str, variant: str = "", **changes: Any) -> Make:
 def drawings(
     kind: str, names: str, parts: Mapping[str, Make] | None = None, **settings: Any
 ) -> list[Drawing]:
-    in_memory = settings.pop("in_memory", False)
-    return [Drawing(name, kind, parts or {}, settings, in_memory) for name in names.split()]
+    own = {name: settings.pop(name) for name in ("in_memory", "rows", "recorded") if name in settings}
+    return [Drawing(name, kind, parts or {}, settings, **own) for name in names.split()]
 
 
 def learned_range() -> Any:

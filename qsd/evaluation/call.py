@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from qsd.denoisers.components import denoiser_of
-from qsd.denoisers.pictured import is_in_files, is_needed
+from qsd.denoisers.pictured import is_in_files, is_mask, is_needed, picture_names
 from qsd.support.errors import QsdError
 
 _OWN = {
@@ -89,7 +89,7 @@ def check_call(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
     name, accepted = type(pipe).__name__, accepted_by(pipe)
     checked: dict[str, Any] = {}
     for argument, value in call.items():
-        if argument in _OWN:
+        if argument in _OWN and not _is_left_to_call(argument, accepted):
             raise QsdError(f"call: {argument} is decided by the setting {_OWN[argument]}; set that instead")
         if argument in _FORBIDDEN:
             raise QsdError(f"call: {argument} is decided by qsd; leave it out")
@@ -109,6 +109,11 @@ def check_call(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
             raise QsdError(f"call: {argument} of {name} is not finite ({value}); give a number")
         checked[argument] = None if value is default is None else _as_annotated(value, argument, pipe)
     return checked
+
+
+def _is_left_to_call(argument: str, accepted: Mapping[str, inspect.Parameter]) -> bool:
+    """A mask without a picture, which the setting of pictures does not give."""
+    return is_mask(argument) and not picture_names(accepted)
 
 
 def _as_annotated(value: Any, argument: str, pipe: Any) -> Any:

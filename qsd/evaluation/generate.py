@@ -121,7 +121,7 @@ class Generator:
             else:
                 yield self._draw(rows, noise_seed)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: some pipelines are guided by gradients
     def _draw(self, rows: slice, noise_seed: int) -> Drawn:
         device = self.pipe.device
         count = rows.stop - rows.start
@@ -147,7 +147,7 @@ class Generator:
                 torch.Generator().manual_seed(_seed(noise_seed, index))
                 for index in range(rows.start, rows.stop)
             ]
-            generator = generators[0] if self._one_by_one else generators
+            generator = generators if count > 1 else generators[0]
             try:
                 drawn = self.pipe(**conditions, **self._options, generator=generator, return_dict=False)
             except torch.OutOfMemoryError:
@@ -197,7 +197,9 @@ class Generator:
         if isinstance(error, NameError):  # diffusers leaves out imports of packages that are not there
             return f"{name}: {first_line(error)}; install the package of that name"
         what = f"no entry {error}" if isinstance(error, KeyError) else first_line(error)
-        if self.settings.images is None and may_take_pictures(self.pipe):
+        if isinstance(error, TypeError) and "generator=list" in str(error):
+            remedy = "; it takes one generator at a time: set batch_size to 1"
+        elif self.settings.images is None and may_take_pictures(self.pipe):
             remedy = "; if it draws from pictures, name a folder of them as images"
         elif self.settings.call:
             remedy = f"; check call ({', '.join(self.settings.call)})"

@@ -199,7 +199,7 @@ class Prober:
                 activations[layer] = option
             yield f"activation option {rounded}", self._around, activations
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: some pipelines are guided by gradients
     def _draw(self) -> dict[str, torch.Tensor]:
         """Latents and, where there is an extractor, features, float32 [images, d].
 
