@@ -40,7 +40,7 @@ sys.path.pop(0)  # of the tests, which the cases are built of
 CASES = (*DRAWINGS, *IMAGES, *MOVING)
 OPTIONS = ("uaq-4", "lloyd-3:f8")
 PROMPTS, CLASSES = ("a thin zero", "a bold seven slanted left"), ("1", "3")
-SIDE, PROBED, LIMIT = 32, 3, 240
+PROBED, LIMIT = 3, 240
 HEADING = "## Which pipelines are labeled and probed"
 ROWS = Path(__file__).parent / "results" / "drawing.json"
 
@@ -82,9 +82,9 @@ def run(case: Drawing, folder: Path) -> Row:
             pipe.save_pretrained(folder / "pipeline")
             pipe = qsd.load_pipeline(folder / "pipeline")
         pipe.set_progress_bar_config(disable=True)
-        denoisers = ", ".join(denoisers_of(pipe))
+        denoisers = case.denoiser or ", ".join(denoisers_of(pipe))
         inputs = recorded(case, pipe) if case.recorded or case.rows else None
-        bank = qsd.build_bank(pipe, options=OPTIONS, inputs=inputs)
+        bank = qsd.build_bank(pipe, options=OPTIONS, inputs=inputs, denoiser=case.denoiser)
         layers = len(bank.layers)
         settings = settings_of(case, pipe, folder)
         store = qsd.label(pipe, bank, folder / "store.h5", num_configs=2, evaluator=settings)
@@ -118,23 +118,23 @@ def tensors_of(case: Drawing, count: int) -> dict[str, torch.Tensor]:
 
 def recorded(case: Drawing, pipe: Any) -> Mapping[str, Any]:
     """Arguments of the denoisers, by a call of the pipeline with what the case names."""
-    sizes = sizes_of(pipe)
+    sizes = sizes_of(case, pipe)
     return qsd.record_inputs(pipe, **sizes | case.settings.get("call", {}) | tensors_of(case, 1))
 
 
-def sizes_of(pipe: Any) -> dict[str, int]:
+def sizes_of(case: Drawing, pipe: Any) -> dict[str, int]:
     """Height and width, of what has a choice of them."""
     accepted = inspect.signature(pipe.__call__).parameters
-    return {name: SIDE for name in ("height", "width") if name in accepted}
+    return {name: case.side for name in ("height", "width") if name in accepted}
 
 
 def settings_of(case: Drawing, pipe: Any, folder: Path) -> qsd.EvaluationSettings:
     """Two images in two steps, as small as they get, and what the case asks for."""
     (folder / "prompts").write_text("\n".join(CLASSES if case.kind == "class" else PROMPTS))
     for name in ("pictures", "masked"):
-        pictures(folder / name, masks=name == "masked")
+        pictures(folder / name, case.side, masks=name == "masked")
     smallest = {"prompts": "prompts", "num_images": 2, "steps": 2, "guidance": 1.0, "batch_size": 2}
-    chosen: dict[str, Any] = smallest | sizes_of(pipe) | dict(case.settings)
+    chosen: dict[str, Any] = smallest | sizes_of(case, pipe) | dict(case.settings)
     for name, tensor in tensors_of(case, 2).items():
         save_file({name: tensor}, folder / f"{name}.safetensors")
         chosen["call"] = chosen.get("call", {}) | {name: str(folder / f"{name}.safetensors")}
@@ -144,16 +144,16 @@ def settings_of(case: Drawing, pipe: Any, folder: Path) -> qsd.EvaluationSetting
     return qsd.EvaluationSettings(**chosen)
 
 
-def pictures(folder: Path, *, masks: bool) -> None:
+def pictures(folder: Path, side: int, *, masks: bool) -> None:
     """Two pictures of noise; the upper halves are masked."""
     folder.mkdir()
     values = np.random.default_rng(0)
     for index in range(2):
-        pixels = values.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+        pixels = values.integers(0, 256, (side, side, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
         if masks:
-            mask = Image.new("L", (SIDE, SIDE), 0)
-            mask.paste(255, (0, 0, SIDE, SIDE // 2))
+            mask = Image.new("L", (side, side), 0)
+            mask.paste(255, (0, 0, side, side // 2))
             mask.save(folder / f"{index}_mask.png")
 
 

@@ -43,6 +43,8 @@ class Drawing:
         in_memory: taken as it is built, not opened from the folder that diffusers saves.
         rows: argument of the call -> shape, of tensors from 0 to 1 that lie in files, a row for each image.
         recorded: arguments of the denoiser are recorded by a call with all of the above, not by qsd alone.
+        denoiser: the one to bank; by default all.
+        side: of what is drawn, in pixels.
     """
 
     cls: str
@@ -52,6 +54,8 @@ class Drawing:
     in_memory: bool = False
     rows: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     recorded: bool = False
+    denoiser: str | None = None
+    side: int = 32
 
     def build(self) -> Any:
         """The pipeline, with random weights."""
@@ -92,7 +96,11 @@ def of(cls: str, variant: str = "", **changes: Any) -> Make:
 def drawings(
     kind: str, names: str, parts: Mapping[str, Make] | None = None, **settings: Any
 ) -> list[Drawing]:
-    own = {name: settings.pop(name) for name in ("in_memory", "rows", "recorded") if name in settings}
+    own = {
+        name: settings.pop(name)
+        for name in ("in_memory", "rows", "recorded", "denoiser", "side")
+        if name in settings
+    }
     return [Drawing(name, kind, parts or {}, settings, **own) for name in names.split()]
 
 

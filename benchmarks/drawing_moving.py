@@ -20,6 +20,7 @@ from drawing_case import (
     VIDEO,
     XL,
     Drawing,
+    Make,
     control,
     drawings,
     mel_vae,
@@ -29,13 +30,13 @@ from drawing_parts import (
     PARTS,
     TEXT,
     chat_tokenizer,
-    clip_images,
     clip_vision,
     language_model,
     motion_adapter,
     qwen_vl,
     seeded,
 )
+from support.tiny_pipelines import tiny_t5
 
 REDRAW = "video to video"
 _WAN_VAE = PARTS["AutoencoderKLWan"]
@@ -64,6 +65,15 @@ def _qwen_language() -> Any:
 
 
 _DDIM = {"scheduler": diffusers.DDIMScheduler}
+
+
+def _keyframed(make: Make) -> Any:
+    """The transformer of LTX-2.5, with an embedding of key frames."""
+    config = dict(make().config) | {"use_keyframes_abs_pos_embedding": True}
+    torch.manual_seed(0)
+    return diffusers.LTX2VideoTransformer3DModel.from_config(config).eval()
+
+
 def _duration_embedder() -> Any:
     from diffusers.pipelines.stable_audio_3 import StableAudio3DurationEmbedder
 
@@ -129,6 +139,8 @@ _AUDIO_3 = {
     "tokenizer": PARTS["T5Tokenizer"],
     "duration_embedder": _duration_embedder,
 }
+_LTX25 = LTX2 | {"transformer": functools.partial(_keyframed, LTX2["transformer"])}
+_SOUND = {"audio": (2, 64)}
 _SHORT: dict[str, Any] = {"duration": 1.0}
 _SOLID = {
     "prior": of(
@@ -179,7 +191,9 @@ MOVING: tuple[Drawing, ...] = (
         num_frames=2,
         **PICTURES,
     ),
-    *drawings("controlled", "AnimateDiffControlNetPipeline", {"controlnet": control}, num_frames=2, **PICTURES),
+    *drawings(
+        "controlled", "AnimateDiffControlNetPipeline", {"controlnet": control}, num_frames=2, **PICTURES
+    ),
     *drawings(
         "controlled",
         "AnimateDiffSparseControlNetPipeline",
@@ -233,10 +247,17 @@ MOVING: tuple[Drawing, ...] = (
     *drawings("text to video and sound", "LTX2ConditionPipeline", LTX2, **FRAMES, **PICTURES),
     *drawings("image to video and sound", "LTX2ImageToVideoPipeline", LTX2, **FRAMES, **PICTURES),
     *drawings(REDRAW, "LTX2InContextPipeline LTX2HDRPipeline", LTX2, **FRAMES, **PICTURES),
-    *drawings("text to video and sound", "LTX2DFRPipeline", LTX2, **FRAMES),
+    *drawings("text to video and sound", "LTX2DFRPipeline", _LTX25, **FRAMES),
     *drawings(ANIMATE, "LTXConditionPipeline LTXI2VLongMultiPromptPipeline", **FRAMES, **PICTURES),
     *drawings(ANIMATE, "SkyReelsV2DiffusionForcingImageToVideoPipeline", **FRAMES, **PICTURES),
-    *drawings(REDRAW, "SkyReelsV2DiffusionForcingVideoToVideoPipeline", **FRAMES, **PICTURES),
+    *drawings(
+        REDRAW,
+        "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
+        recorded=True,
+        call={"overlap_history": 1},
+        **FRAMES,
+        **PICTURES,
+    ),
     *drawings(
         REDRAW,
         "LucyEditPipeline",
@@ -251,13 +272,20 @@ MOVING: tuple[Drawing, ...] = (
     *drawings(
         VIDEO,
         "HeliosPyramidPipeline",
-        {"scheduler": functools.partial(diffusers.HeliosScheduler, stages=3), "transformer": of("HeliosTransformer3DModel")},
+        {
+            "scheduler": functools.partial(diffusers.HeliosScheduler, stages=3),
+            "transformer": of("HeliosTransformer3DModel"),
+        },
+        side=64,
         **FRAMES,
     ),
     *drawings(
         VIDEO,
         "MochiPipeline",
-        {"transformer": of("MochiTransformer3DModel", text_embed_dim=TEXT, max_sequence_length=256)},
+        {
+            "transformer": of("MochiTransformer3DModel", max_sequence_length=256),
+            "text_encoder": functools.partial(tiny_t5, 16),
+        },
         num_frames=7,
     ),
     *drawings(VIDEO, "TextToVideoZeroPipeline", call={"video_length": 2, "t0": 1, "t1": 1}),
@@ -271,10 +299,18 @@ MOVING: tuple[Drawing, ...] = (
         call={"frame_size": 8},
         **PICTURES,
     ),
-    *drawings(SOUND, "MusicLDMPipeline", {"unet": _MUSIC_UNET, "vae": mel_vae}, call={"audio_length_in_s": 1.0}),
+    *drawings(
+        SOUND, "MusicLDMPipeline", {"unet": _MUSIC_UNET, "vae": mel_vae}, call={"audio_length_in_s": 1.0}
+    ),
     *drawings(SOUND, "StableAudio3Pipeline", _AUDIO_3, call=_SHORT),
-    *drawings("sound to sound", "StableAudio3AudioToAudioPipeline", _AUDIO_3, call=_SHORT | {"audio": "sounds"}),
-    *drawings("inpaint", "StableAudio3InpaintPipeline", _AUDIO_3, call=_SHORT | {"audio": "sounds"}),
+    *drawings("sound to sound", "StableAudio3AudioToAudioPipeline", _AUDIO_3, rows=_SOUND, call=_SHORT),
+    *drawings(
+        "inpaint",
+        "StableAudio3InpaintPipeline",
+        _AUDIO_3,
+        rows=_SOUND,
+        call=_SHORT | {"mask_start_seconds": 0.2, "mask_end_seconds": 0.6},
+    ),
     *drawings(
         SOUND,
         "LongCatAudioDiTPipeline",

@@ -89,7 +89,9 @@ def as_argument(parameter: inspect.Parameter, frames: Sequence[Image.Image], num
     condition = _condition(parameter)
     if condition is not None:
         fields = [field.name for field in dataclasses.fields(condition)]
-        name = "video" if len(frames) > 1 and "video" in fields else "image" if "image" in fields else "frames"
+        name = (
+            "video" if len(frames) > 1 and "video" in fields else "image" if "image" in fields else "frames"
+        )
         return [condition(**{name: list(frames) if len(frames) > 1 else frames[0]})]
     if not is_video(parameter.name):
         return frames[0]

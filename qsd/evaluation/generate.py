@@ -15,7 +15,7 @@ from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError, first_line
 from qsd.support.quiet import quiet
 
-_REFUSALS = (ValueError, TypeError, AttributeError, NameError, LookupError, RuntimeError)
+_REFUSALS = (ValueError, TypeError, AttributeError, NameError, LookupError, RuntimeError, ImportError)
 """What pipelines raise for sizes, scales, pictures and arguments that they do not take."""
 
 _DECODERS = ("vae", "vqvae", "movq", "vqgan")
@@ -196,6 +196,8 @@ class Generator:
         name = type(self.pipe).__name__
         if isinstance(error, NameError):  # diffusers leaves out imports of packages that are not there
             return f"{name}: {first_line(error)}; install the package of that name"
+        if isinstance(error, ImportError):
+            return f"{name}: {first_line(error)}"
         what = f"no entry {error}" if isinstance(error, KeyError) else first_line(error)
         if isinstance(error, TypeError) and "generator=list" in str(error):
             remedy = "; it takes one generator at a time: set batch_size to 1"

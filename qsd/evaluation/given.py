@@ -8,7 +8,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from qsd.denoisers.pictured import TENSORS, is_in_files
-from qsd.evaluation.call import accepted_by
 from qsd.evaluation.pictures import open_pictures, pictures_hash
 from qsd.support.errors import QsdError, first_line
 from qsd.support.paths import find

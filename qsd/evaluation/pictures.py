@@ -28,9 +28,7 @@ _FRAMES = 9
 """Of a video that one picture stands for, where the pipeline has no number of its own."""
 
 
-def load_pictures(
-    pipe: Any, folder: str, count: int, num_frames: int | None = None
-) -> dict[str, list[Any]]:
+def load_pictures(pipe: Any, folder: str, count: int, num_frames: int | None = None) -> dict[str, list[Any]]:
     """The pictures of a folder, in the order of their names, as arguments of a pipeline's call.
 
     Args:
@@ -93,7 +91,9 @@ def pictures_hash(folder: str, count: int) -> str:
     """Hash of the pixels of the first pictures of a folder and of all its masks."""
     files, plain = _files(folder, count)
     masks = [file for file in files if file.stem.endswith(_MASK_SUFFIX)]
-    pixels = {file.name: [array_hash(np.asarray(frame)) for frame in _frames(file, "RGB")] for file in plain + masks}
+    pixels = {
+        file.name: [array_hash(np.asarray(frame)) for frame in _frames(file, "RGB")] for file in plain + masks
+    }
     hashes = [pixels[file.name] for file in plain + masks]
     return json_hash([frames[0] if len(frames) == 1 else frames for frames in hashes])
 
@@ -108,8 +108,7 @@ def _files(folder: str, count: int) -> tuple[list[Path], list[Path]]:
     files = sorted(
         file
         for file in path.glob("*")
-        if file.suffix.lower() in _extensions()
-        or (file.is_dir() and not file.name.startswith("."))
+        if file.suffix.lower() in _extensions() or (file.is_dir() and not file.name.startswith("."))
     )
     plain = [file for file in files if not file.stem.endswith(_MASK_SUFFIX)]
     if len(plain) < count:
