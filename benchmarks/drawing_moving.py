@@ -1,4 +1,4 @@
-"""Further pipelines of videos, sound and solids: variants of those of ``drawing_cases.py``, and rarer ones."""
+"""Further pipelines of videos, sound and solids: variants of ``drawing_cases.py``, and rarer ones."""
 
 import functools
 from typing import Any
@@ -11,6 +11,7 @@ from drawing_case import (
     FRAMES,
     FROM_IMAGE,
     FROM_NOTHING,
+    FROM_TEXT,
     HUNYUAN_VIDEO,
     LTX2,
     MASKED,
@@ -72,6 +73,24 @@ def _keyframed(make: Make) -> Any:
     config = dict(make().config) | {"use_keyframes_abs_pos_embedding": True}
     torch.manual_seed(0)
     return diffusers.LTX2VideoTransformer3DModel.from_config(config).eval()
+
+
+class _Harmless:
+    """Finds everything safe."""
+
+    def to(self, *_: Any, **__: Any) -> "_Harmless":
+        return self
+
+    def check_text_safety(self, _: str) -> bool:
+        return True
+
+    def check_video_safety(self, video: Any) -> Any:
+        return video
+
+
+def _cosmos(**changes: Any) -> dict[str, Make]:
+    """Parts of a pipeline that insists on a safety checker, whose package opens it from a folder."""
+    return {"transformer": of("CosmosTransformer3DModel", **changes), "safety_checker": _Harmless}
 
 
 def _duration_embedder() -> Any:
@@ -141,6 +160,8 @@ _AUDIO_3 = {
 }
 _LTX25 = LTX2 | {"transformer": functools.partial(_keyframed, LTX2["transformer"])}
 _SOUND = {"audio": (2, 64)}
+_STEPS_MOVED = {"video_length": 2, "t0": 1, "t1": 2}
+_MOTIF = {"text_encoder": PARTS["T5EncoderModel"], "tokenizer": PARTS["T5Tokenizer"], "guider": _guider}
 _SHORT: dict[str, Any] = {"duration": 1.0}
 _SOLID = {
     "prior": of(
@@ -283,13 +304,19 @@ MOVING: tuple[Drawing, ...] = (
         VIDEO,
         "MochiPipeline",
         {
-            "transformer": of("MochiTransformer3DModel", max_sequence_length=256),
+            "transformer": of("MochiTransformer3DModel", in_channels=12, max_sequence_length=256),
+            "vae": seeded(
+                "AutoencoderKLMochi",
+                encoder_block_out_channels=(32, 32, 32, 32),
+                decoder_block_out_channels=(32, 32, 32, 32),
+                layers_per_block=(1, 1, 1, 1, 1),
+            ),
             "text_encoder": functools.partial(tiny_t5, 16),
         },
         num_frames=7,
     ),
-    *drawings(VIDEO, "TextToVideoZeroPipeline", call={"video_length": 2, "t0": 1, "t1": 1}),
-    *drawings(VIDEO, "TextToVideoZeroSDXLPipeline", XL, call={"video_length": 2, "t0": 1, "t1": 1}),
+    *drawings(VIDEO, "TextToVideoZeroPipeline", in_memory=True, steps=4, call=_STEPS_MOVED),
+    *drawings(VIDEO, "TextToVideoZeroSDXLPipeline", XL, steps=4, call=_STEPS_MOVED),
     *drawings("text to solid", "ShapEPipeline", _SOLID, call={"frame_size": 8}),
     *drawings(
         "image to solid",
@@ -344,4 +371,28 @@ MOVING: tuple[Drawing, ...] = (
         call={"segment_frame_length": 5},
         **PICTURES,
     ),
+    *drawings(VIDEO, "CosmosTextToWorldPipeline", _cosmos(), in_memory=True, **FRAMES),
+    *drawings(
+        ANIMATE, "CosmosVideoToWorldPipeline", _cosmos(in_channels=5), in_memory=True, **FRAMES, **PICTURES
+    ),
+    *drawings(FROM_TEXT, "Cosmos2TextToImagePipeline", _cosmos(), in_memory=True),
+    *drawings(
+        ANIMATE, "Cosmos2VideoToWorldPipeline", _cosmos(in_channels=5), in_memory=True, **FRAMES, **PICTURES
+    ),
+    *drawings(
+        ANIMATE,
+        "Cosmos2_5_PredictBasePipeline",
+        _cosmos(in_channels=5, text_embed_dim=2 * TEXT)
+        | {
+            "tokenizer": chat_tokenizer,
+            "scheduler": functools.partial(
+                diffusers.UniPCMultistepScheduler, prediction_type="flow_prediction", use_flow_sigmas=True
+            ),
+        },
+        in_memory=True,
+        **FRAMES,
+        **PICTURES,
+    ),
+    *drawings(VIDEO, "MotifVideoPipeline", _MOTIF, **FRAMES),
+    *drawings(ANIMATE, "MotifVideoImage2VideoPipeline", _MOTIF, **FRAMES, **PICTURES),
 )

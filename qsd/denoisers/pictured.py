@@ -1,4 +1,4 @@
-"""Which arguments of a pipeline's call are pictures, videos and masks, and the form that each takes them in."""
+"""Which arguments of a pipeline's call are pictures, videos and masks, and in which form."""
 
 import dataclasses
 import inspect
@@ -89,10 +89,9 @@ def as_argument(parameter: inspect.Parameter, frames: Sequence[Image.Image], num
     condition = _condition(parameter)
     if condition is not None:
         fields = [field.name for field in dataclasses.fields(condition)]
-        name = (
-            "video" if len(frames) > 1 and "video" in fields else "image" if "image" in fields else "frames"
-        )
-        return [condition(**{name: list(frames) if len(frames) > 1 else frames[0]})]
+        moving = len(frames) > 1
+        name = next(key for key in (("video", "frames") if moving else ("image", "frames")) if key in fields)
+        return [condition(**{name: list(frames) if moving else frames[0]})]
     if not is_video(parameter.name):
         return frames[0]
     video = list(frames) if len(frames) > 1 else [frames[0]] * number
@@ -107,9 +106,10 @@ def takes_videos(parameter: inspect.Parameter) -> bool:
 def _condition(parameter: inspect.Parameter) -> type[Any] | None:
     """The dataclass of pictures, or a list of which, an argument is annotated to be."""
     for part in _parts(parameter.annotation):
-        if dataclasses.is_dataclass(part) and isinstance(part, type):
-            if {"image", "frames"} & {field.name for field in dataclasses.fields(part)}:
-                return part
+        is_class = isinstance(part, type) and dataclasses.is_dataclass(part)
+        names = {field.name for field in dataclasses.fields(part)} if is_class else set()
+        if "frames" in names or {"image", "video"} <= names:
+            return part  # type: ignore[no-any-return]
     return None
 
 

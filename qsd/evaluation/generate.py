@@ -10,15 +10,13 @@ import torch
 from qsd.evaluation.call import accepted_by, call_options, check_given
 from qsd.evaluation.conditions import Conditions, conditions_of
 from qsd.evaluation.given import load_given
+from qsd.evaluation.meanwhile import decoder_of, guided, replaced, tiled, unchecked
 from qsd.evaluation.pictures import frames_of, load_pictures, may_take_pictures, needs_pictures, sound_of
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError, first_line
-from qsd.support.quiet import quiet
 
 _REFUSALS = (ValueError, TypeError, AttributeError, NameError, LookupError, RuntimeError, ImportError)
 """What pipelines raise for sizes, scales, pictures and arguments that they do not take."""
-
-_DECODERS = ("vae", "vqvae", "movq", "vqgan")
 
 
 class Drawn(NamedTuple):
@@ -138,8 +136,8 @@ class Generator:
             conditions["batch_size"] = count
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-            _replaced(self.pipe, "safety_checker", None),
-            _guided(self.pipe, self.settings.guidance),
+            unchecked(self.pipe),
+            guided(self.pipe, self.settings.guidance),
             _recorded(self.pipe) as decoded,
         ):
             torch.manual_seed(_seed(noise_seed, rows.start))
@@ -153,7 +151,7 @@ class Generator:
             except torch.OutOfMemoryError:
                 raise
             except _REFUSALS as error:
-                if _tiled(self.pipe, error):
+                if tiled(self.pipe, error):
                     return self._draw(rows, noise_seed)
                 raise QsdError(self._refusal(error, count)) from error
         frames, sound = self._frames(drawn[0], count), sound_of(self.pipe, drawn)
@@ -266,21 +264,6 @@ def _scaling_factor(pipe: Any) -> float:
     return getattr(decoder_of(pipe).config, "scaling_factor", None) or 1.0
 
 
-def decoder_of(pipe: Any) -> Any:
-    """The pipeline's decoder of latents; None where it has none."""
-    return next((part for name in _DECODERS if (part := getattr(pipe, name, None)) is not None), None)
-
-
-def _tiled(pipe: Any, error: Exception) -> bool:
-    """Whether a decoder that refused to decode a picture as a whole has been set to do so in tiles."""
-    vae = decoder_of(pipe)
-    is_meant = isinstance(error, NotImplementedError) and "tiling" in str(error)
-    if not is_meant or getattr(vae, "use_tiling", True):
-        return False
-    vae.enable_tiling()
-    return True
-
-
 class _Decoded(NamedTuple):
     """What a pipeline's decoder was given, what it made of that, and what the decoder of sound was given."""
 
@@ -312,37 +295,9 @@ def _recorded(pipe: Any) -> Iterator[_Decoded]:
         return decode_sound(z, *args, **kwargs)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_replaced(vae, "decode", recording))
+        stack.enter_context(replaced(vae, "decode", recording))
         audio_vae = getattr(pipe, "audio_vae", None)
         if audio_vae is not None:
             decode_sound = audio_vae.decode
-            stack.enter_context(_replaced(audio_vae, "decode", hearing))
+            stack.enter_context(replaced(audio_vae, "decode", hearing))
         yield decoded
-
-
-@contextlib.contextmanager
-def _guided(pipe: Any, guidance: float) -> Iterator[None]:
-    """The scale of guidance for a pipeline that keeps it in a guider, a component of its own."""
-    guider = getattr(pipe, "guider", None)
-    if guider is None or "guidance_scale" not in guider.config:
-        yield
-        return
-    with quiet():
-        scaled = guider.new(guidance_scale=guidance)
-    with _replaced(pipe, "guider", scaled):
-        yield
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Gives an object another attribute meanwhile, behind the back of pipelines, which record assignments."""
-    attributes, absent = vars(owner), object()
-    before = attributes.get(name, absent)
-    attributes[name] = value
-    try:
-        yield
-    finally:
-        if before is absent:
-            del attributes[name]
-        else:
-            attributes[name] = before

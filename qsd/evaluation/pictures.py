@@ -91,10 +91,7 @@ def pictures_hash(folder: str, count: int) -> str:
     """Hash of the pixels of the first pictures of a folder and of all its masks."""
     files, plain = _files(folder, count)
     masks = [file for file in files if file.stem.endswith(_MASK_SUFFIX)]
-    pixels = {
-        file.name: [array_hash(np.asarray(frame)) for frame in _frames(file, "RGB")] for file in plain + masks
-    }
-    hashes = [pixels[file.name] for file in plain + masks]
+    hashes = [[array_hash(np.asarray(frame)) for frame in _frames(file, "RGB")] for file in plain + masks]
     return json_hash([frames[0] if len(frames) == 1 else frames for frames in hashes])
 
 

@@ -9,7 +9,7 @@ import torch
 
 from qsd.denoisers.components import denoisers_of
 from qsd.evaluation.evaluator import Evaluator
-from qsd.evaluation.generate import decoder_of
+from qsd.evaluation.meanwhile import decoder_of
 from qsd.labels.measurer import Job, Measurer
 
 DRAWING = ("denoiser", "decode")

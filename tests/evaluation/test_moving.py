@@ -17,8 +17,8 @@ from qsd.denoisers.recording import _image_arguments
 from qsd.evaluation.call import accepted_by, call_options
 from qsd.evaluation.conditions import conditions_of
 from qsd.evaluation.evaluator import Measurement, _check_drawn
-from qsd.evaluation.generate import _guided, _tiled
 from qsd.evaluation.given import by_content, load_given
+from qsd.evaluation.meanwhile import guided, tiled, unchecked
 from qsd.evaluation.pictures import load_pictures, pictures_hash
 from qsd.support.errors import QsdError
 
@@ -166,9 +166,24 @@ def test_the_hash_of_pictures_sees_every_frame(videos: Path) -> None:
 
 def test_guidance_reaches_a_guider() -> None:
     pipe = SimpleNamespace(guider=diffusers.ClassifierFreeGuidance(guidance_scale=7.5, start=0.25))
-    with _guided(pipe, 2.0):
+    with guided(pipe, 2.0):
         assert (pipe.guider.guidance_scale, pipe.guider._start) == (2.0, 0.25)
     assert pipe.guider.guidance_scale == 7.5
+
+
+def test_a_safety_checker_that_a_pipeline_insists_on_lets_all_pass() -> None:
+    class Checker:
+        def check_video_safety(self, video: Any) -> None: ...
+
+    checker = Checker()
+    pipe = SimpleNamespace(safety_checker=checker)
+    with unchecked(pipe):
+        assert pipe.safety_checker.to("cpu").check_text_safety("a prompt")
+        assert pipe.safety_checker.check_video_safety(7) == 7
+    assert pipe.safety_checker is checker
+    other = SimpleNamespace(safety_checker=object())
+    with unchecked(other):
+        assert other.safety_checker is None
 
 
 def test_a_pipeline_with_a_guider_is_given_a_negative_prompt() -> None:
@@ -196,15 +211,15 @@ def test_a_decoder_that_needs_tiles_gets_them() -> None:
     vae = tiny_vae()
     pipe = SimpleNamespace(vae=vae)
     refused = NotImplementedError("Decoding without tiling has not been implemented yet.")
-    assert not _tiled(pipe, RuntimeError("another"))
-    assert _tiled(pipe, refused)
+    assert not tiled(pipe, RuntimeError("another"))
+    assert tiled(pipe, refused)
     assert vae.use_tiling
-    assert not _tiled(pipe, refused)
+    assert not tiled(pipe, refused)
 
 
 def test_full_precision_that_draws_nothing_is_refused() -> None:
     black = torch.zeros(2, 3, SIDE, SIDE, dtype=torch.uint8)
-    with pytest.raises(QsdError, match=r"one colour.*raise height, width and num_frames"):
+    with pytest.raises(QsdError, match=r"one colour.*raise height, width and "):
         _check_drawn(Measurement({}, black, black.float(), black))
     drawn = black.clone()
     drawn[0, 0, 0, 0] = 1
