@@ -100,6 +100,9 @@ def check_call(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
         if is_in_files(argument, value):
             continue
         default = accepted[argument].default
+        if value is None and _may_be_none(accepted[argument]):
+            checked[argument] = None
+            continue
         if isinstance(default, bool | int | float | str) and not _is_like(value, default):
             raise QsdError(
                 f"call: {argument} of {name} is a {type(default).__name__} ({default!r} by default), "
@@ -107,13 +110,18 @@ def check_call(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
             )
         if isinstance(value, float) and not math.isfinite(value):
             raise QsdError(f"call: {argument} of {name} is not finite ({value}); give a number")
-        checked[argument] = None if value is default is None else _as_annotated(value, argument, pipe)
+        checked[argument] = _as_annotated(value, argument, pipe)
     return checked
 
 
 def _is_left_to_call(argument: str, accepted: Mapping[str, inspect.Parameter]) -> bool:
     """A mask without a picture, which the setting of pictures does not give."""
     return is_mask(argument) and not picture_names(accepted)
+
+
+def _may_be_none(parameter: inspect.Parameter) -> bool:
+    annotation = str(parameter.annotation)
+    return parameter.default is None or "None" in annotation or "Optional" in annotation
 
 
 def _as_annotated(value: Any, argument: str, pipe: Any) -> Any:

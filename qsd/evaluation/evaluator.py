@@ -155,9 +155,9 @@ def paired_labels(drawn: Measurement, full: Measurement) -> dict[str, float]:
 def _check_drawn(full: Measurement) -> None:
     """Refuses full precision that draws nothing, which every config would draw as well."""
     values = [full.frames] if full.sound is None else [full.frames, full.sound]
-    if all(drawn.min() == drawn.max() for drawn in values):
+    if all(int(drawn.max()) - int(drawn.min()) <= 1 for drawn in values):
         raise QsdError(
-            "all that is drawn has one colour, so labels would say nothing; raise height, width and "
+            "all that is drawn is one colour or silence, so labels would say nothing; raise height, width and "
             "num_frames (some decoders need a whole tile of them), or check the weights of the decoder"
         )
 

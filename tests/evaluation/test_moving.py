@@ -14,7 +14,7 @@ from support.tiny_pipelines import tiny_vae
 
 from qsd.denoisers.components import denoisers_of
 from qsd.denoisers.recording import _image_arguments
-from qsd.evaluation.call import accepted_by, call_options
+from qsd.evaluation.call import accepted_by, call_options, check_call
 from qsd.evaluation.conditions import conditions_of
 from qsd.evaluation.evaluator import Measurement, _check_drawn
 from qsd.evaluation.given import by_content, load_given
@@ -207,6 +207,15 @@ def test_steps_reach_every_stage_of_a_pyramid() -> None:
     assert options["pyramid_num_inference_steps_list"] == [3, 3]
 
 
+def test_a_call_may_switch_off_what_may_be_none() -> None:
+    class Skipping:
+        def __call__(self, clip_skip: int | None = 1, decode_chunk_size: int = 1) -> None: ...
+
+    assert check_call(Skipping(), {"clip_skip": None}) == {"clip_skip": None}
+    with pytest.raises(QsdError, match="decode_chunk_size of Skipping is a int"):
+        check_call(Skipping(), {"decode_chunk_size": None})
+
+
 def test_a_decoder_that_needs_tiles_gets_them() -> None:
     vae = tiny_vae()
     pipe = SimpleNamespace(vae=vae)
@@ -219,10 +228,10 @@ def test_a_decoder_that_needs_tiles_gets_them() -> None:
 
 def test_full_precision_that_draws_nothing_is_refused() -> None:
     black = torch.zeros(2, 3, SIDE, SIDE, dtype=torch.uint8)
-    with pytest.raises(QsdError, match=r"one colour.*raise height, width and "):
+    with pytest.raises(QsdError, match=r"one colour or silence.*raise height, width and "):
         _check_drawn(Measurement({}, black, black.float(), black))
     drawn = black.clone()
-    drawn[0, 0, 0, 0] = 1
+    drawn[0, 0, 0, 0] = 2
     _check_drawn(Measurement({}, drawn, drawn.float(), drawn))
     _check_drawn(Measurement({}, black, black.float(), black, drawn))
 
