@@ -157,8 +157,8 @@ def _check_drawn(full: Measurement) -> None:
     values = [full.frames] if full.sound is None else [full.frames, full.sound]
     if all(int(drawn.max()) - int(drawn.min()) <= 1 for drawn in values):
         raise QsdError(
-            "all that is drawn is one colour or silence, so labels would say nothing; raise height, width and "
-            "num_frames (some decoders need a whole tile of them), or check the weights of the decoder"
+            "all that is drawn is one colour or silence, so labels would say nothing; raise height, width "
+            "and num_frames (some decoders need a whole tile of them), or check the weights of the decoder"
         )
 
 

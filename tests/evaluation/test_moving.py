@@ -228,7 +228,7 @@ def test_a_decoder_that_needs_tiles_gets_them() -> None:
 
 def test_full_precision_that_draws_nothing_is_refused() -> None:
     black = torch.zeros(2, 3, SIDE, SIDE, dtype=torch.uint8)
-    with pytest.raises(QsdError, match=r"one colour or silence.*raise height, width and "):
+    with pytest.raises(QsdError, match=r"one colour or silence.*raise height, width and num_frames"):
         _check_drawn(Measurement({}, black, black.float(), black))
     drawn = black.clone()
     drawn[0, 0, 0, 0] = 2
