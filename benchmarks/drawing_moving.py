@@ -67,13 +67,6 @@ def _qwen_language() -> Any:
 _DDIM = {"scheduler": diffusers.DDIMScheduler}
 
 
-def _keyframed(make: Make) -> Any:
-    """The transformer of LTX-2.5, with an embedding of key frames."""
-    config = dict(make().config) | {"use_keyframes_abs_pos_embedding": True}
-    torch.manual_seed(0)
-    return diffusers.LTX2VideoTransformer3DModel.from_config(config).eval()
-
-
 class _Harmless:
     """Finds everything safe."""
 
@@ -151,8 +144,6 @@ _HUNYUAN_15 = {
     "guider": _guider,
     "transformer": of("HunyuanVideo15Transformer3DModel", text_embed_2_dim=12),
 }
-_KANDINSKY = {"transformer": of("Kandinsky5Transformer3DModel", in_text_dim2=12, visual_cond=True)}
-
 _AUDIO_3 = {
     "vae": _loud(
         "AutoencoderSAME",
@@ -170,7 +161,6 @@ _AUDIO_3 = {
     "tokenizer": PARTS["T5Tokenizer"],
     "duration_embedder": _duration_embedder,
 }
-_LTX25 = LTX2 | {"transformer": functools.partial(_keyframed, LTX2["transformer"])}
 _SOUND = {"audio": (2, 64)}
 _STEPS_MOVED = {"video_length": 2, "t0": 1, "t1": 2}
 _MOTIF = {"text_encoder": PARTS["T5EncoderModel"], "tokenizer": PARTS["T5Tokenizer"], "guider": _guider}
@@ -276,11 +266,7 @@ MOVING: tuple[Drawing, ...] = (
         **PICTURES,
     ),
     *drawings(ANIMATE, "I2VGenXLPipeline", recorded=True, num_frames=2, call={"clip_skip": None}, **PICTURES),
-    *drawings(ANIMATE, "Kandinsky5I2VPipeline", _KANDINSKY, num_frames=9, **PICTURES),
-    *drawings("text to video and sound", "LTX2ConditionPipeline", LTX2, **FRAMES, **PICTURES),
-    *drawings("image to video and sound", "LTX2ImageToVideoPipeline", LTX2, **FRAMES, **PICTURES),
     *drawings(REDRAW, "LTX2InContextPipeline LTX2HDRPipeline", LTX2, **FRAMES, **PICTURES),
-    *drawings("text to video and sound", "LTX2DFRPipeline", _LTX25, **FRAMES),
     *drawings(ANIMATE, "LTXConditionPipeline LTXI2VLongMultiPromptPipeline", **FRAMES, **PICTURES),
     *drawings(ANIMATE, "SkyReelsV2DiffusionForcingImageToVideoPipeline", **FRAMES, **PICTURES),
     *drawings(
