@@ -313,7 +313,7 @@ MOVING: tuple[Drawing, ...] = (
         },
         num_frames=7,
     ),
-    *drawings(VIDEO, "TextToVideoZeroPipeline", in_memory=True, steps=4, call=_STEPS_MOVED),
+    *drawings(VIDEO, "TextToVideoZeroPipeline", in_memory=True, guidance=2.0, steps=4, call=_STEPS_MOVED),
     *drawings(VIDEO, "TextToVideoZeroSDXLPipeline", XL, steps=4, call=_STEPS_MOVED),
     *drawings("text to solid", "ShapEPipeline", _SOLID, call={"frame_size": 32}),
     *drawings(
