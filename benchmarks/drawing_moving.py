@@ -16,14 +16,11 @@ from drawing_case import (
     MASKED,
     PICTURES,
     SOUND,
-    UNET,
     VIDEO,
-    XL,
     Drawing,
     Make,
     control,
     drawings,
-    mel_vae,
     of,
 )
 from drawing_parts import (
@@ -105,13 +102,6 @@ def _duration_embedder() -> Any:
     return StableAudio3DurationEmbedder(output_dim=TEXT, fourier_dim=8).eval()
 
 
-def _renderer() -> Any:
-    from diffusers.pipelines.shap_e import ShapERenderer
-
-    torch.manual_seed(0)
-    return ShapERenderer(param_shapes=((8, 93), (8, 8), (8, 8), (8, 8)), d_latent=8, d_hidden=8).eval()
-
-
 def _conditions_of_songs() -> Any:
     from diffusers.pipelines.ace_step import AceStepConditionEncoder
 
@@ -165,28 +155,6 @@ _SOUND = {"audio": (2, 64)}
 _STEPS_MOVED = {"video_length": 2, "t0": 1, "t1": 2}
 _MOTIF = {"text_encoder": PARTS["T5EncoderModel"], "tokenizer": PARTS["T5Tokenizer"], "guider": _guider}
 _SHORT: dict[str, Any] = {"duration": 1.0}
-_SOLID = {
-    "prior": of(
-        "PriorTransformer",
-        num_embeddings=32,
-        additional_embeddings=0,
-        embedding_dim=8,
-        embedding_proj_dim=TEXT,
-        time_embed_dim=16,
-        clip_embed_dim=16,
-        norm_in_type="layer",
-        encoder_hid_proj_type=None,
-        added_emb_type=None,
-    ),
-    "shap_e_renderer": _renderer,
-}
-_MUSIC_UNET = of(
-    UNET,
-    cross_attention_dim=(8, 16),
-    class_embed_type="simple_projection",
-    projection_class_embeddings_input_dim=12,
-    class_embeddings_concat=True,
-)
 
 MOVING: tuple[Drawing, ...] = (
     *drawings(FROM_NOTHING, "ScoreSdeVePipeline", prompts=None),
@@ -314,23 +282,6 @@ MOVING: tuple[Drawing, ...] = (
         num_frames=7,
     ),
     *drawings(VIDEO, "TextToVideoZeroPipeline", in_memory=True, guidance=2.0, steps=4, call=_STEPS_MOVED),
-    *drawings(VIDEO, "TextToVideoZeroSDXLPipeline", XL, steps=4, call=_STEPS_MOVED),
-    *drawings("text to solid", "ShapEPipeline", _SOLID, call={"frame_size": 32}),
-    *drawings(
-        "image to solid",
-        "ShapEImg2ImgPipeline",
-        _SOLID | {"image_encoder": functools.partial(clip_vision, "CLIPVisionModel")},
-        prompts=None,
-        call={"frame_size": 32},
-        **PICTURES,
-    ),
-    *drawings(
-        SOUND,
-        "MusicLDMPipeline",
-        {"unet": _MUSIC_UNET, "vae": mel_vae},
-        in_memory=True,
-        call={"audio_length_in_s": 1.0},
-    ),
     *drawings(SOUND, "StableAudio3Pipeline", _AUDIO_3, call=_SHORT),
     *drawings("sound to sound", "StableAudio3AudioToAudioPipeline", _AUDIO_3, rows=_SOUND, call=_SHORT),
     *drawings(
@@ -339,23 +290,6 @@ MOVING: tuple[Drawing, ...] = (
         _AUDIO_3,
         rows=_SOUND,
         call=_SHORT | {"mask_start_seconds": 0.2, "mask_end_seconds": 0.6},
-    ),
-    *drawings(
-        SOUND,
-        "LongCatAudioDiTPipeline",
-        {
-            "vae": _loud(
-                "LongCatAudioDiTVae",
-                channels=8,
-                c_mults=[1],
-                strides=[2],
-                latent_dim=4,
-                encoder_latent_dim=8,
-                downsampling_ratio=2,
-                sample_rate=64,
-            )
-        },
-        call={"audio_duration_s": 0.5},
     ),
     *drawings(
         SOUND,
