@@ -10,7 +10,6 @@ from drawing_case import (
     COGVIDEO,
     FRAMES,
     FROM_NOTHING,
-    FROM_TEXT,
     HUNYUAN_VIDEO,
     LTX2,
     MASKED,
@@ -152,7 +151,6 @@ _AUDIO_3 = {
     "duration_embedder": _duration_embedder,
 }
 _SOUND = {"audio": (2, 64)}
-_STEPS_MOVED = {"video_length": 2, "t0": 1, "t1": 2}
 _MOTIF = {"text_encoder": PARTS["T5EncoderModel"], "tokenizer": PARTS["T5Tokenizer"], "guider": _guider}
 _SHORT: dict[str, Any] = {"duration": 1.0}
 
@@ -281,7 +279,6 @@ MOVING: tuple[Drawing, ...] = (
         },
         num_frames=7,
     ),
-    *drawings(VIDEO, "TextToVideoZeroPipeline", in_memory=True, guidance=2.0, steps=4, call=_STEPS_MOVED),
     *drawings(SOUND, "StableAudio3Pipeline", _AUDIO_3, call=_SHORT),
     *drawings("sound to sound", "StableAudio3AudioToAudioPipeline", _AUDIO_3, rows=_SOUND, call=_SHORT),
     *drawings(
@@ -309,27 +306,5 @@ MOVING: tuple[Drawing, ...] = (
         **PICTURES,
     ),
     *drawings(VIDEO, "CosmosTextToWorldPipeline", _cosmos(), in_memory=True, **FRAMES),
-    *drawings(
-        ANIMATE, "CosmosVideoToWorldPipeline", _cosmos(in_channels=5), in_memory=True, **FRAMES, **PICTURES
-    ),
-    *drawings(FROM_TEXT, "Cosmos2TextToImagePipeline", _cosmos(), in_memory=True),
-    *drawings(
-        ANIMATE, "Cosmos2VideoToWorldPipeline", _cosmos(in_channels=5), in_memory=True, **FRAMES, **PICTURES
-    ),
-    *drawings(
-        ANIMATE,
-        "Cosmos2_5_PredictBasePipeline",
-        _cosmos(in_channels=5, text_embed_dim=2 * TEXT)
-        | {
-            "tokenizer": chat_tokenizer,
-            "scheduler": functools.partial(
-                diffusers.UniPCMultistepScheduler, prediction_type="flow_prediction", use_flow_sigmas=True
-            ),
-        },
-        in_memory=True,
-        **FRAMES,
-        **PICTURES,
-    ),
     *drawings(VIDEO, "MotifVideoPipeline", _MOTIF, **FRAMES),
-    *drawings(ANIMATE, "MotifVideoImage2VideoPipeline", _MOTIF, **FRAMES, **PICTURES),
 )
