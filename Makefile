@@ -47,7 +47,7 @@ lowest:
 	$(PYTHON) .ci/lowest.py > build/lowest.txt
 	build/lowest/bin/python -m pip install --quiet --upgrade pip
 	build/lowest/bin/python -m pip install --quiet -c constraints.txt torch
-	build/lowest/bin/python -m pip install --quiet -c build/lowest.txt -e . pytest hypothesis
+	build/lowest/bin/python -m pip install --quiet -c build/lowest.txt -e . pytest pytest-timeout hypothesis
 	OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest -q --disable-warnings -m "not slow" $(LOWEST_TESTS)
 
 # torch goes first and pinned: an unpinned torch may bring gigabytes of CUDA.

@@ -27,6 +27,7 @@ from diffusers import DiffusionPipeline
 from drawing_case import Drawing
 from drawing_cases import DRAWINGS
 from drawing_images import IMAGES
+from drawing_moving import MOVING
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -36,7 +37,7 @@ from qsd.support.errors import QsdError, first_line
 
 sys.path.pop(0)  # of the tests, which the cases are built of
 
-CASES = (*DRAWINGS, *IMAGES)
+CASES = (*DRAWINGS, *IMAGES, *MOVING)
 OPTIONS = ("uaq-4", "lloyd-3:f8")
 PROMPTS, CLASSES = ("a thin zero", "a bold seven slanted left"), ("1", "3")
 PROBED, LIMIT = 3, 240

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from qsd.denoisers.components import denoisers_of
-from qsd.denoisers.pictured import Parameters, mask_name, picture_names
+from qsd.denoisers.pictured import Parameters, as_argument, mask_name, picture_names
 from qsd.support.errors import QsdError, first_line
 from qsd.support.quiet import quiet
 
@@ -204,13 +204,12 @@ def _image_arguments(accepted: Parameters, side: int) -> Inputs:
     """Grey pictures for everything that a pipeline may edit, animate or enlarge."""
     image = Image.new("RGB", (side, side), (128, 128, 128))
     mask = Image.new("L", (side, side), 255)
-    pictures: Inputs = {name: [image] * 5 if name == "video" else image for name in picture_names(accepted)}
+    names = picture_names(accepted)
+    given: Inputs = {name: as_argument(accepted[name], [image], 5) for name in names}
     masked = mask_name(accepted)
-    return (
-        pictures
-        | ({} if masked is None else {masked: mask})
-        | {"ip_adapter_image": None, "reference_image": image, "source_prompt": "a photograph"}
-    )
+    if masked is not None:
+        given[masked] = as_argument(accepted[masked], [mask], 5)
+    return given | {"ip_adapter_image": None, "reference_image": image, "source_prompt": "a photograph"}
 
 
 @contextlib.contextmanager

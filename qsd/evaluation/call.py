@@ -65,7 +65,12 @@ def call_options(
         "clean_caption": False,
     }
     usable = {name: value for name, value in fixed.items() if name in accepted}
-    stages = {name: steps for name in accepted if name.endswith("num_inference_steps")}
+    stages: dict[str, Any] = {name: steps for name in accepted if name.endswith("num_inference_steps")}
+    stages |= {
+        name: [steps] * len(parameter.default)
+        for name, parameter in accepted.items()
+        if name.endswith("num_inference_steps_list")
+    }
     scales = {} if checked.get("guidance_schedule") else guidance_of(pipe, guidance)  # one or the other
     return usable | stages | wanted | scales | checked
 
@@ -95,6 +100,9 @@ def check_call(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
         if is_in_files(argument, value):
             continue
         default = accepted[argument].default
+        if value is None and _may_be_none(accepted[argument]):
+            checked[argument] = None
+            continue
         if isinstance(default, bool | int | float | str) and not _is_like(value, default):
             raise QsdError(
                 f"call: {argument} of {name} is a {type(default).__name__} ({default!r} by default), "
@@ -102,13 +110,18 @@ def check_call(pipe: Any, call: Mapping[str, Any]) -> dict[str, Any]:
             )
         if isinstance(value, float) and not math.isfinite(value):
             raise QsdError(f"call: {argument} of {name} is not finite ({value}); give a number")
-        checked[argument] = None if value is default is None else _as_annotated(value, argument, pipe)
+        checked[argument] = _as_annotated(value, argument, pipe)
     return checked
 
 
 def _is_left_to_call(argument: str, accepted: Mapping[str, inspect.Parameter]) -> bool:
     """A mask without a picture, which the setting of pictures does not give."""
     return is_mask(argument) and not picture_names(accepted)
+
+
+def _may_be_none(parameter: inspect.Parameter) -> bool:
+    annotation = str(parameter.annotation)
+    return parameter.default is None or "None" in annotation or "Optional" in annotation
 
 
 def _as_annotated(value: Any, argument: str, pipe: Any) -> Any:

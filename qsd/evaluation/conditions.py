@@ -127,9 +127,14 @@ def conditions_of(
     negative = call.get("negative_prompt")
     if isinstance(negative, str):
         conditions["negative_prompt"] = [negative] * len(prompts)
-    elif negative is None and guidance > 1 and "true_cfg_scale" in guidance_of(pipe, guidance):
+    elif negative is None and guidance > 1 and _needs_negative(pipe, guidance):
         conditions["negative_prompt"] = [""] * len(prompts)  # without one such pipelines do not guide
     return conditions
+
+
+def _needs_negative(pipe: Any, guidance: float) -> bool:
+    guided = "true_cfg_scale" in guidance_of(pipe, guidance) or getattr(pipe, "guider", None) is not None
+    return guided and "negative_prompt" in accepted_by(pipe)
 
 
 def _check_cleaning(pipe: Any) -> None:

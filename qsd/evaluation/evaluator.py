@@ -85,7 +85,9 @@ class Evaluator:
     def full_precision(self, noise_seed: int) -> Measurement:
         """Measures full precision, once per seed; the denoiser must be at full precision on first call."""
         if noise_seed not in self._full_precision:
-            self._full_precision[noise_seed] = self._measure(noise_seed, None)
+            drawn = self._measure(noise_seed, None)
+            _check_drawn(drawn)
+            self._full_precision[noise_seed] = drawn
         return self._full_precision[noise_seed]
 
     def measure(self, noise_seed: int) -> Measurement:
@@ -148,6 +150,16 @@ def paired_labels(drawn: Measurement, full: Measurement) -> dict[str, float]:
     if drawn.sound is not None and full.sound is not None:
         psnr = (psnr + _mean_psnr(drawn.sound, full.sound)) / 2
     return {"psnr": psnr, "latent_mse": float((drawn.latents - full.latents).square().mean())}
+
+
+def _check_drawn(full: Measurement) -> None:
+    """Refuses full precision that draws nothing, which every config would draw as well."""
+    values = [full.frames] if full.sound is None else [full.frames, full.sound]
+    if all(int(drawn.max()) - int(drawn.min()) <= 1 for drawn in values):
+        raise QsdError(
+            "all that is drawn is one colour or silence, so labels would say nothing; raise height, width "
+            "and num_frames (some decoders need a whole tile of them), or check the weights of the decoder"
+        )
 
 
 def _mean_psnr(images: torch.Tensor, wanted: torch.Tensor) -> float:

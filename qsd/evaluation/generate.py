@@ -10,14 +10,13 @@ from qsd.denoisers.components import denoisers_of
 from qsd.evaluation.call import accepted_by, call_options, check_given
 from qsd.evaluation.conditions import Conditions, conditions_of
 from qsd.evaluation.given import load_given
+from qsd.evaluation.meanwhile import decoder_of, guided, replaced, tiled, unchecked
 from qsd.evaluation.pictures import frames_of, load_pictures, may_take_pictures, needs_pictures, sound_of
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError, first_line
 
-_REFUSALS = (ValueError, TypeError, AttributeError, NameError, LookupError, RuntimeError)
+_REFUSALS = (ValueError, TypeError, AttributeError, NameError, LookupError, RuntimeError, ImportError)
 """What pipelines raise for sizes, scales, pictures and arguments that they do not take."""
-
-_DECODERS = ("vae", "vqvae", "movq", "vqgan")
 
 
 class Drawn(NamedTuple):
@@ -75,8 +74,9 @@ class Generator:
         self.prompts = prompts or [""] * settings.num_images
         if settings.images is None and needs_pictures(pipe, settings.call):
             raise QsdError(f"{type(pipe).__name__}: draws from images; name a folder of them as images")
-        pictures = load_pictures(pipe, settings.images, settings.num_images) if settings.images else {}
-        given = load_given(pipe, settings.call, settings.num_images)
+        num_images, num_frames = settings.num_images, settings.num_frames
+        pictures = load_pictures(pipe, settings.images, num_images, num_frames) if settings.images else {}
+        given = load_given(pipe, settings.call, num_images, num_frames)
         has_pictures = bool(pictures) or any(isinstance(rows, list) for rows in given.values())
         takes_video = "video" in accepted_by(pipe)  # some of these take no list of prompts
         takes_lists = _takes_lists(pipe, "generator") and _takes_lists(pipe, "prompt")
@@ -147,12 +147,13 @@ class Generator:
             conditions["batch_size"] = count
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-            _replaced(self.pipe, "safety_checker", None),
+            unchecked(self.pipe),
+            guided(self.pipe, self.settings.guidance),
             _recorded(self.pipe) as decoded,
             contextlib.ExitStack() as compiled,
         ):
             for part, forward in self._compiled:
-                compiled.enter_context(_replaced(part, "forward", forward))
+                compiled.enter_context(replaced(part, "forward", forward))
             torch.manual_seed(_seed(noise_seed, rows.start))
             generators = [
                 torch.Generator().manual_seed(_seed(noise_seed, index))
@@ -164,6 +165,8 @@ class Generator:
             except torch.OutOfMemoryError:
                 raise
             except _REFUSALS as error:
+                if tiled(self.pipe, error):
+                    return self._draw(rows, noise_seed)
                 raise QsdError(self._refusal(error)) from error
         frames, sound = self._frames(drawn[0], count), sound_of(self.pipe, drawn)
         latents = _joined(decoded.latents, count) if decoded.latents else None
@@ -205,6 +208,8 @@ class Generator:
         name = type(self.pipe).__name__
         if isinstance(error, NameError):  # diffusers leaves out imports of packages that are not there
             return f"{name}: {first_line(error)}; install the package of that name"
+        if isinstance(error, ImportError):
+            return f"{name}: {first_line(error)}"
         what = f"no entry {error}" if isinstance(error, KeyError) else first_line(error)
         if self.settings.images is None and may_take_pictures(self.pipe):
             remedy = "; if it draws from pictures, name a folder of them as images"
@@ -281,11 +286,6 @@ def _scaling_factor(pipe: Any) -> float:
     return getattr(decoder_of(pipe).config, "scaling_factor", None) or 1.0
 
 
-def decoder_of(pipe: Any) -> Any:
-    """The pipeline's decoder of latents; None where it has none."""
-    return next((part for name in _DECODERS if (part := getattr(pipe, name, None)) is not None), None)
-
-
 class _Decoded(NamedTuple):
     """What a pipeline's decoder was given, what it made of that, and what the decoder of sound was given."""
 
@@ -317,24 +317,9 @@ def _recorded(pipe: Any) -> Iterator[_Decoded]:
         return decode_sound(z, *args, **kwargs)
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_replaced(vae, "decode", recording))
+        stack.enter_context(replaced(vae, "decode", recording))
         audio_vae = getattr(pipe, "audio_vae", None)
         if audio_vae is not None:
             decode_sound = audio_vae.decode
-            stack.enter_context(_replaced(audio_vae, "decode", hearing))
+            stack.enter_context(replaced(audio_vae, "decode", hearing))
         yield decoded
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Gives an object another attribute meanwhile, behind the back of pipelines, which record assignments."""
-    attributes, absent = vars(owner), object()
-    before = attributes.get(name, absent)
-    attributes[name] = value
-    try:
-        yield
-    finally:
-        if before is absent:
-            del attributes[name]
-        else:
-            attributes[name] = before

@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from qsd.denoisers.pictured import TENSORS, is_in_files, is_mask
+from qsd.denoisers.pictured import TENSORS, is_in_files
 from qsd.evaluation.pictures import open_pictures, pictures_hash
 from qsd.support.errors import QsdError, first_line
 from qsd.support.paths import find
 from qsd.support.tensors import tensor_hash
 
 
-def load_given(pipe: Any, call: Mapping[str, Any], count: int) -> dict[str, torch.Tensor | list[Any]]:
+def load_given(
+    pipe: Any, call: Mapping[str, Any], count: int, num_frames: int | None = None
+) -> dict[str, torch.Tensor | list[Any]]:
     """The arguments of ``call`` that lie in files, one row for each image.
 
     Args:
@@ -22,6 +24,7 @@ def load_given(pipe: Any, call: Mapping[str, Any], count: int) -> dict[str, torc
         call: arguments by name. A safetensors file has a tensor of the argument's name, or one alone, with a
             row for each image; a folder has pictures, in the order of their names.
         count: how many images are drawn.
+        num_frames: of what is drawn, if it is chosen.
 
     Raises:
         QsdError: a file or a folder is missing, unreadable or has too few rows or pictures.
@@ -34,7 +37,7 @@ def load_given(pipe: Any, call: Mapping[str, Any], count: int) -> dict[str, torc
             tensor = _tensor(argument, value, count)
             given[argument] = tensor.to(pipe.dtype) if tensor.is_floating_point() else tensor
         else:
-            given[argument] = open_pictures(value, count, "L" if is_mask(argument) else "RGB")
+            given[argument] = open_pictures(pipe, argument, value, count, num_frames)
     return given
 
 

@@ -1,92 +1,159 @@
 """Pictures that a pipeline edits, animates or enlarges, and what it draws brought into one form."""
 
+import inspect
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
-from qsd.denoisers.pictured import is_needed, mask_name, picture_names
+from qsd.denoisers.pictured import (
+    as_argument,
+    is_mask,
+    is_needed,
+    is_video,
+    mask_name,
+    picture_names,
+    takes_videos,
+)
 from qsd.evaluation.call import accepted_by
-from qsd.support.errors import QsdError
+from qsd.support.errors import QsdError, first_line
 from qsd.support.hashing import array_hash, json_hash
 from qsd.support.paths import find
 
 _MASK_SUFFIX = "_mask"
 _FRAMES = 9
-"""Of a video that one picture stands for."""
+"""Of a video that one picture stands for, where the pipeline has no number of its own."""
 _CHANNELS = 4
 """Of a picture, at most."""
 
 
-def load_pictures(pipe: Any, folder: str, count: int) -> dict[str, list[Any]]:
+def load_pictures(pipe: Any, folder: str, count: int, num_frames: int | None = None) -> dict[str, list[Any]]:
     """The pictures of a folder, in the order of their names, as arguments of a pipeline's call.
 
     Args:
         pipe: a diffusers pipeline that takes pictures (image-to-image, image-to-video, edit, inpaint,
             super-resolution).
-        folder: of image files. ``NAME_mask.png`` is the mask of ``NAME.png``, white where it is painted anew.
+        folder: of image files, or of videos: folders of frames in the order of their names, or animated
+            images. ``NAME_mask.png`` is the mask of ``NAME.png``, white where it is painted anew.
         count: how many pictures are needed.
+        num_frames: of what is drawn, if it is chosen.
 
     Returns:
-        Name of the argument -> one value for each image; a pipeline that takes a video gets the picture as
+        Name of the argument -> one value for each image; a pipeline that takes a video gets a picture as
         all of its frames.
 
     Raises:
         QsdError: the pipeline takes no pictures, there are too few, or a mask is missing.
     """
     accepted = accepted_by(pipe)
-    names = picture_names(accepted)
+    files, plain = _files(folder, count)
+    pictures = [_frames(file, "RGB") for file in plain]
+    moving = any(len(frames) > 1 for frames in pictures)
+    names = picture_names(accepted, moving=moving)
     if not names:
         raise QsdError(f"{type(pipe).__name__}: draws from no images; leave images out")
-    files, plain = _files(folder, count)
-    pictures: list[Any] = [Image.open(file).convert("RGB") for file in plain]
-    frames = 9
     chosen = {
-        name: [[picture] * frames for picture in pictures] if name == "video" else pictures for name in names
+        name: [_as_argument(pipe, name, *item, num_frames) for item in zip(plain, pictures, strict=True)]
+        for name in names
     }
     mask = mask_name(accepted)
     if mask is not None and (_needs_mask(pipe, mask) or _has_masks(files)):
-        chosen[mask] = [_mask_of(file) for file in plain]
+        masks = [_mask_of(file) for file in plain]
+        as_video = inspect.Parameter("mask_video", inspect.Parameter.KEYWORD_ONLY)
+        parameter = as_video if is_video(names[0]) and not is_video(mask) else accepted[mask]
+        number = _number_of_frames(pipe, num_frames)
+        chosen[mask] = [as_argument(parameter, frames, number) for frames in masks]
     return chosen
 
 
-def open_pictures(folder: str, count: int, mode: str) -> list[Any]:
-    """The first pictures of a folder that are no masks, in the order of their names.
+def open_pictures(
+    pipe: Any, argument: str, folder: str, count: int, num_frames: int | None = None
+) -> list[Any]:
+    """The first pictures or videos of a folder that are no masks, in the order of their names.
 
     Args:
-        folder: of image files.
+        pipe: a diffusers pipeline.
+        argument: of its call.
+        folder: as for :func:`load_pictures`.
         count: how many are needed.
-        mode: of Pillow, such as ``RGB``.
+        num_frames: likewise.
 
     Raises:
         QsdError: there are fewer.
     """
-    return [Image.open(file).convert(mode) for file in _files(folder, count)[1]]
+    mode = "L" if is_mask(argument) else "RGB"
+    plain = _files(folder, count)[1]
+    return [_as_argument(pipe, argument, file, _frames(file, mode), num_frames) for file in plain]
 
 
 def pictures_hash(folder: str, count: int) -> str:
     """Hash of the pixels of the first pictures of a folder and of all its masks."""
     files, plain = _files(folder, count)
     masks = [file for file in files if file.stem.endswith(_MASK_SUFFIX)]
-    pixels = {file.name: array_hash(np.asarray(Image.open(file).convert("RGB"))) for file in plain + masks}
-    return json_hash([pixels[file.name] for file in plain + masks])
+    hashes = [[array_hash(np.asarray(frame)) for frame in _frames(file, "RGB")] for file in plain + masks]
+    return json_hash([frames[0] if len(frames) == 1 else frames for frames in hashes])
 
 
 def _files(folder: str, count: int) -> tuple[list[Path], list[Path]]:
-    """All image files of a folder, and the first ``count`` of those that are no masks.
+    """All image files and folders of frames of a folder, and the first ``count`` that are no masks.
 
     Raises:
         QsdError: there are fewer.
     """
     path = find(folder)
-    files = sorted(file for file in path.glob("*") if file.suffix.lower() in Image.registered_extensions())
+    files = sorted(
+        file
+        for file in path.glob("*")
+        if file.suffix.lower() in _extensions() or (file.is_dir() and not file.name.startswith("."))
+    )
     plain = [file for file in files if not file.stem.endswith(_MASK_SUFFIX)]
     if len(plain) < count:
         raise QsdError(f"{folder}: {len(plain)} images for {count}; lower num_images or add images")
     return files, plain[:count]
+
+
+def _extensions() -> Collection[str]:
+    return Image.registered_extensions()
+
+
+def _frames(file: Path, mode: str) -> list[Any]:
+    """The pictures of a folder of frames or of an animated image; else the picture alone."""
+    if file.is_dir():
+        frames = [frame for frame in sorted(file.glob("*")) if frame.suffix.lower() in _extensions()]
+        if not frames:
+            raise QsdError(f"{file}: holds no images; put the frames of a video into it, or remove it")
+        return [picture for frame in frames for picture in _opened(frame, mode)[:1]]
+    return _opened(file, mode)
+
+
+def _opened(file: Path, mode: str) -> list[Any]:
+    try:
+        with Image.open(file) as opened:
+            return [frame.convert(mode) for frame in ImageSequence.Iterator(opened)]
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise QsdError(
+            f"{file}: cannot be read as an image ({first_line(error)}); get it again or remove it"
+        ) from error
+
+
+def _as_argument(pipe: Any, name: str, file: Path, frames: list[Any], num_frames: int | None) -> Any:
+    parameter = accepted_by(pipe)[name]
+    if len(frames) > 1 and not takes_videos(parameter):
+        raise QsdError(
+            f"{file}: has {len(frames)} frames, and {name} of {type(pipe).__name__} is one picture; save the "
+            "one that is meant"
+        )
+    return as_argument(parameter, frames, _number_of_frames(pipe, num_frames))
+
+
+def _number_of_frames(pipe: Any, num_frames: int | None) -> int:
+    """Of a video that one picture stands for: as many as are drawn."""
+    usual = accepted_by(pipe).get("num_frames")
+    default = None if usual is None else usual.default
+    return num_frames or (default if isinstance(default, int) else _FRAMES)
 
 
 def may_take_pictures(pipe: Any) -> bool:
@@ -155,8 +222,9 @@ def _has_masks(files: list[Path]) -> bool:
     return any(file.stem.endswith(_MASK_SUFFIX) for file in files)
 
 
-def _mask_of(file: Path) -> Any:
-    mask = next(iter(sorted(file.parent.glob(f"{file.stem}{_MASK_SUFFIX}.*"))), None)
+def _mask_of(file: Path) -> list[Any]:
+    name = f"{file.stem}{_MASK_SUFFIX}"
+    mask = next((found for found in sorted(file.parent.glob(f"{name}*")) if found.stem == name), None)
     if mask is None:
         raise QsdError(f"{file}: has no mask; add {file.stem}{_MASK_SUFFIX}.png, white where it is painted")
-    return Image.open(mask).convert("L")
+    return _frames(mask, "L")

@@ -37,14 +37,15 @@ class EvaluationSettings:
         classes_column: likewise.
         num_images: images per config.
         steps: denoising steps.
-        guidance: classifier-free guidance scale; 1.0 is none.
+        guidance: classifier-free guidance scale; 1.0 is none. A guider that a pipeline has is set to it.
         height: of the images in pixels; none takes the pipeline's default.
         width: likewise.
         num_frames: of the videos of a video pipeline; none takes its default. Paired labels
             compare all frames; FID, KID, CLIP score and agreement see the middle frames.
         max_sequence_length: tokens that a prompt is padded or cut to; none takes the pipeline's default.
         images: folder of the pictures that the pipeline edits, animates or enlarges, one for each image in
-            the order of their names; ``NAME_mask.png`` is the mask of ``NAME.png``.
+            the order of their names; ``NAME_mask.png`` is the mask of ``NAME.png``. A folder of frames, or an
+            animated image, is a video.
         call: further arguments of the pipeline's call by name, such as ``strength``. A tensor is named by a
             safetensors file with a row for each image, further pictures by a folder of them.
         batch_size: images per batch; fixed, because kernels may round differently per batch size.

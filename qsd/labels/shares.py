@@ -10,7 +10,7 @@ from torch import nn
 
 from qsd.denoisers.components import denoisers_of
 from qsd.evaluation.evaluator import Evaluator
-from qsd.evaluation.generate import decoder_of
+from qsd.evaluation.meanwhile import decoder_of
 from qsd.labels.measurer import Job, Measurer
 
 DRAWING = ("denoiser", "decode")

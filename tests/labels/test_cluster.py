@@ -161,7 +161,8 @@ def test_jobs_of_a_batch_system(
     work: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands = {
-        "sbatch": 'nohup bash "$1" > /dev/null 2>&1 &\necho "Submitted batch job $!"',
+        # A batch system keeps a copy: dask-jobqueue deletes the script as soon as it is submitted.
+        "sbatch": 'cp "$1" "$0.job"\nnohup bash "$0.job" > /dev/null 2>&1 &\necho "Submitted batch job $!"',
         "scancel": "true",
     }
     for name, text in commands.items():
