@@ -34,6 +34,7 @@ RETRIES = 2
 """What fails is tried so often again."""
 _SATURATION = 1.0  # no work waits at a busy worker while another one is idle
 _PATIENCE = 30  # seconds for a scheduler to answer, and for a first worker to join
+_FULL = 0.8  # of a worker's memory
 _PLUGIN = "qsd-"  # and the client that it is of
 _LOG = logging.getLogger(__name__)
 
@@ -209,6 +210,7 @@ class _Opening:
                 Bank.load(self.bank),
                 self.settings,
             )
+            _check_memory(worker)
         except Exception as error:  # what a worker's beginning raises is lost otherwise
             _refused = _Refused(str(worker.address), first_line(error))
 
@@ -232,6 +234,26 @@ class _Opening:
         threads = worker.state.nthreads
         if threads != 1:
             raise QsdError(f"has {threads} threads; start workers with --nthreads 1, one per core or GPU")
+
+
+def _check_memory(worker: Any) -> None:
+    """Has the worker never pause, which Dask would do at 80 % of its limit without a word to anybody.
+
+    Raises:
+        QsdError: so much is taken before anything is drawn.
+    """
+    from distributed import Status
+
+    manager, taken = worker.memory_manager, worker.monitor.get_process_memory()
+    if manager.memory_limit and taken > _FULL * manager.memory_limit:
+        raise QsdError(
+            f"may take {manager.memory_limit / 2**30:.1f} GiB of memory, and {taken / 2**30:.1f} GiB are "
+            "taken before anything is drawn; give it more (dask worker --memory-limit, or memory in the "
+            "cluster's file)"
+        )
+    manager.memory_pause_fraction = False
+    if worker.status == Status.paused:
+        worker.status = Status.running
 
 
 _key = ""

@@ -26,7 +26,7 @@ from qsd.labels.leaving_out import Failure, check_complete
 from qsd.labels.shards import Shard
 from qsd.support.errors import QsdError
 
-pytest.importorskip("distributed")
+Status = pytest.importorskip("distributed").Status
 
 _KILLED = """
 import os, signal, sys
@@ -137,10 +137,21 @@ def test_a_scheduler_serves_one_run_at_a_time(
             assert {job.index: labels for job, labels, _ in last.run(jobs)} == expected
 
 
-def refusal(work: SimpleNamespace, nthreads: int = 1, **changes: Any) -> str:
+def worker_of(nthreads: int = 1, memory: float = 0.0) -> SimpleNamespace:
+    """What is asked of a worker; it has 8 GiB and has taken this share of them."""
+    return SimpleNamespace(
+        address="tcp://w:1",
+        state=SimpleNamespace(nthreads=nthreads),
+        memory_manager=SimpleNamespace(memory_limit=8 << 30, memory_pause_fraction=0.8),
+        monitor=SimpleNamespace(get_process_memory=lambda: memory * (8 << 30)),
+        status=Status.paused,
+    )
+
+
+def refusal(work: SimpleNamespace, nthreads: int = 1, memory: float = 0.0, **changes: Any) -> str:
     opening = _Opening(Measurer, str(work.pipeline), str(work.file), work.settings, "cpu")
     vars(opening).update(changes)
-    opening.open(SimpleNamespace(address="tcp://w:1", state=SimpleNamespace(nthreads=nthreads)))
+    opening.open(worker_of(nthreads, memory))
     assert cluster_module._refused is not None
     assert cluster_module._work(opening.key, 0) is cluster_module._refused
     assert "another qsd uses it" in cluster_module._work("key of another run", 0).reason
@@ -153,7 +164,17 @@ def test_workers_that_do_not_fit_are_refused(work: SimpleNamespace, tmp_path: Pa
     assert refusal(work, bank_hash="0" * 32).startswith("has another bank at ")
     assert refusal(work, bank=str(tmp_path / "absent")).startswith("sees no ")
     assert "--nthreads 1" in refusal(work, nthreads=2)
+    assert refusal(work, memory=0.9).startswith("may take 8.0 GiB of memory, and 7.2 GiB are taken before")
     assert "absent" in refusal(work, settings=dataclasses.replace(work.settings, prompts="absent.txt"))
+
+
+def test_a_worker_never_pauses(work: SimpleNamespace) -> None:
+    opening = _Opening(Measurer, str(work.pipeline), str(work.file), work.settings, "cpu")
+    worker = worker_of(memory=0.7)
+    opening.open(worker)
+    assert cluster_module._refused is None
+    assert worker.memory_manager.memory_pause_fraction is False
+    assert worker.status == Status.running
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="commands of a batch system are played by bash")
@@ -170,7 +191,7 @@ def test_jobs_of_a_batch_system(
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     description = tmp_path / "slurm.yaml"
-    options = f"{{memory: 1GB, queue: gpu, interface: lo, local_directory: {tmp_path}}}"
+    options = f"{{memory: 8GB, queue: gpu, interface: lo, local_directory: {tmp_path}}}"
     description.write_text(f"kind: slurm\nworkers: 1\noptions: {options}\n")
     jobs = [Job(index, np.full(len(work.bank.layers), index, np.int8), 0) for index in range(2)]
     expected = [labels for _, labels, _ in Measurer(work.pipe, work.bank, work.settings).run(jobs)]
