@@ -70,7 +70,7 @@ class Evaluator:
             QsdError: prompts, images or feature extractors named by the settings are missing or too few.
         """
         self.settings = settings
-        self._generator = Generator(pipe, settings, compiled=True)
+        self._generator = Generator(pipe, settings, unwatched=True)
         self.distribution = Distribution(settings, pipe.device) if settings.reference else None
         self.clip = CLIPScore(clip_loader(settings.clip)).to(pipe.device) if settings.clip else None
         if self.clip is not None:

@@ -12,6 +12,7 @@ from qsd.evaluation.conditions import Conditions, conditions_of
 from qsd.evaluation.given import load_given
 from qsd.evaluation.meanwhile import decoder_of, guided, replaced, tiled, unchecked
 from qsd.evaluation.pictures import frames_of, load_pictures, may_take_pictures, needs_pictures, sound_of
+from qsd.evaluation.repeated import Repeated
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError, first_line
 
@@ -54,14 +55,14 @@ class Generator:
         prompts: one prompt an image.
     """
 
-    def __init__(self, pipe: Any, settings: EvaluationSettings, *, compiled: bool = False) -> None:
+    def __init__(self, pipe: Any, settings: EvaluationSettings, *, unwatched: bool = False) -> None:
         """Checks what the pipeline is called with, encodes the prompts and opens the pictures.
 
         Args:
             pipe: the diffusers pipeline that draws.
             settings: how.
-            compiled: whether ``settings.compile`` counts; what looks inside of the denoiser by hooks must not
-                compile it.
+            unwatched: whether nobody looks inside of the denoiser, by hooks or with a stopwatch. Then
+                ``settings.compile`` counts, and without it what repeats is computed once a batch.
 
         Raises:
             QsdError: the pipeline needs prompts or images that the settings do not name, does not know a
@@ -98,8 +99,9 @@ class Generator:
         if "prompt_embeds" in self._conditions:
             self._options["negative_prompt"] = None  # some have a default that excludes encoded prompts
         check_given(pipe, {*self._conditions, *self._options})
-        parts = denoisers_of(pipe).values() if compiled and settings.compile else ()
-        self._compiled = [(part, torch.compile(part.forward)) for part in parts]
+        parts = denoisers_of(pipe).values() if unwatched else ()
+        self._compiled = [(part, torch.compile(part.forward)) for part in parts if settings.compile]
+        self._repeated = Repeated(() if settings.compile else parts)
 
     def batches(self, noise_seed: int) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
         """Draws all images; yields rows, latents and images of :class:`Drawn`."""
@@ -150,6 +152,7 @@ class Generator:
             unchecked(self.pipe),
             guided(self.pipe, self.settings.guidance),
             _recorded(self.pipe) as decoded,
+            self._repeated.once(),
             contextlib.ExitStack() as compiled,
         ):
             for part, forward in self._compiled:

@@ -185,7 +185,7 @@ def _seconds_per_image(pipe: Any, settings: EvaluationSettings) -> float:
     """Time of the second of two batches; the first one warms up."""
     batch = min(settings.batch_size, max(1, settings.num_images // 2))
     few = dataclasses.replace(settings, num_images=2 * batch, batch_size=batch)
-    batches = Generator(pipe, few, compiled=True).batches(few.noise_seed)
+    batches = Generator(pipe, few, unwatched=True).batches(few.noise_seed)
     next(batches)
     start = time.perf_counter()
     next(batches)

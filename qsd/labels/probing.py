@@ -149,7 +149,7 @@ class Prober:
         self._applier = Applier(bank, denoiser, table)
         self._all_full = np.full(len(bank.layers), FULL_PRECISION, dtype=np.int8)
         self._untouched = np.zeros(len(bank.layers), dtype=np.int8)
-        self._generator = Generator(pipe, settings, compiled=True)
+        self._generator = Generator(pipe, settings, unwatched=True)
         self._features = load_features(settings.features).to(pipe.device) if settings.reference else None
         self._full = self._draw()
         self._around = self._all_full if around is None else around
