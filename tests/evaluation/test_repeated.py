@@ -23,14 +23,12 @@ from qsd.labels import Measurer
 
 PIPELINES = PAPER_PIPELINES | UNSEEN_PIPELINES | {"wan22": wan22, "unconditional": unconditional}
 
-SMALL = {"height": 32, "width": 32}
 CHANGES: dict[str, dict[str, Any]] = {
+    **{family: {"height": 32, "width": 32} for family in UNSEEN_PIPELINES},
+    "wan": {"height": 32, "width": 32, "num_frames": 5},
+    "wan22": {"height": 32, "width": 32, "num_frames": 5},
     "dit": {"guidance": 1.0},
     "unconditional": {"guidance": 1.0, "prompts": None},
-    "auraflow": SMALL,
-    "z_image": SMALL,
-    "wan": {**SMALL, "num_frames": 5},
-    "wan22": {**SMALL, "num_frames": 5},
 }
 
 
