@@ -58,7 +58,7 @@ def cost_facts(cost: Cost) -> dict[str, Any]:
 
 
 def _table(cost: Cost) -> Table:
-    measured = "two batches and one layer" if cost.bank_seconds else "two batches"
+    measured = "a few batches and one layer" if cost.bank_seconds else "a few batches"
     table = number_table("what it will cost", ("", "images", "time"), caption=f"measured on {measured}")
     if cost.bank_seconds:
         table.add_row("quantize every layer every way", "", _time(cost.bank_seconds))

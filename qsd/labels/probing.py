@@ -19,6 +19,7 @@ from qsd.denoisers.components import denoiser_like
 from qsd.evaluation.calibration import calibrate
 from qsd.evaluation.extractors import load_features
 from qsd.evaluation.generate import Generator
+from qsd.evaluation.memory import enough_memory
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.labels.leases import Claims
 from qsd.labels.leaving_out import Failure, check_complete
@@ -218,7 +219,8 @@ class Prober:
         for _, latents, images in self._generator.batches(self._generator.settings.noise_seed):
             drawn["latents"].append(latents.flatten(1) / latents[0].numel() ** 0.5)
             if self._features is not None:
-                drawn["features"].append(self._features(images)[0].float().cpu())
+                with enough_memory("measuring", self._generator.settings.batch_size):
+                    drawn["features"].append(self._features(images)[0].float().cpu())
         return {name: torch.cat(parts) for name, parts in drawn.items()}
 
 
