@@ -44,7 +44,7 @@ def compress(
 ) -> None:
     """Makes a pipeline small: bank, probes, labels, ranker, search, verification and export in one.
 
-    Prints first what it will cost, measured on two batches. Every stage goes on where it was when the same
+    Prints first what it will cost, measured on a few batches. Every stage goes on where it was when the same
     command is run again. Writes `pipeline` (which `DiffusionPipeline.from_pretrained` opens after
     `import qsd`; --for names other programs), `config.json`, `report.html`, `grid.png` and `summary.json` to
     the folder, and what it works on to `work` in it. Without --evaluation it draws 80 of 100 shipped prompts,
@@ -89,7 +89,7 @@ def compress(
     )
     goal = Goal.parse(max_bits, max_size, within)
     run = Compression(pipeline, out, [goal], plan, command=command_line(), bar=bar)
-    with messages.status("drawing two batches"):
+    with messages.status("drawing a few batches"):
         cost = run.cost()
     show_cost(cost, messages)
     if dry_run or (ask and not _agreed()):

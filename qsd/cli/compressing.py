@@ -143,7 +143,7 @@ class Compression:
             )
 
     def cost(self) -> Cost:
-        """What the run will take, from two batches and one quantized layer; nothing is written.
+        """What the run will take, from a few batches and one quantized layer; nothing is written.
 
         Raises:
             QsdError: no config is as small as a goal.

@@ -14,6 +14,8 @@ from qsd.labels.shares import DRAWING
 def show_cost(cost: Cost, out: Console) -> None:
     """Prints a cost for people, and what it should make one think of."""
     out.print(_table(cost))
+    if cost.largest_batch is not None:
+        out.print(f"largest batch that fits: {cost.largest_batch:,} (batch_size is {cost.batch_size:,})")
     for remark in cost.remarks:
         out.print(f"note: {remark}")
 
@@ -49,12 +51,14 @@ def cost_facts(cost: Cost) -> dict[str, Any]:
         "bank_seconds": cost.bank_seconds,
         "disk_bytes": cost.disk_bytes,
         "peak_memory_bytes": cost.peak_memory,
+        "batch_size": cost.batch_size,
+        "largest_batch": cost.largest_batch,
         "remarks": list(cost.remarks),
     }
 
 
 def _table(cost: Cost) -> Table:
-    measured = "two batches and one layer" if cost.bank_seconds else "two batches"
+    measured = "a few batches and one layer" if cost.bank_seconds else "a few batches"
     table = number_table("what it will cost", ("", "images", "time"), caption=f"measured on {measured}")
     if cost.bank_seconds:
         table.add_row("quantize every layer every way", "", _time(cost.bank_seconds))

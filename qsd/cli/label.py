@@ -76,7 +76,7 @@ def label(
         scheduler: label on the workers of a running Dask scheduler, such as tcp://host:8786.
         cluster: start a Dask cluster for it, described by a YAML file: SLURM, PBS, LSF, SGE, HTCondor,
             Kubernetes or local (docs/cluster.md).
-        dry_run: draw two batches, print images, hours, disk and memory of what is missing, and stop.
+        dry_run: draw a few batches, print images, hours, disk and memory of what is missing, and stop.
         profile: measure the first config of the stream, print where the time goes, and write nothing.
         logger: write every record to STORE.log as well, by Lightning's CSV, TensorBoard or wandb logger.
         json: print what the store holds as JSON.

@@ -73,7 +73,7 @@ def probe(
         dtype: float32, bfloat16 or float16, of everything but the image autoencoder.
         scheduler: as for `qsd label`.
         cluster: likewise.
-        dry_run: draw two batches, print images, hours, disk and memory of what is missing, and stop.
+        dry_run: draw a few batches, print images, hours, disk and memory of what is missing, and stop.
         json: print what the store holds as JSON.
     """
     mine = own_shard(shard, workers)

@@ -156,7 +156,7 @@ def _check_cleaning(pipe: Any) -> None:
             ) from error
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: whether such tensors were changed cannot be told
 def _encoded(
     pipe: Any,
     encodings: tuple[_Encoding, ...],

@@ -18,6 +18,7 @@ from torchmetrics.multimodal import CLIPScore
 from qsd.evaluation.distribution import Distribution
 from qsd.evaluation.extractors import CutToLength, clip_loader
 from qsd.evaluation.generate import Generator
+from qsd.evaluation.memory import enough_memory
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.store import Label
 from qsd.support.errors import QsdError
@@ -70,7 +71,7 @@ class Evaluator:
             QsdError: prompts, images or feature extractors named by the settings are missing or too few.
         """
         self.settings = settings
-        self._generator = Generator(pipe, settings, compiled=True)
+        self._generator = Generator(pipe, settings, unwatched=True)
         self.distribution = Distribution(settings, pipe.device) if settings.reference else None
         self.clip = CLIPScore(clip_loader(settings.clip)).to(pipe.device) if settings.clip else None
         if self.clip is not None:
@@ -107,16 +108,17 @@ class Evaluator:
             self.clip.reset()
         all_latents, all_images, all_frames, all_sound = [], [], [], []
         for rows, latents, images, frames, sound in self._generator.drawings(noise_seed):
-            if self.distribution is not None:
-                self.distribution.update(rows, images, self._generator.prompts[rows])
-            if self.clip is not None:
-                prompts = self._generator.prompts[rows]
-                self.clip.update(list(images.to(self.clip.device)), prompts)
-                if not math.isfinite(self.clip.score):
-                    raise QsdError(
-                        f"prompt {prompts[0]!r} or one drawn beside it: the CLIP features are not finite "
-                        f"numbers; nothing is written (are all weights of {self.settings.clip} finite?)"
-                    )
+            prompts = self._generator.prompts[rows]
+            with enough_memory("measuring", self.settings.batch_size):
+                if self.distribution is not None:
+                    self.distribution.update(rows, images, prompts)
+                if self.clip is not None:
+                    self.clip.update(list(images.to(self.clip.device)), prompts)
+            if self.clip is not None and not math.isfinite(self.clip.score):
+                raise QsdError(
+                    f"prompt {prompts[0]!r} or one drawn beside it: the CLIP features are not finite "
+                    f"numbers; nothing is written (are all weights of {self.settings.clip} finite?)"
+                )
             all_latents.append(latents)
             all_images.append(images)
             all_frames.append(frames.flatten(0, 1))

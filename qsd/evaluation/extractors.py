@@ -94,18 +94,26 @@ def feature_width(name: str) -> int | None:
 
 
 class _TensorClip(nn.Module):
-    """A CLIP model whose features are plain tensors, as torchmetrics expects them."""
+    """A CLIP model whose features are plain tensors, as torchmetrics expects them.
+
+    Features of texts are kept: all configs are compared with the same prompts, batch by batch.
+    """
 
     def __init__(self, model: CLIPModel) -> None:
         super().__init__()
         self.model = model
         self.config = model.config
+        self._texts: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         return _pooled(self.model.get_image_features(pixel_values))
 
     def get_text_features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return _pooled(self.model.get_text_features(input_ids, attention_mask))
+        tokens = (input_ids.cpu().numpy().tobytes(), attention_mask.cpu().numpy().tobytes())
+        known = (input_ids.device, input_ids.shape, *tokens)
+        if known not in self._texts:
+            self._texts[known] = _pooled(self.model.get_text_features(input_ids, attention_mask))
+        return self._texts[known]
 
 
 class CutToLength:

@@ -11,7 +11,9 @@ from qsd.evaluation.call import accepted_by, call_options, check_given
 from qsd.evaluation.conditions import Conditions, conditions_of
 from qsd.evaluation.given import load_given
 from qsd.evaluation.meanwhile import decoder_of, guided, replaced, tiled, unchecked
+from qsd.evaluation.memory import enough_memory, is_out_of_memory
 from qsd.evaluation.pictures import frames_of, load_pictures, may_take_pictures, needs_pictures, sound_of
+from qsd.evaluation.repeated import Repeated
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError, first_line
 
@@ -52,16 +54,17 @@ class Generator:
         pipe: the diffusers pipeline that draws (typed loosely: every family has its own call).
         settings: images, steps, guidance, size and batch size.
         prompts: one prompt an image.
+        one_by_one: whether batches are drawn image by image.
     """
 
-    def __init__(self, pipe: Any, settings: EvaluationSettings, *, compiled: bool = False) -> None:
+    def __init__(self, pipe: Any, settings: EvaluationSettings, *, unwatched: bool = False) -> None:
         """Checks what the pipeline is called with, encodes the prompts and opens the pictures.
 
         Args:
             pipe: the diffusers pipeline that draws.
             settings: how.
-            compiled: whether ``settings.compile`` counts; what looks inside of the denoiser by hooks must not
-                compile it.
+            unwatched: whether nobody looks inside of the denoiser, by hooks or with a stopwatch. Then
+                ``settings.compile`` counts, and without it what repeats is computed once a batch.
 
         Raises:
             QsdError: the pipeline needs prompts or images that the settings do not name, does not know a
@@ -81,7 +84,7 @@ class Generator:
         takes_video = "video" in accepted_by(pipe)  # some of these take no list of prompts
         takes_lists = _takes_lists(pipe, "generator") and _takes_lists(pipe, "prompt")
         is_single = settings.batch_size == 1
-        self._one_by_one = has_pictures or takes_video or is_single or not takes_lists
+        self.one_by_one = has_pictures or takes_video or is_single or not takes_lists
         self._conditions: Conditions = {
             **conditions_of(
                 pipe,
@@ -98,8 +101,9 @@ class Generator:
         if "prompt_embeds" in self._conditions:
             self._options["negative_prompt"] = None  # some have a default that excludes encoded prompts
         check_given(pipe, {*self._conditions, *self._options})
-        parts = denoisers_of(pipe).values() if compiled and settings.compile else ()
-        self._compiled = [(part, torch.compile(part.forward)) for part in parts]
+        parts = denoisers_of(pipe).values() if unwatched else ()
+        self._compiled = [(part, torch.compile(part.forward)) for part in parts if settings.compile]
+        self._repeated = Repeated(() if settings.compile else parts)
 
     def batches(self, noise_seed: int) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
         """Draws all images; yields rows, latents and images of :class:`Drawn`."""
@@ -117,18 +121,22 @@ class Generator:
         """
         for start in range(0, self.settings.num_images, self.settings.batch_size):
             rows = slice(start, min(start + self.settings.batch_size, self.settings.num_images))
-            if self._one_by_one:
-                single = [self._draw(slice(row, row + 1), noise_seed) for row in range(rows.start, rows.stop)]
-                sound = [drawn.sound for drawn in single if drawn.sound is not None]
-                yield Drawn(
-                    rows,
-                    torch.cat([drawn.latents for drawn in single]),
-                    torch.cat([drawn.images for drawn in single]),
-                    torch.cat([drawn.frames for drawn in single]),
-                    torch.cat(sound) if sound else None,
-                )
-            else:
-                yield self._draw(rows, noise_seed)
+            yield self.draw(rows, noise_seed)
+
+    def draw(self, rows: slice, noise_seed: int) -> Drawn:
+        """Draws one batch, see :meth:`drawings`."""
+        with enough_memory("drawing", 1 if self.one_by_one else self.settings.batch_size):
+            if not self.one_by_one:
+                return self._draw(rows, noise_seed)
+            single = [self._draw(slice(row, row + 1), noise_seed) for row in range(rows.start, rows.stop)]
+            sound = [drawn.sound for drawn in single if drawn.sound is not None]
+            return Drawn(
+                rows,
+                torch.cat([drawn.latents for drawn in single]),
+                torch.cat([drawn.images for drawn in single]),
+                torch.cat([drawn.frames for drawn in single]),
+                torch.cat(sound) if sound else None,
+            )
 
     @torch.no_grad()  # not inference_mode: some pipelines are guided by gradients
     def _draw(self, rows: slice, noise_seed: int) -> Drawn:
@@ -138,7 +146,7 @@ class Generator:
             name: value[rows].to(device) if isinstance(value, torch.Tensor) else value[rows]
             for name, value in self._conditions.items()
         }
-        if self._one_by_one:
+        if self.one_by_one:
             conditions = {
                 name: value if isinstance(value, torch.Tensor) else _single(self.pipe, name, value)
                 for name, value in conditions.items()
@@ -150,6 +158,7 @@ class Generator:
             unchecked(self.pipe),
             guided(self.pipe, self.settings.guidance),
             _recorded(self.pipe) as decoded,
+            self._repeated.once(),
             contextlib.ExitStack() as compiled,
         ):
             for part, forward in self._compiled:
@@ -162,9 +171,9 @@ class Generator:
             generator = generators if count > 1 else generators[0]
             try:
                 drawn = self.pipe(**conditions, **self._options, generator=generator, return_dict=False)
-            except torch.OutOfMemoryError:
-                raise
             except _REFUSALS as error:
+                if is_out_of_memory(error):
+                    raise
                 if tiled(self.pipe, error):
                     return self._draw(rows, noise_seed)
                 raise QsdError(self._refusal(error)) from error
@@ -217,7 +226,7 @@ class Generator:
             remedy = f"; check call ({', '.join(self.settings.call)})"
         else:
             remedy = "; give it the steps, guidance, height, width or call that its own call takes"
-        if not self._one_by_one:
+        if not self.one_by_one:
             remedy += ", or set batch_size to 1 if it draws one image at a time"
         return f"{name}: {what}{remedy}"
 

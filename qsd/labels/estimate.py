@@ -14,6 +14,7 @@ from qsd.denoisers.layers import WeightLayer
 from qsd.evaluation.evaluator import LABELS
 from qsd.evaluation.extractors import feature_width
 from qsd.evaluation.generate import Generator
+from qsd.evaluation.memory import PeakMeter, largest_batch, usable_bytes
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.labels.labeling import num_missing
 from qsd.labels.probing import SKETCH
@@ -33,6 +34,9 @@ class Cost:
         bank_seconds: to quantize every layer by every option, from one layer; 0 where that is done.
         disk_bytes: of what will be written.
         peak_memory: bytes of main memory that this process has needed until now, drawing included.
+        batch_size: images a batch, as it is set.
+        largest_batch: images that a batch may have in the memory that is free, from the peaks of two batches;
+            None where that cannot be told.
         workers: processes that draw side by side.
         remarks: what the numbers should make one think of.
     """
@@ -42,6 +46,8 @@ class Cost:
     bank_seconds: float
     disk_bytes: int
     peak_memory: int
+    batch_size: int
+    largest_batch: int | None
     workers: int = 1
     remarks: tuple[str, ...] = ()
 
@@ -67,7 +73,7 @@ def estimate(
     *,
     workers: int = 1,
 ) -> Cost:
-    """Draws two batches and quantizes one layer; nothing is written.
+    """Draws a few batches and quantizes one layer; nothing is written.
 
     Args:
         pipe: at full precision.
@@ -85,9 +91,11 @@ def estimate(
     start = time.perf_counter()
     quantize(weight, usable)
     bank_seconds = (time.perf_counter() - start) / middle.num_weights * sum(x.num_weights for x in layers)
+    peak = peak_bytes()
+    drawn = _drawn(pipe, settings, workers)
     return Cost(
         images=images,
-        seconds_per_image=_seconds_per_image(pipe, settings),
+        seconds_per_image=drawn.seconds_per_image,
         bank_seconds=bank_seconds,
         disk_bytes=sum(
             option.num_bytes(layer.shape)
@@ -95,7 +103,9 @@ def estimate(
             for option in options
             if option.accepts(layer.shape)
         ),
-        peak_memory=peak_bytes(),
+        peak_memory=max(peak, peak_bytes()),
+        batch_size=settings.batch_size,
+        largest_batch=drawn.largest,
         workers=workers,
         remarks=tuple(_remarks(settings)),
     )
@@ -111,7 +121,7 @@ def label_cost(
     workers: int = 1,
     active: bool = False,
 ) -> Cost:
-    """What labeling will take from where the store and its shards are; draws two batches, writes nothing.
+    """What labeling will take from where the store and its shards are; draws a few batches, writes nothing.
 
     Args:
         pipe: at full precision.
@@ -150,7 +160,7 @@ def probe_cost(
 def _drawing(
     pipe: Any, settings: EvaluationSettings, images: Mapping[str, int], disk_bytes: int, *, workers: int = 1
 ) -> Cost:
-    """Draws two batches for the cost of what needs no more than drawing; nothing is written.
+    """Draws a few batches for the cost of what needs no more than drawing; nothing is written.
 
     Args:
         pipe: at full precision.
@@ -159,12 +169,16 @@ def _drawing(
         disk_bytes: that will be written.
         workers: processes that will draw side by side.
     """
+    peak = peak_bytes()
+    drawn = _drawn(pipe, settings, workers)
     return Cost(
         images=images,
-        seconds_per_image=_seconds_per_image(pipe, settings),
+        seconds_per_image=drawn.seconds_per_image,
         bank_seconds=0.0,
         disk_bytes=disk_bytes,
-        peak_memory=peak_bytes(),
+        peak_memory=max(peak, peak_bytes()),
+        batch_size=settings.batch_size,
+        largest_batch=drawn.largest,
         workers=workers,
         remarks=tuple(_remarks(settings)),
     )
@@ -181,15 +195,31 @@ def probe_images(layers: Sequence[WeightLayer], options: Sequence[Option], per_o
     return per_option * (pairs + 1)
 
 
-def _seconds_per_image(pipe: Any, settings: EvaluationSettings) -> float:
-    """Time of the second of two batches; the first one warms up."""
+@dataclasses.dataclass(frozen=True)
+class _Batches:
+    """What a few batches took: seconds an image, and how many images a batch may have, if known."""
+
+    seconds_per_image: float
+    largest: int | None
+
+
+def _drawn(pipe: Any, settings: EvaluationSettings, processes: int) -> _Batches:
+    """Draws half a batch, a whole one, which warm up and tell what memory an image takes, and a timed one."""
     batch = min(settings.batch_size, max(1, settings.num_images // 2))
     few = dataclasses.replace(settings, num_images=2 * batch, batch_size=batch)
-    batches = Generator(pipe, few, compiled=True).batches(few.noise_seed)
-    next(batches)
+    generator = Generator(pipe, few, unwatched=True)
+    meter, peaks = PeakMeter(pipe.device), list[tuple[int, int]]()
+    for count in sorted({max(1, batch // 2), batch}):
+        generator.draw(slice(0, count), few.noise_seed)
+        peak = meter.read()
+        peaks += [] if peak is None else [(count, peak)]
     start = time.perf_counter()
-    next(batches)
-    return (time.perf_counter() - start) / batch
+    generator.draw(slice(batch, 2 * batch), few.noise_seed)
+    seconds = (time.perf_counter() - start) / batch
+    usable = usable_bytes(pipe.device, processes)
+    if len(peaks) < 2 or usable is None or generator.one_by_one:
+        return _Batches(seconds, None)
+    return _Batches(seconds, largest_batch(peaks[0], peaks[-1], usable))
 
 
 def _remarks(settings: EvaluationSettings) -> list[str]:

@@ -19,6 +19,7 @@ from qsd.denoisers.components import denoiser_like
 from qsd.evaluation.calibration import calibrate
 from qsd.evaluation.extractors import load_features
 from qsd.evaluation.generate import Generator
+from qsd.evaluation.memory import enough_memory
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.labels.leases import Claims
 from qsd.labels.leaving_out import Failure, check_complete
@@ -149,7 +150,7 @@ class Prober:
         self._applier = Applier(bank, denoiser, table)
         self._all_full = np.full(len(bank.layers), FULL_PRECISION, dtype=np.int8)
         self._untouched = np.zeros(len(bank.layers), dtype=np.int8)
-        self._generator = Generator(pipe, settings, compiled=True)
+        self._generator = Generator(pipe, settings, unwatched=True)
         self._features = load_features(settings.features).to(pipe.device) if settings.reference else None
         self._full = self._draw()
         self._around = self._all_full if around is None else around
@@ -218,7 +219,8 @@ class Prober:
         for _, latents, images in self._generator.batches(self._generator.settings.noise_seed):
             drawn["latents"].append(latents.flatten(1) / latents[0].numel() ** 0.5)
             if self._features is not None:
-                drawn["features"].append(self._features(images)[0].float().cpu())
+                with enough_memory("measuring", self._generator.settings.batch_size):
+                    drawn["features"].append(self._features(images)[0].float().cpu())
         return {name: torch.cat(parts) for name, parts in drawn.items()}
 
 

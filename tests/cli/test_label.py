@@ -72,6 +72,7 @@ def test_costs_are_told_and_nothing_is_written(
     assert cost["images"] == {"full precision": 4, "label": 12}
     assert cost["hours"] == pytest.approx(16 * cost["seconds_per_image"] / 3600)
     assert cost["peak_memory_bytes"] > 2**24
+    assert cost["batch_size"] == 2 and "largest_batch" in cost
     assert main(["probe", *words, *store, "--num-images", "2", "--dry-run=true", "--json"]) == 0
     images = json.loads(capsys.readouterr().out)["images"]
     assert images["probe"] % 4 == 0  # two options, two images

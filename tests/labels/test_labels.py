@@ -64,6 +64,24 @@ def test_measuring_is_deterministic_and_restores(measurer: Measurer, bank: Bank)
     assert torch.equal(again.images, measurer.full_precision(0).images)
 
 
+def test_prompts_are_encoded_once_for_clip(
+    measurer: Measurer, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = bank.uniform_config("uaq-3")
+    known = measurer.measure(config, 0).labels
+    clip: Any = measurer.evaluator.clip
+    encode, calls = clip.model.model.get_text_features, []
+
+    def counting(*args: Any) -> Any:
+        calls.append(args)
+        return encode(*args)
+
+    monkeypatch.setattr(clip.model.model, "get_text_features", counting)
+    assert measurer.measure(config, 0).labels == known and not calls
+    clip.model._texts.clear()
+    assert measurer.measure(config, 0).labels == known and len(calls) == 3
+
+
 def test_another_seed_draws_other_images(measurer: Measurer) -> None:
     assert not torch.equal(measurer.full_precision(0).latents, measurer.full_precision(1).latents)
 
