@@ -1,6 +1,6 @@
 """Labels and probes tiny pipelines of every kind that draws, by the public road.
 
-Every pipeline of ``drawing_cases.py`` and ``drawing_images.py`` is saved and opened again, banked, labeled
+Every pipeline of ``drawing_cases.py`` and its neighbours is saved and opened again, banked, labeled
 (two random configs) and probed (three layers). A label counts where every config draws something else than
 full precision. Results are kept in a file, so that a run can be cut into pieces. Some pipelines need ftfy
 (``pip install ftfy``)::
@@ -26,6 +26,7 @@ from cases import run_cases
 from diffusers import DiffusionPipeline
 from drawing_case import Drawing
 from drawing_cases import DRAWINGS
+from drawing_further import FURTHER
 from drawing_images import IMAGES
 from drawing_moving import MOVING
 from PIL import Image
@@ -37,7 +38,7 @@ from qsd.support.errors import QsdError, first_line
 
 sys.path.pop(0)  # of the tests, which the cases are built of
 
-CASES = (*DRAWINGS, *IMAGES, *MOVING)
+CASES = (*DRAWINGS, *IMAGES, *MOVING, *FURTHER)
 OPTIONS = ("uaq-4", "lloyd-3:f8")
 PROMPTS, CLASSES = ("a thin zero", "a bold seven slanted left"), ("1", "3")
 PROBED, LIMIT = 3, 240

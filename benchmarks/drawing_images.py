@@ -196,7 +196,7 @@ def _many_languages() -> Any:
     return MultilingualCLIP(config).eval()
 
 
-def _wuerstchen_prior() -> Any:
+def wuerstchen_prior() -> Any:
     from diffusers.pipelines.deprecated.wuerstchen import WuerstchenPrior
 
     torch.manual_seed(0)
@@ -613,7 +613,7 @@ IMAGES: tuple[Drawing, ...] = (
     *drawings(
         FROM_TEXT,
         "WuerstchenCombinedPipeline",
-        {"prior_prior": _wuerstchen_prior, "decoder": _wuerstchen_decoder},
+        {"prior_prior": wuerstchen_prior, "decoder": _wuerstchen_decoder},
         in_memory=True,
         batch_size=1,
         side=128,

@@ -140,7 +140,7 @@ class Generator:
         }
         if self._one_by_one:
             conditions = {
-                name: value if isinstance(value, torch.Tensor) else _single(self.pipe, name, value)
+                name: value if isinstance(value, torch.Tensor) else only_value(self.pipe, name, value)
                 for name, value in conditions.items()
             }
         if "batch_size" in accepted_by(self.pipe) and "prompt" not in accepted_by(self.pipe):
@@ -270,7 +270,7 @@ def _takes_lists(pipe: Any, name: str) -> bool:
     return taken is None or taken.annotation is taken.empty or "list" in str(taken.annotation).lower()
 
 
-def _single(pipe: Any, name: str, values: Sequence[Any]) -> Any:
+def only_value(pipe: Any, name: str, values: Sequence[Any]) -> Any:
     """The only value of a batch, in a list where the pipeline's call takes nothing but lists."""
     parameter = accepted_by(pipe).get(name)
     annotation = "" if parameter is None else str(parameter.annotation).lower()
