@@ -5,6 +5,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from drawing_case import (
     ANIMATE,
     EDIT,
@@ -13,14 +14,17 @@ from drawing_case import (
     LTX2,
     PICTURES,
     SOUND,
+    UNET,
     Drawing,
     Make,
     drawings,
+    mel_vae,
     of,
 )
 from drawing_images import wuerstchen_prior
-from drawing_moving import EASY, MOTIF, REDRAW, cosmos, loud
-from drawing_parts import PARTS, TEXT, clip_vision, denoiser
+from drawing_moving import MOTIF, cosmos, loud
+from drawing_parts import PARTS, TEXT, clap, clip_vision, denoiser, siglip_vision
+from support.tiny_pipelines import tiny_vae
 
 
 def _schedule() -> Any:
@@ -65,6 +69,38 @@ _SOLID: dict[str, Make] = {
 }
 _KANDINSKY = of("Kandinsky5Transformer3DModel", in_text_dim2=12, visual_cond=True)
 
+
+def _seeing_encoder() -> Any:
+    """A text encoder that sees, width 12, vision of width 8."""
+    from transformers import T5Gemma2EncoderConfig
+    from transformers.models.t5gemma2.modeling_t5gemma2 import T5Gemma2Encoder
+
+    torch.manual_seed(0)
+    text = {"vocab_size": 512, "hidden_size": TEXT, "intermediate_size": 16, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 6}
+    vision = siglip_vision().config.to_dict()
+    config = T5Gemma2EncoderConfig(text_config=text | heads, vision_config=vision, mm_tokens_per_image=4)
+    return T5Gemma2Encoder(config).eval()
+
+
+def _clap() -> Any:
+    torch.manual_seed(0)
+    sound = {
+        "hidden_size": 16,
+        "patch_embeds_hidden_size": 8,
+        "depths": [1, 1],
+        "num_attention_heads": [2, 2],
+        "num_mel_bins": 16,
+        "spec_size": 64,
+        "window_size": 4,
+        "projection_dim": TEXT,
+    }
+    config = transformers.ClapConfig(
+        text_config=clap().config.to_dict(), audio_config=sound, projection_dim=TEXT
+    )
+    return transformers.ClapModel(config).eval()
+
+
 FURTHER: tuple[Drawing, ...] = (
     *drawings(
         ANIMATE,
@@ -102,16 +138,26 @@ FURTHER: tuple[Drawing, ...] = (
         call={"audio_duration_s": 0.5},
     ),
     *drawings(ANIMATE, "LTX2ImageToVideoPipeline LTX2ConditionPipeline", LTX2, **FRAMES, **PICTURES),
-    *drawings(ANIMATE, "Kandinsky5I2VPipeline", {"transformer": _KANDINSKY}, num_frames=13, **PICTURES),
-    *drawings(EDIT, "Kandinsky5I2IPipeline", {"transformer": _KANDINSKY}, **PICTURES),
+    *drawings(ANIMATE, "Kandinsky5I2VPipeline", {"transformer": _KANDINSKY}, num_frames=21, **PICTURES),
+    *drawings(
+        EDIT,
+        "Kandinsky5I2IPipeline",
+        {"transformer": _KANDINSKY, "vae": functools.partial(tiny_vae, num_stages=4)},
+        **PICTURES,
+    ),
     *drawings(
         ANIMATE,
         "MotifVideoImage2VideoPipeline",
-        MOTIF | {"feature_extractor": PARTS["SiglipImageProcessorPil"]},
+        MOTIF
+        | {
+            "feature_extractor": PARTS["SiglipImageProcessorPil"],
+            "text_encoder": _seeing_encoder,
+            "transformer": of("MotifVideoTransformer3DModel", image_embed_dim=8),
+        },
         **FRAMES,
         **PICTURES,
     ),
-    *drawings("prior", "WuerstchenPriorPipeline", {"prior": wuerstchen_prior}, in_memory=True),
+    *drawings("prior", "WuerstchenPriorPipeline", {"prior": wuerstchen_prior}, in_memory=True, side=256),
     *drawings("text to solid", "ShapEPipeline", _SOLID, call={"frame_size": 32}),
     *drawings(
         "image to solid",
@@ -122,10 +168,20 @@ FURTHER: tuple[Drawing, ...] = (
         **PICTURES,
     ),
     *drawings(
-        REDRAW,
-        "EasyAnimateControlPipeline",
-        EASY | {"transformer": of("EasyAnimateTransformer3DModel", in_channels=8)},
-        **FRAMES,
-        **PICTURES,
+        SOUND,
+        "MusicLDMPipeline",
+        {
+            "unet": of(
+                UNET,
+                cross_attention_dim=(8, 16),
+                class_embed_type="simple_projection",
+                projection_class_embeddings_input_dim=12,
+                class_embeddings_concat=True,
+            ),
+            "vae": mel_vae,
+            "text_encoder": _clap,
+            "feature_extractor": functools.partial(transformers.ClapFeatureExtractor, sampling_rate=64),
+        },
+        call={"audio_length_in_s": 1.0},
     ),
 )

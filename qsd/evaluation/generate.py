@@ -11,7 +11,14 @@ from qsd.evaluation.call import accepted_by, call_options, check_given
 from qsd.evaluation.conditions import Conditions, conditions_of
 from qsd.evaluation.given import load_given
 from qsd.evaluation.meanwhile import decoder_of, guided, replaced, tiled, unchecked
-from qsd.evaluation.pictures import frames_of, load_pictures, may_take_pictures, needs_pictures, sound_of
+from qsd.evaluation.pictures import (
+    are_embeddings,
+    frames_of,
+    load_pictures,
+    may_take_pictures,
+    needs_pictures,
+    sound_of,
+)
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError, first_line
 
@@ -52,6 +59,8 @@ class Generator:
         pipe: the diffusers pipeline that draws (typed loosely: every family has its own call).
         settings: images, steps, guidance, size and batch size.
         prompts: one prompt an image.
+        draws_embeddings: whether what was drawn last is no picture or sound, but what another pipeline draws
+            from. Its frames are cut to a range that it does not have; its latents are whole.
     """
 
     def __init__(self, pipe: Any, settings: EvaluationSettings, *, compiled: bool = False) -> None:
@@ -69,6 +78,7 @@ class Generator:
         """
         self.pipe = pipe
         self.settings = settings
+        self.draws_embeddings = False
         self._options = _options(pipe, settings)
         prompts = settings.load_prompts() if settings.prompts is not None else None
         self.prompts = prompts or [""] * settings.num_images
@@ -168,6 +178,7 @@ class Generator:
                 if tiled(self.pipe, error):
                     return self._draw(rows, noise_seed)
                 raise QsdError(self._refusal(error)) from error
+        self.draws_embeddings = are_embeddings(self.pipe, drawn[0])
         frames, sound = self._frames(drawn[0], count), sound_of(self.pipe, drawn)
         latents = _joined(decoded.latents, count) if decoded.latents else None
         if latents is None:
@@ -248,7 +259,7 @@ def check_finite(values: torch.Tensor, stage: str, prompts: Sequence[str]) -> No
         prompt = prompts[int(bad.nonzero()[0]) if len(bad) == len(prompts) else 0]
         raise QsdError(
             f"prompt {prompt!r}: the {stage} are not finite numbers; nothing is written (is the pipeline's "
-            "dtype wide enough, are all of its weights finite?)"
+            "dtype wide enough, are all of its weights finite, are steps and num_frames as many as it needs?)"
         )
 
 

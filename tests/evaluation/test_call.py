@@ -30,9 +30,9 @@ import qsd
 from qsd.denoisers.pictured import mask_name, picture_names
 from qsd.evaluation.call import call_options, check_call
 from qsd.evaluation.content import settings_content
-from qsd.evaluation.evaluator import Evaluator, Measurement, paired_labels
+from qsd.evaluation.evaluator import Evaluator, Measurement, _check_drawn, paired_labels
 from qsd.evaluation.generate import Generator
-from qsd.evaluation.pictures import frames_of, load_pictures
+from qsd.evaluation.pictures import are_embeddings, frames_of, load_pictures
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError
 from qsd.zoo.tokenizers import clip_tokenizer
@@ -448,6 +448,28 @@ def test_several_pictures_of_one_prompt_and_embeddings() -> None:
     assert torch.allclose(frames[:, 0, 0, 0] * 2 - 1, embedding.flatten(1))
     first = torch.rand(2, 3, 8, 8)
     assert torch.equal(frames_of(first)[:, 0], first)
+
+
+def test_embeddings_are_compared_beyond_the_range_of_pictures() -> None:
+    """All of them lie outside of it, where frames are cut."""
+    full = torch.tensor([[40.0, -40.0, 60.0, -60.0]])
+    cut = torch.zeros(1, 3, 1, 4, dtype=torch.uint8)
+    measured = Measurement({}, cut, full, cut, are_embeddings=True)
+    near, far = (dataclasses.replace(measured, latents=full + shift) for shift in (1.2, 12.0))
+    assert paired_labels(measured, measured) == {"psnr": 100.0, "latent_mse": 0.0}
+    assert paired_labels(near, measured)["psnr"] == pytest.approx(40.0, abs=1e-4)
+    assert paired_labels(far, measured)["psnr"] == pytest.approx(20.0, abs=1e-4)
+    _check_drawn(measured)
+    with pytest.raises(QsdError, match="one number"):
+        _check_drawn(dataclasses.replace(measured, latents=torch.ones(1, 4)))
+    prior, wave = SimpleNamespace(), SimpleNamespace(vocoder=object())
+    assert are_embeddings(prior, torch.ones(2, 12))
+    assert are_embeddings(prior, np.ones((2, 16, 24, 24)))
+    assert not are_embeddings(wave, np.ones((2, 12)))
+    assert not any(
+        are_embeddings(prior, np.ones(shape)) for shape in ((2, 2, 12), (2, 8, 8, 3), (2, 3, 8, 8))
+    )
+    assert not are_embeddings(SimpleNamespace(vae=object()), np.ones((2, 12)))
 
 
 def test_what_is_guided_by_gradients_draws(tmp_path: Path) -> None:
