@@ -5,7 +5,6 @@ from typing import Any
 
 import diffusers
 import torch
-import transformers
 from drawing_case import (
     ANIMATE,
     EDIT,
@@ -14,16 +13,14 @@ from drawing_case import (
     LTX2,
     PICTURES,
     SOUND,
-    UNET,
     Drawing,
     Make,
     drawings,
-    mel_vae,
     of,
 )
 from drawing_images import wuerstchen_prior
 from drawing_moving import MOTIF, cosmos, loud
-from drawing_parts import PARTS, TEXT, clap, clip_vision, denoiser, siglip_vision
+from drawing_parts import PARTS, TEXT, clip_vision, denoiser, siglip_vision
 from support.tiny_pipelines import tiny_vae
 
 
@@ -76,29 +73,17 @@ def _seeing_encoder() -> Any:
     from transformers.models.t5gemma2.modeling_t5gemma2 import T5Gemma2Encoder
 
     torch.manual_seed(0)
-    text = {"vocab_size": 512, "hidden_size": TEXT, "intermediate_size": 16, "num_hidden_layers": 2}
+    text = {
+        "vocab_size": 512,
+        "hidden_size": TEXT,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "dropout_rate": 0.0,
+    }
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 6}
     vision = siglip_vision().config.to_dict()
     config = T5Gemma2EncoderConfig(text_config=text | heads, vision_config=vision, mm_tokens_per_image=4)
     return T5Gemma2Encoder(config).eval()
-
-
-def _clap() -> Any:
-    torch.manual_seed(0)
-    sound = {
-        "hidden_size": 16,
-        "patch_embeds_hidden_size": 8,
-        "depths": [1, 1],
-        "num_attention_heads": [2, 2],
-        "num_mel_bins": 16,
-        "spec_size": 64,
-        "window_size": 4,
-        "projection_dim": TEXT,
-    }
-    config = transformers.ClapConfig(
-        text_config=clap().config.to_dict(), audio_config=sound, projection_dim=TEXT
-    )
-    return transformers.ClapModel(config).eval()
 
 
 FURTHER: tuple[Drawing, ...] = (
@@ -166,22 +151,5 @@ FURTHER: tuple[Drawing, ...] = (
         prompts=None,
         call={"frame_size": 32},
         **PICTURES,
-    ),
-    *drawings(
-        SOUND,
-        "MusicLDMPipeline",
-        {
-            "unet": of(
-                UNET,
-                cross_attention_dim=(8, 16),
-                class_embed_type="simple_projection",
-                projection_class_embeddings_input_dim=12,
-                class_embeddings_concat=True,
-            ),
-            "vae": mel_vae,
-            "text_encoder": _clap,
-            "feature_extractor": functools.partial(transformers.ClapFeatureExtractor, sampling_rate=64),
-        },
-        call={"audio_length_in_s": 1.0},
     ),
 )
