@@ -10,17 +10,19 @@ from drawing_case import (
     EDIT,
     FRAMES,
     FROM_TEXT,
+    LARGER,
     LTX2,
     PICTURES,
     SOUND,
+    UNET,
     Drawing,
     Make,
     drawings,
     of,
 )
-from drawing_images import wuerstchen_prior
+from drawing_images import talk, wuerstchen_prior
 from drawing_moving import MOTIF, cosmos, loud
-from drawing_parts import PARTS, TEXT, clip_vision, denoiser, siglip_vision
+from drawing_parts import PARTS, TEXT, chat_tokenizer, clip_vision, denoiser, seeded, siglip_vision
 from support.tiny_pipelines import tiny_vae
 
 
@@ -86,6 +88,13 @@ def _seeing_encoder() -> Any:
     return T5Gemma2Encoder(config).eval()
 
 
+def _projection() -> Any:
+    from diffusers.pipelines.stable_diffusion import CLIPImageProjection
+
+    torch.manual_seed(0)
+    return CLIPImageProjection(hidden_size=TEXT).eval()
+
+
 FURTHER: tuple[Drawing, ...] = (
     *drawings(
         ANIMATE,
@@ -143,6 +152,49 @@ FURTHER: tuple[Drawing, ...] = (
         **PICTURES,
     ),
     *drawings("prior", "WuerstchenPriorPipeline", {"prior": wuerstchen_prior}, in_memory=True, side=256),
+    *drawings(
+        EDIT,
+        "BriaFiboEditPipeline",
+        {
+            "transformer": of("BriaFiboTransformer2DModel", text_encoder_dim=12, joint_attention_dim=24),
+            "tokenizer": chat_tokenizer,
+            "scheduler": diffusers.FlowMatchEulerDiscreteScheduler,
+        },
+        texts=('{"edit_instruction": "thin"}', '{"edit_instruction": "bold"}'),
+        recorded=True,
+        call={"_auto_resize": False},
+        **PICTURES,
+    ),
+    *drawings(FROM_TEXT, "BriaFibo2Pipeline", {"processor": talk}),
+    *drawings(
+        LARGER,
+        "HunyuanImageRefinerPipeline",
+        {
+            "vae": seeded(
+                "AutoencoderKLHunyuanImageRefiner",
+                latent_channels=4,
+                block_out_channels=(8, 8, 8, 8, 8),
+                layers_per_block=1,
+            ),
+            "transformer": of("HunyuanImageTransformer2DModel", in_channels=8, patch_size=(1, 1, 1)),
+        },
+        **PICTURES,
+    ),
+    *drawings(
+        FROM_TEXT,
+        "StableDiffusionGLIGENTextImagePipeline",
+        {
+            "unet": of(UNET, attention_type="gated-text-image"),
+            "image_project": _projection,
+        },
+        call={
+            "gligen_phrases": ["zero"],
+            "gligen_boxes": [[0.1, 0.1, 0.5, 0.5]],
+            "gligen_scheduled_sampling_beta": 1.0,
+        },
+        recorded=True,
+        **PICTURES,
+    ),
     *drawings("text to solid", "ShapEPipeline", _SOLID, call={"frame_size": 32}),
     *drawings(
         "image to solid",

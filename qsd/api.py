@@ -72,7 +72,7 @@ def build_bank(
         denoiser: name of the pipeline's component to restrict to; by default all its denoisers.
         inputs: keyword arguments of the denoiser's forward, or denoiser name -> such. By default those that
             the pipeline's own call gives it.
-        evaluator: whose sizes, images and ``call`` that call is given, where the pipeline needs them.
+        evaluator: whose prompts, images, sizes and ``call`` that call is given, which some pipelines need.
         graph: "traced", or "chain" for a denoiser that cannot be traced: weights in module order.
         activations: ways to round inputs of layers that configs choose from, such as ``["16", "8", "6h"]``.
         threads: layers quantized at a time.

@@ -59,8 +59,8 @@ def bank(
         denoiser: name of the component to restrict to, where a pipeline has several denoisers.
         inputs: JSON file of the arguments of the denoiser's forward (qsd.save_inputs); none records them from
             the pipeline's own call.
-        evaluation: of the labels to come: that call is given its height, width, num_frames, images and call,
-            which some pipelines need.
+        evaluation: of the labels to come: that call is given its prompts, images, sizes and call, which some
+            pipelines need.
         graph: traced, or chain for a denoiser that cannot be traced (weights in module order).
         activations: ways to round the inputs of layers that random configs and searches choose from, such as
             [16, 8, 6, 4, 8h]: bits, then h for a rotation in front or m for smoothing, then t for static

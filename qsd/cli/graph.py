@@ -32,8 +32,8 @@ def graph(
         denoiser: name of the component to restrict to, where a pipeline has several denoisers.
         inputs: JSON file of the arguments of the denoiser's forward (qsd.save_inputs); none records them from
             the pipeline's own call.
-        evaluation: of the labels to come: that call is given its height, width, num_frames, images and call,
-            which some pipelines need.
+        evaluation: of the labels to come: that call is given its prompts, images, sizes and call, which some
+            pipelines need.
         graph: traced, or chain for a denoiser that cannot be traced (weights in module order).
         dtype: float32, bfloat16 or float16, of the weights that are loaded.
         json: print the counts as JSON.

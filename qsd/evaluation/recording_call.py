@@ -18,7 +18,7 @@ def recording_call(pipe: Any, settings: EvaluationSettings | None) -> dict[str, 
 
     Args:
         pipe: a diffusers pipeline.
-        settings: whose sizes, pictures and ``call`` count; None names nothing.
+        settings: whose first prompt, sizes, pictures and ``call`` count; None names nothing.
 
     Raises:
         QsdError: see :func:`qsd.evaluation.call.check_call`; pictures or files are missing.
@@ -29,6 +29,8 @@ def recording_call(pipe: Any, settings: EvaluationSettings | None) -> dict[str, 
     rows: dict[str, Any] = load_pictures(pipe, settings.images, 1, frames) if settings.images else {}
     rows |= load_given(pipe, settings.call, 1, frames)
     chosen = {name: getattr(settings, name) for name in _SIZES if name in accepted_by(pipe)}
+    if settings.prompts is not None and "prompt" in accepted_by(pipe):
+        rows["prompt"] = settings.load_prompts()[:1]
     return {
         **{name: value for name, value in chosen.items() if value is not None},
         **check_call(pipe, settings.call),
