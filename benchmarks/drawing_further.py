@@ -165,7 +165,11 @@ FURTHER: tuple[Drawing, ...] = (
         call={"_auto_resize": False},
         **PICTURES,
     ),
-    *drawings(FROM_TEXT, "BriaFibo2Pipeline", {"processor": talk}),
+    *drawings(
+        FROM_TEXT,
+        "BriaFibo2Pipeline",
+        {"processor": talk, "transformer": of("BriaFibo2Transformer2DModel", cap_feat_dim=36)},
+    ),
     *drawings(
         LARGER,
         "HunyuanImageRefinerPipeline",
@@ -176,7 +180,12 @@ FURTHER: tuple[Drawing, ...] = (
                 block_out_channels=(8, 8, 8, 8, 8),
                 layers_per_block=1,
             ),
-            "transformer": of("HunyuanImageTransformer2DModel", in_channels=8, patch_size=(1, 1, 1)),
+            "transformer": of(
+                "HunyuanImageTransformer2DModel",
+                in_channels=8,
+                patch_size=(1, 1, 1),
+                rope_axes_dim=(2, 2, 4),
+            ),
         },
         **PICTURES,
     ),

@@ -33,6 +33,7 @@ from qsd.evaluation.content import settings_content
 from qsd.evaluation.evaluator import Evaluator, Measurement, _check_drawn, paired_labels
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.pictures import are_embeddings, frames_of, load_pictures
+from qsd.evaluation.recording_call import recording_call
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError
 from qsd.zoo.tokenizers import clip_tokenizer
@@ -380,6 +381,28 @@ def _embedded() -> Any:
         latent_channels=4, num_vq_embeddings=16, norm_type="spatial", block_out_channels=(32,)
     )
     return diffusers.KandinskyV22Pipeline(unet=unet, scheduler=diffusers.DDPMScheduler(), movq=movq)
+
+
+def test_inputs_are_recorded_from_what_the_first_image_is_drawn_from(tmp_path: Path) -> None:
+    pipe = _embedded()
+    rows = {name: torch.rand(3, 12) for name in ("image_embeds", "negative_image_embeds")}
+    save_file(rows, tmp_path / "rows.safetensors")
+    call = dict.fromkeys(rows, str(tmp_path / "rows.safetensors"))
+    given = recording_call(pipe, settings(tmp_path, prompts=False, call=call, height=16))
+    assert given.keys() == rows.keys() | {"height"}
+    assert torch.equal(given["image_embeds"], rows["image_embeds"][:1])
+    assert recording_call(pipe, None) == {}
+    drawn = settings(tmp_path, images=True, call={"strength": 1.0}, width=16)
+    given = recording_call(diffusers.StableDiffusionImg2ImgPipeline(**_img2img_parts()), drawn)
+    assert {"prompt": PROMPTS[0], "strength": 1.0}.items() <= given.items()
+    assert given["image"].size == (16, 16)
+    assert "width" not in given
+    with pytest.raises(QsdError, match="no argument 'streng'"):
+        recording_call(pipe, dataclasses.replace(drawn, images=None, call={"streng": 1.0}))
+
+
+def _img2img_parts() -> dict[str, Any]:
+    return sd15().components | {"safety_checker": None, "requires_safety_checker": False}
 
 
 def test_second_pictures_lie_in_a_folder(tmp_path: Path) -> None:
