@@ -1,6 +1,5 @@
 """Further pipelines: worlds, solids, sound and variants that need parts or schedulers of their own."""
 
-import functools
 from typing import Any
 
 import diffusers
@@ -10,20 +9,17 @@ from drawing_case import (
     EDIT,
     FRAMES,
     FROM_TEXT,
-    LARGER,
     LTX2,
     PICTURES,
     SOUND,
     UNET,
     Drawing,
-    Make,
     drawings,
     of,
 )
-from drawing_images import talk, wuerstchen_prior
+from drawing_images import wuerstchen_prior
 from drawing_moving import MOTIF, cosmos, loud
-from drawing_parts import PARTS, TEXT, chat_tokenizer, clip_vision, denoiser, seeded, siglip_vision
-from support.tiny_pipelines import tiny_vae
+from drawing_parts import PARTS, TEXT, chat_tokenizer, denoiser, siglip_vision
 
 
 def _schedule() -> Any:
@@ -44,28 +40,6 @@ def _audio_denoiser() -> Any:
     return transformer
 
 
-def _renderer() -> Any:
-    from diffusers.pipelines.shap_e import ShapERenderer
-
-    torch.manual_seed(0)
-    return ShapERenderer(param_shapes=((8, 93), (8, 8), (8, 8), (8, 8)), d_latent=8, d_hidden=8).eval()
-
-
-_SOLID: dict[str, Make] = {
-    "prior": of(
-        "PriorTransformer",
-        num_embeddings=32,
-        additional_embeddings=0,
-        embedding_dim=8,
-        embedding_proj_dim=TEXT,
-        time_embed_dim=16,
-        clip_embed_dim=16,
-        norm_in_type="layer",
-        encoder_hid_proj_type=None,
-        added_emb_type=None,
-    ),
-    "shap_e_renderer": _renderer,
-}
 _KANDINSKY = of("Kandinsky5Transformer3DModel", in_text_dim2=12, visual_cond=True)
 
 
@@ -134,12 +108,6 @@ FURTHER: tuple[Drawing, ...] = (
     *drawings(ANIMATE, "LTX2ImageToVideoPipeline LTX2ConditionPipeline", LTX2, **FRAMES, **PICTURES),
     *drawings(ANIMATE, "Kandinsky5I2VPipeline", {"transformer": _KANDINSKY}, num_frames=21, **PICTURES),
     *drawings(
-        EDIT,
-        "Kandinsky5I2IPipeline",
-        {"transformer": _KANDINSKY, "vae": functools.partial(tiny_vae, num_stages=4)},
-        **PICTURES,
-    ),
-    *drawings(
         ANIMATE,
         "MotifVideoImage2VideoPipeline",
         MOTIF
@@ -167,30 +135,6 @@ FURTHER: tuple[Drawing, ...] = (
     ),
     *drawings(
         FROM_TEXT,
-        "BriaFibo2Pipeline",
-        {"processor": talk, "transformer": of("BriaFibo2Transformer2DModel", cap_feat_dim=36)},
-    ),
-    *drawings(
-        LARGER,
-        "HunyuanImageRefinerPipeline",
-        {
-            "vae": seeded(
-                "AutoencoderKLHunyuanImageRefiner",
-                latent_channels=4,
-                block_out_channels=(8, 8, 8, 8, 8),
-                layers_per_block=1,
-            ),
-            "transformer": of(
-                "HunyuanImageTransformer2DModel",
-                in_channels=8,
-                patch_size=(1, 1, 1),
-                rope_axes_dim=(2, 2, 4),
-            ),
-        },
-        **PICTURES,
-    ),
-    *drawings(
-        FROM_TEXT,
         "StableDiffusionGLIGENTextImagePipeline",
         {
             "unet": of(UNET, attention_type="gated-text-image"),
@@ -202,15 +146,6 @@ FURTHER: tuple[Drawing, ...] = (
             "gligen_scheduled_sampling_beta": 1.0,
         },
         recorded=True,
-        **PICTURES,
-    ),
-    *drawings("text to solid", "ShapEPipeline", _SOLID, call={"frame_size": 32}),
-    *drawings(
-        "image to solid",
-        "ShapEImg2ImgPipeline",
-        _SOLID | {"image_encoder": functools.partial(clip_vision, "CLIPVisionModel")},
-        prompts=None,
-        call={"frame_size": 32},
         **PICTURES,
     ),
 )
