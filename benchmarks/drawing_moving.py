@@ -156,7 +156,6 @@ _SHORT: dict[str, Any] = {"duration": 1.0}
 
 MOVING: tuple[Drawing, ...] = (
     *drawings(FROM_NOTHING, "ScoreSdeVePipeline", prompts=None),
-    *drawings(FROM_NOTHING, "KarrasVePipeline", prompts=None, in_memory=True),
     *drawings(
         VIDEO,
         "AllegroPipeline",
