@@ -1,6 +1,6 @@
 """Labels and probes tiny pipelines of every kind that draws, by the public road.
 
-Every pipeline of ``drawing_cases.py`` and ``drawing_images.py`` is saved and opened again, banked, labeled
+Every pipeline of ``drawing_cases.py`` and its neighbours is saved and opened again, banked, labeled
 (two random configs) and probed (three layers). A label counts where every config draws something else than
 full precision. Results are kept in a file, so that a run can be cut into pieces. Some pipelines need ftfy
 (``pip install ftfy``)::
@@ -15,7 +15,6 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from cases import run_cases
 from diffusers import DiffusionPipeline
 from drawing_case import Drawing
 from drawing_cases import DRAWINGS
+from drawing_further import FURTHER
 from drawing_images import IMAGES
 from drawing_moving import MOVING
 from PIL import Image
@@ -37,9 +37,9 @@ from qsd.support.errors import QsdError, first_line
 
 sys.path.pop(0)  # of the tests, which the cases are built of
 
-CASES = (*DRAWINGS, *IMAGES, *MOVING)
+CASES = (*DRAWINGS, *IMAGES, *MOVING, *FURTHER)
 OPTIONS = ("uaq-4", "lloyd-3:f8")
-PROMPTS, CLASSES = ("a thin zero", "a bold seven slanted left"), ("1", "3")
+CLASSES = ("1", "3")
 PROBED, LIMIT = 3, 240
 HEADING = "## Which pipelines are labeled and probed"
 ROWS = Path(__file__).parent / "results" / "drawing.json"
@@ -83,10 +83,10 @@ def run(case: Drawing, folder: Path) -> Row:
             pipe = qsd.load_pipeline(folder / "pipeline")
         pipe.set_progress_bar_config(disable=True)
         denoisers = case.denoiser or ", ".join(denoisers_of(pipe))
-        inputs = recorded(case, pipe) if case.recorded or case.rows else None
-        bank = qsd.build_bank(pipe, options=OPTIONS, inputs=inputs, denoiser=case.denoiser)
-        layers = len(bank.layers)
         settings = settings_of(case, pipe, folder)
+        needed = settings if case.recorded or case.rows else None
+        bank = qsd.build_bank(pipe, options=OPTIONS, evaluator=needed, denoiser=case.denoiser)
+        layers = len(bank.layers)
         store = qsd.label(pipe, bank, folder / "store.h5", num_configs=2, evaluator=settings)
         values = store.values("psnr")
         if (values == 100).any():
@@ -116,12 +116,6 @@ def tensors_of(case: Drawing, count: int) -> dict[str, torch.Tensor]:
     return {name: torch.rand(count, *shape, generator=values) for name, shape in case.rows.items()}
 
 
-def recorded(case: Drawing, pipe: Any) -> Mapping[str, Any]:
-    """Arguments of the denoisers, by a call of the pipeline with what the case names."""
-    sizes = sizes_of(case, pipe)
-    return qsd.record_inputs(pipe, **sizes | case.settings.get("call", {}) | tensors_of(case, 1))
-
-
 def sizes_of(case: Drawing, pipe: Any) -> dict[str, int]:
     """Height and width, of what has a choice of them."""
     accepted = inspect.signature(pipe.__call__).parameters
@@ -130,7 +124,7 @@ def sizes_of(case: Drawing, pipe: Any) -> dict[str, int]:
 
 def settings_of(case: Drawing, pipe: Any, folder: Path) -> qsd.EvaluationSettings:
     """Two images in two steps, as small as they get, and what the case asks for."""
-    (folder / "prompts").write_text("\n".join(CLASSES if case.kind == "class" else PROMPTS))
+    (folder / "prompts").write_text("\n".join(CLASSES if case.kind == "class" else case.prompts))
     for name in ("pictures", "masked"):
         pictures(folder / name, case.side, masks=name == "masked")
     smallest = {"prompts": "prompts", "num_images": 2, "steps": 2, "guidance": 1.0, "batch_size": 2}

@@ -42,9 +42,10 @@ class Drawing:
         settings: of the evaluation, in place of the smallest that all share.
         in_memory: taken as it is built, not opened from the folder that diffusers saves.
         rows: argument of the call -> shape, of tensors from 0 to 1 that lie in files, a row for each image.
-        recorded: arguments of the denoiser are recorded by a call with all of the above, not by qsd alone.
+        recorded: arguments of the denoiser are recorded by a call with all of the above, as with ``rows``.
         denoiser: the one to bank; by default all.
         side: of what is drawn, in pixels.
+        prompts: where a pipeline does not take any text.
     """
 
     cls: str
@@ -56,6 +57,7 @@ class Drawing:
     recorded: bool = False
     denoiser: str | None = None
     side: int = 32
+    prompts: tuple[str, ...] = ("a thin zero", "a bold seven slanted left")
 
     def build(self) -> Any:
         """The pipeline, with random weights."""
@@ -98,9 +100,11 @@ def drawings(
 ) -> list[Drawing]:
     own = {
         name: settings.pop(name)
-        for name in ("in_memory", "rows", "recorded", "denoiser", "side")
+        for name in ("in_memory", "rows", "recorded", "denoiser", "side", "texts")
         if name in settings
     }
+    if "texts" in own:
+        own["prompts"] = own.pop("texts")
     return [Drawing(name, kind, parts or {}, settings, **own) for name in names.split()]
 
 

@@ -174,7 +174,7 @@ DRAWINGS: tuple[Drawing, ...] = (
         },
     ),
     *drawings("prior", "KandinskyV22PriorPipeline KandinskyPriorPipeline", {"prior": PRIOR}),
-    *drawings("prior", "StableCascadePriorPipeline", CASCADE),
+    *drawings("prior", "StableCascadePriorPipeline", CASCADE, side=256),
     *drawings(FROM_IMAGE, "StableDiffusionImg2ImgPipeline StableDiffusionPAGImg2ImgPipeline", **PICTURES),
     *drawings(
         FROM_IMAGE,

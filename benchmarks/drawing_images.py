@@ -196,7 +196,7 @@ def _many_languages() -> Any:
     return MultilingualCLIP(config).eval()
 
 
-def _wuerstchen_prior() -> Any:
+def wuerstchen_prior() -> Any:
     from diffusers.pipelines.deprecated.wuerstchen import WuerstchenPrior
 
     torch.manual_seed(0)
@@ -243,7 +243,7 @@ def _languages() -> Any:
     return RobertaSeriesModelWithTransformation(config).eval()
 
 
-def _talk() -> Any:
+def talk() -> Any:
     """A tokenizer whose chats are lists of parts."""
     tokenizer = chat_tokenizer()
     tokenizer.chat_template = "{{ messages[-1]['content'][0]['text'] }}"
@@ -613,7 +613,7 @@ IMAGES: tuple[Drawing, ...] = (
     *drawings(
         FROM_TEXT,
         "WuerstchenCombinedPipeline",
-        {"prior_prior": _wuerstchen_prior, "decoder": _wuerstchen_decoder},
+        {"prior_prior": wuerstchen_prior, "decoder": _wuerstchen_decoder},
         in_memory=True,
         batch_size=1,
         side=128,
@@ -626,7 +626,7 @@ IMAGES: tuple[Drawing, ...] = (
             "text_encoder": functools.partial(
                 language_model, "LlamaForCausalLM", "LlamaConfig", num_hidden_layers=30
             ),
-            "tokenizer": _talk,
+            "tokenizer": talk,
         },
     ),
     *drawings(EDIT, "Flux2KleinKVPipeline", _KLEIN, side=64, **PICTURES),
@@ -654,7 +654,7 @@ IMAGES: tuple[Drawing, ...] = (
         {
             "transformer": of("NucleusMoEImageTransformer2DModel", out_channels=1),
             "text_encoder": PARTS["Qwen3VLForConditionalGeneration"],
-            "processor": _talk,
+            "processor": talk,
         },
     ),
     *drawings(
@@ -663,7 +663,7 @@ IMAGES: tuple[Drawing, ...] = (
         {"processor": chat_tokenizer, "tokenizer": chat_tokenizer},
         batch_size=1,
     ),
-    *drawings(EDIT, "JoyImageEditPlusPipeline", {"processor": _talk}, **PICTURES),
+    *drawings(EDIT, "JoyImageEditPlusPipeline", {"processor": talk}, **PICTURES),
     *drawings(
         FROM_TEXT,
         "AltDiffusionPipeline",

@@ -76,12 +76,12 @@ class _Harmless:
         return video
 
 
-def _cosmos(**changes: Any) -> dict[str, Make]:
+def cosmos(**changes: Any) -> dict[str, Make]:
     """Parts of a pipeline that insists on a safety checker, whose package opens it from a folder."""
     return {"transformer": of("CosmosTransformer3DModel", **changes), "safety_checker": _Harmless}
 
 
-def _loud(cls: str, **config: Any) -> Make:
+def loud(cls: str, **config: Any) -> Make:
     """A decoder of sound whose layers do not begin at zero, which would make all sounds silence."""
 
     def make() -> Any:
@@ -119,11 +119,11 @@ def _conditions_of_songs() -> Any:
     ).eval()
 
 
-_EASY = {
+EASY = {
     "text_encoder": lambda: language_model("Qwen2Model", "Qwen2Config"),
     "tokenizer": chat_tokenizer,
 }
-_EASY_MASKED = _EASY | {
+_EASY_MASKED = EASY | {
     "transformer": of("EasyAnimateTransformer3DModel", in_channels=12, resize_inpaint_mask_directly=False)
 }
 _HUNYUAN_15 = {
@@ -131,10 +131,10 @@ _HUNYUAN_15 = {
     "tokenizer": functools.partial(chat_tokenizer, 2048),
     "tokenizer_2": PARTS["T5Tokenizer"],
     "guider": _guider,
-    "transformer": of("HunyuanVideo15Transformer3DModel", text_embed_2_dim=12),
+    "transformer": of("HunyuanVideo15Transformer3DModel", text_embed_2_dim=12, target_size=32),
 }
 _AUDIO_3 = {
-    "vae": _loud(
+    "vae": loud(
         "AutoencoderSAME",
         patch_size=4,
         encoder_channels=8,
@@ -151,12 +151,11 @@ _AUDIO_3 = {
     "duration_embedder": _duration_embedder,
 }
 _SOUND = {"audio": (2, 64)}
-_MOTIF = {"text_encoder": PARTS["T5EncoderModel"], "tokenizer": PARTS["T5Tokenizer"], "guider": _guider}
+MOTIF = {"text_encoder": PARTS["T5EncoderModel"], "tokenizer": PARTS["T5Tokenizer"], "guider": _guider}
 _SHORT: dict[str, Any] = {"duration": 1.0}
 
 MOVING: tuple[Drawing, ...] = (
     *drawings(FROM_NOTHING, "ScoreSdeVePipeline", prompts=None),
-    *drawings(FROM_NOTHING, "KarrasVePipeline", prompts=None, in_memory=True),
     *drawings(
         VIDEO,
         "AllegroPipeline",
@@ -215,7 +214,7 @@ MOVING: tuple[Drawing, ...] = (
         **FRAMES,
         **PICTURES,
     ),
-    *drawings(VIDEO, "EasyAnimatePipeline", _EASY, **FRAMES),
+    *drawings(VIDEO, "EasyAnimatePipeline", EASY, **FRAMES),
     *drawings("inpaint", "EasyAnimateInpaintPipeline", _EASY_MASKED, **FRAMES, **MASKED),
     *drawings(VIDEO, "HunyuanVideo15Pipeline", _HUNYUAN_15, batch_size=1, **FRAMES),
     *drawings(ANIMATE, "HunyuanVideo15ImageToVideoPipeline", _HUNYUAN_15, **FRAMES, **PICTURES),
@@ -305,6 +304,6 @@ MOVING: tuple[Drawing, ...] = (
         call={"segment_frame_length": 5},
         **PICTURES,
     ),
-    *drawings(VIDEO, "CosmosTextToWorldPipeline", _cosmos(), in_memory=True, **FRAMES),
-    *drawings(VIDEO, "MotifVideoPipeline", _MOTIF, **FRAMES),
+    *drawings(VIDEO, "CosmosTextToWorldPipeline", cosmos(), in_memory=True, **FRAMES),
+    *drawings(VIDEO, "MotifVideoPipeline", MOTIF, **FRAMES),
 )

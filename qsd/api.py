@@ -18,6 +18,7 @@ from qsd.bank import Bank
 from qsd.denoisers import GraphKind, Traced, trace_whole
 from qsd.denoisers.source import Source, open_source
 from qsd.evaluation import EvaluationSettings
+from qsd.evaluation.recording_call import recording_call
 from qsd.labels import Job, Measurer, Prober, RunLayers
 from qsd.labels.active import ActiveSettings, label_actively
 from qsd.labels.budget import layers_to_probe
@@ -56,6 +57,7 @@ def build_bank(
     *,
     denoiser: str | None = None,
     inputs: Mapping[str, Any] | None = None,
+    evaluator: EvaluationSettings | None = None,
     graph: GraphKind = "traced",
     activations: Sequence[str | int] = ("16",),
     threads: int = 1,
@@ -70,6 +72,7 @@ def build_bank(
         denoiser: name of the pipeline's component to restrict to; by default all its denoisers.
         inputs: keyword arguments of the denoiser's forward, or denoiser name -> such. By default those that
             the pipeline's own call gives it.
+        evaluator: whose prompts, images, sizes and ``call`` that call is given, which some pipelines need.
         graph: "traced", or "chain" for a denoiser that cannot be traced: weights in module order.
         activations: ways to round inputs of layers that configs choose from, such as ``["16", "8", "6h"]``.
         threads: layers quantized at a time.
@@ -79,7 +82,8 @@ def build_bank(
     Raises:
         QsdError: an unknown option, a weight with NaN or infinity, or a denoiser that cannot be traced.
     """
-    module, traced = trace_whole(pipe, denoiser=denoiser, inputs=inputs, graph=graph)
+    call = {} if isinstance(pipe, nn.Module) else recording_call(pipe, evaluator)
+    module, traced = trace_whole(pipe, denoiser=denoiser, inputs=inputs, graph=graph, call=call)
     return bank_module.build_bank(
         module,
         _table(options, traced),
@@ -97,6 +101,7 @@ def write_bank(
     options: Sequence[Option | str] | str = DEFAULT_OPTIONS,
     *,
     inputs: Mapping[str, Any] | None = None,
+    evaluator: EvaluationSettings | None = None,
     graph: GraphKind = "traced",
     activations: Sequence[str | int] = ("16",),
     threads: int = 1,
@@ -113,6 +118,7 @@ def write_bank(
         out: safetensors file to write.
         options: as for :func:`build_bank`.
         inputs: likewise.
+        evaluator: likewise.
         graph: likewise.
         activations: likewise.
         threads: likewise.
@@ -126,7 +132,7 @@ def write_bank(
         QsdError: as :func:`build_bank`, or the pipeline cannot be opened.
     """
     opened = source if isinstance(source, Source) else open_source(source)
-    opened, traced = opened.traced(inputs, graph)
+    opened, traced = opened.traced(inputs, graph, recording_call(opened.pipe, evaluator))
     return bank_module.write_bank(
         out,
         opened.read,

@@ -21,6 +21,7 @@ from qsd.denoisers.accounting import average_bits_of_all
 from qsd.denoisers.components import denoiser_like
 from qsd.denoisers.pipeline import DtypeName, dtype_of, load_pipeline
 from qsd.denoisers.source import open_source
+from qsd.evaluation import EvaluationSettings
 from qsd.quantizers import parse_options
 from qsd.quantizers.activations import parse_activations
 from qsd.support.errors import QsdError
@@ -34,6 +35,7 @@ def bank(
     options: list[str] | str = "default",
     denoiser: str | None = None,
     inputs: str | None = None,
+    evaluation: EvaluationSettings | None = None,
     graph: GraphKind = "traced",
     activations: list[str | int] = ["16"],  # noqa: B006
     threads: PositiveInt | None = None,
@@ -57,6 +59,8 @@ def bank(
         denoiser: name of the component to restrict to, where a pipeline has several denoisers.
         inputs: JSON file of the arguments of the denoiser's forward (qsd.save_inputs); none records them from
             the pipeline's own call.
+        evaluation: of the labels to come: that call is given its prompts, images, sizes and call, which some
+            pipelines need.
         graph: traced, or chain for a denoiser that cannot be traced (weights in module order).
         activations: ways to round the inputs of layers that random configs and searches choose from, such as
             [16, 8, 6, 4, 8h]: bits, then h for a rotation in front or m for smoothing, then t for static
@@ -86,7 +90,7 @@ def bank(
         "graph": graph,
     }
     there = check_replaceable(Path(out), wanted, lambda: _facts(Bank.load(out)), overwrite=overwrite)
-    if there and inputs is None:
+    if there and inputs is None and evaluation is None:
         built = Bank.load(out)
         messages.print(f"{out}: is there already, of the same denoiser and options")
     else:
@@ -96,6 +100,7 @@ def bank(
                 out,
                 options,
                 inputs=load_inputs(inputs) if inputs else None,
+                evaluator=evaluation,
                 graph=graph,
                 activations=activations,
                 threads=threads or os.cpu_count() or 1,

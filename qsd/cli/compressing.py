@@ -23,6 +23,7 @@ from qsd.denoisers.pipeline import DtypeName, load_pipeline
 from qsd.evaluation import LABELS, EvaluationSettings
 from qsd.evaluation.conditions import NULL_CLASS, num_classes
 from qsd.evaluation.pictures import needs_pictures
+from qsd.evaluation.recording_call import recording_call
 from qsd.explain.report import write_report
 from qsd.explain.run_folder import RunFolder
 from qsd.export.write import export
@@ -148,7 +149,8 @@ class Compression:
         Raises:
             QsdError: no config is as small as a goal.
         """
-        module, traced = trace_whole(self.pipe, **self.plan.seen())
+        call = recording_call(self.pipe, self.evaluation)
+        module, traced = trace_whole(self.pipe, **self.plan.seen(), call=call)
         self._check_goals(class_name(module), traced.layers)
         effort = self.plan.effort
         images = {
@@ -293,7 +295,11 @@ class Compression:
             )
         with self.bar("Bank") as progress:
             bank = build_bank(
-                self.pipe, self.options, **self.plan.seen(), command=self.command, progress=progress
+                *(self.pipe, self.options),
+                **self.plan.seen(),
+                evaluator=self.evaluation,
+                command=self.command,
+                progress=progress,
             )
         bank.save(path)
         return bank

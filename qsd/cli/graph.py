@@ -8,6 +8,8 @@ from qsd.denoisers import GraphKind, holdings, load_inputs, trace_whole
 from qsd.denoisers.components import class_name
 from qsd.denoisers.draw import draw
 from qsd.denoisers.pipeline import DtypeName, load_pipeline
+from qsd.evaluation import EvaluationSettings
+from qsd.evaluation.recording_call import recording_call
 
 
 def graph(
@@ -16,6 +18,7 @@ def graph(
     block: int | None = None,
     denoiser: str | None = None,
     inputs: str | None = None,
+    evaluation: EvaluationSettings | None = None,
     graph: GraphKind = "traced",
     dtype: DtypeName = "float32",
     json: bool = False,
@@ -29,16 +32,20 @@ def graph(
         denoiser: name of the component to restrict to, where a pipeline has several denoisers.
         inputs: JSON file of the arguments of the denoiser's forward (qsd.save_inputs); none records them from
             the pipeline's own call.
+        evaluation: of the labels to come: that call is given its prompts, images, sizes and call, which some
+            pipelines need.
         graph: traced, or chain for a denoiser that cannot be traced (weights in module order).
         dtype: float32, bfloat16 or float16, of the weights that are loaded.
         json: print the counts as JSON.
     """
     with messages.status("tracing"):
+        pipe = load_pipeline(pipeline, dtype=dtype)
         module, traced = trace_whole(
-            load_pipeline(pipeline, dtype=dtype),
+            pipe,
             denoiser=denoiser,
             inputs=load_inputs(inputs) if inputs else None,
             graph=graph,
+            call=recording_call(pipe, evaluation),
         )
     if out:
         draw(traced.graph, out, block=block)

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only, tree_unflatten
 
 from qsd.support.errors import QsdError, first_line
+from qsd.support.quiet import unreported
 
 _WRAPPER_PREFIX = "denoiser."
 
@@ -151,7 +152,7 @@ def _by_shapes(denoiser: nn.Module, inputs: Mapping[str, Any]) -> Program:
 
     weightless = weightless_copy(denoiser, mode)
     containers = copy_of(inputs)
-    with mode:
+    with mode, unreported():
         shapes = tree_map_only(torch.Tensor, shape_of, containers)
         return _program(_Called(weightless, shapes, real_masks=True))
 

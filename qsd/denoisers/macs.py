@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 from qsd.denoisers.exporting import weightless_copy
 from qsd.denoisers.layers import WeightLayer, kind_of, weight_at
 from qsd.support.errors import first_line
+from qsd.support.quiet import unreported
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def _count(denoiser: nn.Module, inputs: Mapping[str, Any]) -> dict[str, int]:
         if kind_of(module) is not None and isinstance(weight, Tensor):
             counts.setdefault(path, 0)
             module.register_forward_hook(_counting(path, counts))
-    with mode, torch.no_grad():
+    with mode, torch.no_grad(), unreported():
         copied(**shaped)
     batch = next((len(value) for value in shaped.values() if isinstance(value, Tensor) and value.ndim > 1), 1)
     return {path: count // batch for path, count in counts.items()}

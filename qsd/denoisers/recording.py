@@ -61,9 +61,9 @@ def record_inputs(pipe: Any, name: str | None = None, **call: Any) -> dict[str, 
         reason = first_line(failure) if failure else "its call never reaches it"
         reached = f", or take '{next(iter(found))}' alone (`--denoiser {next(iter(found))}`)" if found else ""
         raise QsdError(
-            f"{type(pipe).__name__}: no inputs of '{missing[0]}' could be recorded ({reason}); pass inputs= "
-            "(`--inputs FILE`, which qsd.save_inputs writes), such as qsd.record_inputs(pipe, image=...) "
-            f"with what the call needs{reached}"
+            f"{type(pipe).__name__}: no inputs of '{missing[0]}' could be recorded ({reason}); name what the "
+            "call needs as `--evaluation.images` or `--evaluation.call`, or pass inputs= (`--inputs FILE`, "
+            f"which qsd.save_inputs writes), such as qsd.record_inputs(pipe, image=...){reached}"
         )
     return found
 

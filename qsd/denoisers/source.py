@@ -35,17 +35,21 @@ class Source:
         identity: see :func:`qsd.denoisers.identity.identity`.
         read: gives the weight of a module by the module's path.
         streamed: whether weights are read from files and not held.
+        pipe: the pipeline of the denoiser, on the meta device as far as weights are read from files.
     """
 
     module: nn.Module
     identity: dict[str, Any]
     read: Callable[[str], torch.Tensor]
     streamed: bool
-    _pipe: Any
+    pipe: Any
     _whole: Callable[[], "Source"]
 
     def traced(
-        self, inputs: Mapping[str, Any] | None = None, graph: GraphKind = "traced"
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        graph: GraphKind = "traced",
+        call: Mapping[str, Any] | None = None,
     ) -> tuple["Source", Traced]:
         """The source with its weight layers and graph; see :func:`qsd.denoisers.whole.trace_whole`.
 
@@ -58,16 +62,16 @@ class Source:
         """
         if self.streamed and inputs is None and graph == "traced":
             try:
-                with callable_without_weights(self._pipe):
-                    recorded = record_inputs(self._pipe, _only_name(self._pipe, self.module))
+                with callable_without_weights(self.pipe):
+                    recorded = record_inputs(self.pipe, _only_name(self.pipe, self.module), **call or {})
                 return self, trace_whole(self.module, inputs=recorded)[1]
             except QsdError as error:
                 _logger.info("loaded as a whole (%s)", error)
                 whole = self._whole()
-                return whole, whole.traced()[1]
-        given: Any = self.module if self.streamed else self._pipe
-        name = None if self.streamed else _only_name(self._pipe, self.module)
-        return self, trace_whole(given, denoiser=name, inputs=inputs, graph=graph)[1]
+                return whole, whole.traced(call=call)[1]
+        given: Any = self.module if self.streamed else self.pipe
+        name = None if self.streamed else _only_name(self.pipe, self.module)
+        return self, trace_whole(given, denoiser=name, inputs=inputs, graph=graph, call=call)[1]
 
 
 def open_source(

@@ -29,6 +29,7 @@ def trace_whole(
     denoiser: str | None = None,
     inputs: Mapping[str, Any] | None = None,
     graph: GraphKind = "traced",
+    call: Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, Traced]:
     """Traces a pipeline's denoiser, or all of several.
 
@@ -39,6 +40,7 @@ def trace_whole(
             pipeline's own call gives it (:func:`qsd.denoisers.recording.record_inputs`). Where that cannot be
             recorded, or only a denoiser is given, inputs are guessed from its config.
         graph: "traced", or "chain" for :func:`qsd.denoisers.tracing.chain_graph`.
+        call: arguments of the recorded call in place of those that qsd chooses.
 
     Returns:
         (the denoiser or :class:`Denoisers`, weight layers and graph).
@@ -58,7 +60,7 @@ def trace_whole(
     failure: QsdError | None = None
     if inputs is None and not isinstance(pipe, nn.Module):
         try:
-            recorded = record_inputs(pipe, denoiser)
+            recorded = record_inputs(pipe, denoiser, **call or {})
             given = recorded if isinstance(module, Denoisers) else {"": next(iter(recorded.values()))}
         except QsdError as error:
             failure = error

@@ -46,6 +46,7 @@ class Measurement:
         latents: float32 [n, ...], see :class:`qsd.evaluation.generate.Drawn`.
         frames: uint8 [n * F, 3, H, W], all frames, which the paired metrics compare.
         sound: uint8 [n, 3, C, L], of pipelines that draw sound beside pictures.
+        are_embeddings: the paired metrics compare the latents, which are the embeddings that were drawn.
     """
 
     labels: dict[str, float]
@@ -53,6 +54,7 @@ class Measurement:
     latents: torch.Tensor
     frames: torch.Tensor
     sound: torch.Tensor | None = None
+    are_embeddings: bool = False
 
 
 class Evaluator:
@@ -129,7 +131,7 @@ class Evaluator:
         labels = self.distribution.labels() if self.distribution is not None else {}
         if self.clip is not None:
             labels["clip"] = float(self.clip.score / self.clip.n_samples)  # compute() clips at 0
-        drawn = Measurement(labels, images, latents, frames, heard)
+        drawn = Measurement(labels, images, latents, frames, heard, self._generator.draws_embeddings)
         labels |= paired_labels(drawn, full or drawn)
         for name, value in labels.items():
             if not math.isfinite(value):
@@ -146,9 +148,13 @@ def paired_labels(drawn: Measurement, full: Measurement) -> dict[str, float]:
     """PSNR (dB) and latent MSE against full precision.
 
     PSNR is the mean over images or frames, each capped; of pictures with sound, the mean of that and of the
-    PSNR of the sound, so that neither goes unmeasured.
+    PSNR of the sound, so that neither goes unmeasured. Embeddings are compared as they are, by the range of
+    those of full precision.
     """
-    psnr = _mean_psnr(drawn.frames, full.frames)
+    if full.are_embeddings:
+        psnr = _mean_psnr_of_values(drawn.latents, full.latents)
+    else:
+        psnr = _mean_psnr(drawn.frames, full.frames)
     if drawn.sound is not None and full.sound is not None:
         psnr = (psnr + _mean_psnr(drawn.sound, full.sound)) / 2
     return {"psnr": psnr, "latent_mse": float((drawn.latents - full.latents).square().mean())}
@@ -156,6 +162,10 @@ def paired_labels(drawn: Measurement, full: Measurement) -> dict[str, float]:
 
 def _check_drawn(full: Measurement) -> None:
     """Refuses full precision that draws nothing, which every config would draw as well."""
+    if full.are_embeddings:
+        if float(full.latents.max()) > float(full.latents.min()):
+            return
+        raise QsdError("all that is drawn is one number, so labels would say nothing; check the weights")
     values = [full.frames] if full.sound is None else [full.frames, full.sound]
     if all(int(drawn.max()) - int(drawn.min()) <= 1 for drawn in values):
         raise QsdError(
@@ -170,3 +180,10 @@ def _mean_psnr(images: torch.Tensor, wanted: torch.Tensor) -> float:
         for some, full in zip(images.split(_PART), wanted.split(_PART), strict=True)
     ]
     return float(torch.cat(parts).clamp(max=MAX_PSNR).mean())
+
+
+def _mean_psnr_of_values(values: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Of what has no range of its own, [n, ...]."""
+    errors = (values.double() - wanted.double()).square().flatten(1).mean(dim=1)
+    decibels = 10 * torch.log10((wanted.max() - wanted.min()).double().square() / errors)
+    return float(decibels.clamp(max=MAX_PSNR).mean())

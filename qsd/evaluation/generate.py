@@ -12,7 +12,14 @@ from qsd.evaluation.conditions import Conditions, conditions_of
 from qsd.evaluation.given import load_given
 from qsd.evaluation.meanwhile import decoder_of, guided, replaced, tiled, unchecked
 from qsd.evaluation.memory import enough_memory, is_out_of_memory
-from qsd.evaluation.pictures import frames_of, load_pictures, may_take_pictures, needs_pictures, sound_of
+from qsd.evaluation.pictures import (
+    are_embeddings,
+    frames_of,
+    load_pictures,
+    may_take_pictures,
+    needs_pictures,
+    sound_of,
+)
 from qsd.evaluation.repeated import Repeated
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError, first_line
@@ -55,6 +62,8 @@ class Generator:
         settings: images, steps, guidance, size and batch size.
         prompts: one prompt an image.
         one_by_one: whether batches are drawn image by image.
+        draws_embeddings: whether what was drawn last is no picture or sound, but what another pipeline draws
+            from. Its frames are cut to a range that it does not have; its latents are whole.
     """
 
     def __init__(self, pipe: Any, settings: EvaluationSettings, *, unwatched: bool = False) -> None:
@@ -72,6 +81,7 @@ class Generator:
         """
         self.pipe = pipe
         self.settings = settings
+        self.draws_embeddings = False
         self._options = _options(pipe, settings)
         prompts = settings.load_prompts() if settings.prompts is not None else None
         self.prompts = prompts or [""] * settings.num_images
@@ -148,7 +158,7 @@ class Generator:
         }
         if self.one_by_one:
             conditions = {
-                name: value if isinstance(value, torch.Tensor) else _single(self.pipe, name, value)
+                name: value if isinstance(value, torch.Tensor) else only_value(self.pipe, name, value)
                 for name, value in conditions.items()
             }
         if "batch_size" in accepted_by(self.pipe) and "prompt" not in accepted_by(self.pipe):
@@ -177,6 +187,7 @@ class Generator:
                 if tiled(self.pipe, error):
                     return self._draw(rows, noise_seed)
                 raise QsdError(self._refusal(error)) from error
+        self.draws_embeddings = are_embeddings(self.pipe, drawn[0])
         frames, sound = self._frames(drawn[0], count), sound_of(self.pipe, drawn)
         latents = _joined(decoded.latents, count) if decoded.latents else None
         if latents is None:
@@ -257,7 +268,7 @@ def check_finite(values: torch.Tensor, stage: str, prompts: Sequence[str]) -> No
         prompt = prompts[int(bad.nonzero()[0]) if len(bad) == len(prompts) else 0]
         raise QsdError(
             f"prompt {prompt!r}: the {stage} are not finite numbers; nothing is written (is the pipeline's "
-            "dtype wide enough, are all of its weights finite?)"
+            "dtype wide enough, are all of its weights finite, are steps and num_frames as many as it needs?)"
         )
 
 
@@ -279,7 +290,7 @@ def _takes_lists(pipe: Any, name: str) -> bool:
     return taken is None or taken.annotation is taken.empty or "list" in str(taken.annotation).lower()
 
 
-def _single(pipe: Any, name: str, values: Sequence[Any]) -> Any:
+def only_value(pipe: Any, name: str, values: Sequence[Any]) -> Any:
     """The only value of a batch, in a list where the pipeline's call takes nothing but lists."""
     parameter = accepted_by(pipe).get(name)
     annotation = "" if parameter is None else str(parameter.annotation).lower()

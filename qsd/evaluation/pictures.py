@@ -19,6 +19,7 @@ from qsd.denoisers.pictured import (
     takes_videos,
 )
 from qsd.evaluation.call import accepted_by
+from qsd.evaluation.meanwhile import decoder_of
 from qsd.support.errors import QsdError, first_line
 from qsd.support.hashing import array_hash, json_hash
 from qsd.support.paths import find
@@ -195,14 +196,30 @@ def frames_of(drawn: Any) -> torch.Tensor:
         drawn = np.stack([_as_array(item) for item in drawn])
     values = torch.as_tensor(np.asarray(drawn) if not isinstance(drawn, torch.Tensor) else drawn)
     values = values.detach().float().cpu()
-    is_embedding = values.ndim == 4 and min(values.shape[1], values.shape[3]) > _CHANNELS
-    if values.ndim <= 3 or is_embedding:
+    if values.ndim <= 3 or _is_map(values):
         sound = values if values.ndim == 3 else values.flatten(1)[:, None]
         return (sound / 2 + 0.5)[:, None, None].expand(-1, -1, 3, -1, -1)
     if values.ndim != 4 or values.shape[3] <= _CHANNELS:  # else the channels come first
         values = values.movedim(-1, -3)
     frames = values if values.ndim == 5 else values[:, None]
     return frames.expand(-1, -1, 3, -1, -1) if frames.shape[2] == 1 else frames[:, :, :3]
+
+
+def are_embeddings(pipe: Any, drawn: Any) -> bool:
+    """Whether a pipeline returned what another one draws from, which is no picture and has no range.
+
+    Args:
+        pipe: a pipeline; one that draws sound has a decoder, or returns its channels.
+        drawn: the first value of its call.
+    """
+    if not isinstance(drawn, np.ndarray | torch.Tensor) or decoder_of(pipe) is not None:
+        return False
+    return _is_map(drawn) or (drawn.ndim == 2 and getattr(pipe, "vocoder", None) is None)
+
+
+def _is_map(values: np.ndarray | torch.Tensor) -> bool:
+    """Whether values [B, C, H, W] are no picture: they have too many channels."""
+    return values.ndim == 4 and min(values.shape[1], values.shape[3]) > _CHANNELS
 
 
 def _as_array(item: Any) -> np.ndarray:

@@ -17,6 +17,7 @@ from qsd.denoisers.identity import check_same_denoiser
 from qsd.evaluation.evaluator import LABELS
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.labels.conditions import check_conditions
+from qsd.labels.influence import FEW, moved_by, say_if_unmoved
 from qsd.labels.leases import Claims
 from qsd.labels.leaving_out import Failure, check_complete
 from qsd.labels.measurer import Job, Measured
@@ -185,6 +186,7 @@ def label(
     places = Places.of(store.header, table.options, table.activation_options)
     watch = watch or Watch()
     failures: list[Failure[Job]] = []
+    moved: list[bool] = []
     for done, result in enumerate(run(jobs)):
         if isinstance(result, Failure):
             failures.append(result)
@@ -200,9 +202,14 @@ def label(
             seconds=seconds,
             num_images=num_images,
         )
+        moved.append(moved_by(labels))
+        if len(moved) == FEW:
+            say_if_unmoved(moved, "configs")
         message = watch.record(job.index, labels, seconds)
         if progress:
             progress(done + 1, len(jobs), message)
+    if len(moved) < FEW:
+        say_if_unmoved(moved, "configs")
     check_complete(failures)
     return store
 

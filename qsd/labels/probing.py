@@ -21,6 +21,7 @@ from qsd.evaluation.extractors import load_features
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.memory import enough_memory
 from qsd.evaluation.settings import EvaluationSettings
+from qsd.labels.influence import PART, changed_by, say_if_unmoved
 from qsd.labels.leases import Claims
 from qsd.labels.leaving_out import Failure, check_complete
 from qsd.store import Basis, Places, Response, Responses, Store
@@ -110,17 +111,21 @@ def probe(
     ]
     wanted = claim(jobs) if claim and jobs else jobs
     failures: list[Failure[Cells]] = []
+    moved: list[bool] = []
     for done, result in enumerate(run(wanted) if wanted else ()):
         if isinstance(result, Failure):
             failures.append(result)
             continue
         cells, changes = result
+        moved.append(changed_by(changes))
         places = tuple(columns[list(cells.columns)].tolist())
         store.append_response(
             Response(cells.layer, changes, settings.num_images, settings.noise_seed, provenance, places)
         )
         if progress:
             progress(done + 1, len(wanted), bank.layers[cells.layer].name)
+    if len(moved) >= PART * len(bank.layers):  # a few may be those that nothing depends on
+        say_if_unmoved(moved, "layers")
     known = store.header.responses
     if known is not None and known.sketched:
         finish = summarized if layers is None else summarized_in_part

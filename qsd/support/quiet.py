@@ -1,6 +1,7 @@
 """Keeps the loading bars and reports of libraries out of our own output."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 
 from diffusers.utils import logging as diffusers_logging
@@ -24,3 +25,14 @@ def quiet() -> Iterator[None]:
             library.enable_progress_bar()
         for library, level in zip(both, levels, strict=True):
             library.set_verbosity(level)
+
+
+@contextlib.contextmanager
+def unreported() -> Iterator[None]:
+    """Without the traceback that torch prints where an operation refuses shapes: the error says it all."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before

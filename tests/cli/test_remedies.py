@@ -5,6 +5,7 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.tiny_pipelines import sd15, tiny_unet
 
 import qsd
@@ -66,6 +67,26 @@ def test_inputs_that_cannot_be_recorded(decoder: Path, capsys: pytest.CaptureFix
     works(capsys, "bank", *pipeline, "--out", bank, *OPTIONS, "--inputs", file)
     works(capsys, "export", *pipeline, "--bank", bank, "--config-file", "uaq-4", "--out", out)
     assert qsd.load_export(out).config["out_channels"] == 8
+
+
+def test_inputs_are_recorded_with_what_labels_are_drawn_from(
+    decoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline, file = ["--pipeline", str(decoder / "pipeline")], str(decoder / "rows.safetensors")
+    names = ("image_embeds", "negative_image_embeds")
+    save_file({name: torch.ones(2, 12) for name in names}, file)
+    call = ["--evaluation.call", str(dict.fromkeys(names, file)), "--evaluation.height", "32"]
+    bank, store = str(decoder / "recorded.safetensors"), str(decoder / "store.h5")
+    works(capsys, "graph", *pipeline, *call)
+    works(capsys, "bank", *pipeline, "--out", bank, *OPTIONS, *call)
+    drawn = ["num_images", "steps", "width", "batch_size"]
+    drawn = [word for name in drawn for word in (f"--evaluation.{name}", "32" if name == "width" else "2")]
+    works(
+        *(capsys, "label", *pipeline, "--bank", bank, "--store", store, "--num_configs", "1"),
+        *(*call, *drawn, "--json"),
+    )
+    missing = ["--evaluation.call", str(dict.fromkeys(names, "none.safetensors"))]
+    assert "none.safetensors: no such file" in fails(capsys, "graph", *pipeline, *missing)
 
 
 def test_a_chain_in_place_of_inputs(decoder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Recorded inputs, several denoisers under one budget, and what their messages ask for."""
 
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ import qsd
 from qsd.bank import Applier
 from qsd.denoisers import holdings, trace, trace_whole
 from qsd.denoisers.components import Denoisers, denoiser_like, denoiser_of, denoisers_of
+from qsd.denoisers.exporting import export
 from qsd.denoisers.recording import first_of_batch
 from qsd.runtime.packed import PackedParts
 from qsd.runtime.stacks import pack
@@ -164,6 +166,20 @@ def test_what_the_messages_offer_for_a_chain() -> None:
         qsd.build_bank(Counting(), OPTIONS, inputs={"x": torch.ones(2, 3)})
     assert len(qsd.build_bank(Counting(), OPTIONS, inputs={"x": torch.ones(2, 4)}).layers) == 3
     assert len(qsd.build_bank(Counting(), OPTIONS, graph="chain").layers) == 3
+
+
+def test_torch_prints_nothing_of_shapes_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x)
+
+    said: list[logging.LogRecord] = []
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    monkeypatch.setattr(logger, "callHandlers", said.append)
+    with pytest.raises(QsdError, match="cannot be traced"):
+        export(Plain(4, 4, bias=False), {"x": torch.ones(2, 3)})
+    assert not said
+    assert not logger.disabled
 
 
 def test_two_denoisers_share_a_bank_and_an_export(tmp_path: Path) -> None:

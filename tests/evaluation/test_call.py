@@ -30,9 +30,10 @@ import qsd
 from qsd.denoisers.pictured import mask_name, picture_names
 from qsd.evaluation.call import call_options, check_call
 from qsd.evaluation.content import settings_content
-from qsd.evaluation.evaluator import Evaluator, Measurement, paired_labels
+from qsd.evaluation.evaluator import Evaluator, Measurement, _check_drawn, paired_labels
 from qsd.evaluation.generate import Generator
-from qsd.evaluation.pictures import frames_of, load_pictures
+from qsd.evaluation.pictures import are_embeddings, frames_of, load_pictures
+from qsd.evaluation.recording_call import recording_call
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError
 from qsd.zoo.tokenizers import clip_tokenizer
@@ -382,6 +383,28 @@ def _embedded() -> Any:
     return diffusers.KandinskyV22Pipeline(unet=unet, scheduler=diffusers.DDPMScheduler(), movq=movq)
 
 
+def test_inputs_are_recorded_from_what_the_first_image_is_drawn_from(tmp_path: Path) -> None:
+    pipe = _embedded()
+    rows = {name: torch.rand(3, 12) for name in ("image_embeds", "negative_image_embeds")}
+    save_file(rows, tmp_path / "rows.safetensors")
+    call = dict.fromkeys(rows, str(tmp_path / "rows.safetensors"))
+    given = recording_call(pipe, settings(tmp_path, prompts=False, call=call, height=16))
+    assert given.keys() == rows.keys() | {"height"}
+    assert torch.equal(given["image_embeds"], rows["image_embeds"][:1])
+    assert recording_call(pipe, None) == {}
+    drawn = settings(tmp_path, images=True, call={"strength": 1.0}, width=16)
+    given = recording_call(diffusers.StableDiffusionImg2ImgPipeline(**_img2img_parts()), drawn)
+    assert {"prompt": PROMPTS[0], "strength": 1.0}.items() <= given.items()
+    assert given["image"].size == (16, 16)
+    assert "width" not in given
+    with pytest.raises(QsdError, match="no argument 'streng'"):
+        recording_call(pipe, dataclasses.replace(drawn, images=None, call={"streng": 1.0}))
+
+
+def _img2img_parts() -> dict[str, Any]:
+    return sd15().components | {"safety_checker": None, "requires_safety_checker": False}
+
+
 def test_second_pictures_lie_in_a_folder(tmp_path: Path) -> None:
     pipe = _controlled("StableDiffusionControlNetImg2ImgPipeline")
     for parameter in pipe.controlnet.parameters():
@@ -448,6 +471,28 @@ def test_several_pictures_of_one_prompt_and_embeddings() -> None:
     assert torch.allclose(frames[:, 0, 0, 0] * 2 - 1, embedding.flatten(1))
     first = torch.rand(2, 3, 8, 8)
     assert torch.equal(frames_of(first)[:, 0], first)
+
+
+def test_embeddings_are_compared_beyond_the_range_of_pictures() -> None:
+    """All of them lie outside of it, where frames are cut."""
+    full = torch.tensor([[40.0, -40.0, 60.0, -60.0]])
+    cut = torch.zeros(1, 3, 1, 4, dtype=torch.uint8)
+    measured = Measurement({}, cut, full, cut, are_embeddings=True)
+    near, far = (dataclasses.replace(measured, latents=full + shift) for shift in (1.2, 12.0))
+    assert paired_labels(measured, measured) == {"psnr": 100.0, "latent_mse": 0.0}
+    assert paired_labels(near, measured)["psnr"] == pytest.approx(40.0, abs=1e-4)
+    assert paired_labels(far, measured)["psnr"] == pytest.approx(20.0, abs=1e-4)
+    _check_drawn(measured)
+    with pytest.raises(QsdError, match="one number"):
+        _check_drawn(dataclasses.replace(measured, latents=torch.ones(1, 4)))
+    prior, wave = SimpleNamespace(), SimpleNamespace(vocoder=object())
+    assert are_embeddings(prior, torch.ones(2, 12))
+    assert are_embeddings(prior, np.ones((2, 16, 24, 24)))
+    assert not are_embeddings(wave, np.ones((2, 12)))
+    assert not any(
+        are_embeddings(prior, np.ones(shape)) for shape in ((2, 2, 12), (2, 8, 8, 3), (2, 3, 8, 8))
+    )
+    assert not are_embeddings(SimpleNamespace(vae=object()), np.ones((2, 12)))
 
 
 def test_what_is_guided_by_gradients_draws(tmp_path: Path) -> None:

@@ -153,3 +153,24 @@ def test_equal_embedders_of_a_dit_are_one_layer(tmp_path: Path) -> None:
     assert (store.values("psnr") < 100).all()
     config = sample_configs(bank.options, len(bank.layers), 1, seed=9, available=bank.available)[0]
     check_export(pipe, bank, config, settings, tmp_path / "export")
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_a_denoiser_without_a_part_in_what_is_drawn_is_said(
+    silent: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe = sd15()
+    if silent:
+        pipe.unet.conv_out.weight.data.zero_()
+        pipe.unet.conv_out.bias.data.zero_()
+    pipe.save_pretrained(tmp_path / "pipeline")
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    settings = qsd.EvaluationSettings(
+        prompts=str(tmp_path / "prompts.txt"), num_images=2, steps=2, guidance=1.0, batch_size=2
+    )
+    pipe = qsd.load_pipeline(tmp_path / "pipeline")
+    bank = qsd.build_bank(pipe, options=("uaq-4", "lloyd-3"))
+    store = qsd.label(pipe, bank, tmp_path / "store.h5", num_configs=2, evaluator=settings)
+    assert ("all 2 configs draw bit for bit what full precision draws" in caplog.text) == silent
+    qsd.probe(pipe, bank, store.path, evaluator=settings, num_images=2, budget=0.25)
+    assert ("layers draw bit for bit" in caplog.text) == silent

@@ -25,6 +25,8 @@ def ltx2_parts() -> dict[str, Any]:
         layers_per_block=(1, 1, 1, 1, 1),
         decoder_layers_per_block=(1, 1, 1, 1),
         patch_size=1,
+        spatial_compression_ratio=8,
+        temporal_compression_ratio=8,
     )
     audio_vae = diffusers.AutoencoderKLLTX2Audio(
         base_channels=16,
