@@ -1,5 +1,6 @@
 """What a verb will cost, shown before it begins."""
 
+import dataclasses
 from typing import Any
 
 from rich.console import Console
@@ -20,8 +21,16 @@ def show_cost(cost: Cost, out: Console) -> None:
         out.print(f"note: {remark}")
 
 
-def show_costs(cost: Cost, json: bool) -> None:
-    """What ``--dry-run`` prints: for people, or as JSON."""
+def show_costs(cost: Cost, json: bool, *, elsewhere: bool) -> None:
+    """What ``--dry-run`` prints: for people, or as JSON.
+
+    Args:
+        cost: measured in this process.
+        json: whether for machines.
+        elsewhere: whether it will be drawn on a cluster, whose memory nobody knows here.
+    """
+    if elsewhere:
+        cost = dataclasses.replace(cost, largest_batch=None)
     if json:
         print_json(cost_facts(cost))
     else:

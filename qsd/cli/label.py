@@ -90,7 +90,8 @@ def label(
     if dry_run:
         processes = planned_workers(workers, scheduler, cluster)
         chosen = strategy == "active"
-        show_costs(label_cost(pipe, loaded, store, few, num_configs, split, processes, chosen), json)
+        cost = label_cost(pipe, loaded, store, few, num_configs, split, processes, chosen)
+        show_costs(cost, json, elsewhere=bool(scheduler or cluster))
         return
     if profile:
         config = sample_configs(loaded.options, len(loaded.layers), 1, config_seed, 0, loaded.available)[0]

@@ -89,7 +89,8 @@ def probe(
     )
     few = dataclasses.replace(evaluation, num_images=num_images)
     if dry_run:
-        show_costs(probe_cost(pipe, loaded, store, few, planned_workers(workers, scheduler, cluster)), json)
+        cost = probe_cost(pipe, loaded, store, few, planned_workers(workers, scheduler, cluster))
+        show_costs(cost, json, elsewhere=bool(scheduler or cluster))
         return
     if steps_groups:
         with bar("Steps") as progress:

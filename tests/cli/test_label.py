@@ -73,6 +73,11 @@ def test_costs_are_told_and_nothing_is_written(
     assert cost["hours"] == pytest.approx(16 * cost["seconds_per_image"] / 3600)
     assert cost["peak_memory_bytes"] > 2**24
     assert cost["batch_size"] == 2 and "largest_batch" in cost
+    (tmp_path / "c.yaml").write_text("kind: local\nworkers: 4\n")
+    there = ["--cluster", str(tmp_path / "c.yaml")]
+    assert main(["label", *words, *store, *there, "--num-configs", "3", "--dry-run=true", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["largest_batch"] is None  # nobody knows the memory there
+    (tmp_path / "c.yaml").unlink()
     assert main(["probe", *words, *store, "--num-images", "2", "--dry-run=true", "--json"]) == 0
     images = json.loads(capsys.readouterr().out)["images"]
     assert images["probe"] % 4 == 0  # two options, two images
