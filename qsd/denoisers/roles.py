@@ -48,6 +48,10 @@ ROLES: dict[str, str] = {
 _ATTENTION_PARTS = {
     **{f"to_{part}": part for part in ("q", "k", "v", "qkv", "kv", "out")},
     **{f"{part}_proj": part for part in ("q", "k", "v", "out")},
+    "query": "q",
+    "key": "k",
+    "value": "v",
+    "proj_attn": "out",
     "to_out.0": "out",
     "c_proj": "out",
     "to_query": "q",
@@ -163,6 +167,81 @@ _TABLE: tuple[tuple[str, str], ...] = tuple(
     for pattern in patterns
 )
 
+# Names that one class or a few use; asked after the table, so that they never change what it says.
+_RARER: tuple[tuple[str, str], ...] = tuple(
+    (pattern, role)
+    for role, patterns in {
+        "patch_embed": [
+            r"^(proj_in_conv|preprocess_conv|input_proj|continuous_inputs_projection|embed\.conv|audio_embeddings\.in_layer)$",
+            r"^(input_embed|latent_embed|latent_cond_embedder)\.proj\.\d$",
+            r"^(embedding\.\d|embedding_proj)$",
+            r"^((effnet|pixels)_mapper\.\d|(image|prior)_projector\.(proj|net\.0\.proj|net\.2)|controlnet_cond_embedding\..+)$",
+        ],
+        "time_embed": [
+            r"^(time_embed\.time_mlp\.\d|time_mlp\.linear_\d|time_token\.linear_\d|base_time_embedding\.linear_\d)$",
+            r"^(t_embedding\.mlp_(in|out)|to_timestep_embed\.\d|conditioning_emb\.\d)$",
+            r"^ofs_embedding\.linear_\d$",  # of a number that is embedded and added as the timestep is
+        ],
+        "pooled_embed": [
+            r"^(clip_(txt_pooled|img)_mapper|cond_embed\.linear_\d|global_proj\.\d|to_global_embed\.\d)$",
+            r"^audio_pooled_text_embeddings\.in_layer$",
+        ],
+        "caption_embed": [
+            r"^(condition_embedder|llm_cond_proj|encoder_hidden_states_proj|clip_txt_mapper|text_in)$",
+            r"^(text_embed\.proj\.\d|to_cond_embed\.\d|audio_text_embeddings\.in_layer)$",
+            r"(^|\.)encoder_proj$",
+            r"\.kv_mapper\.\d$",
+            r"^glyph_projector\.net\.(0\.proj|2)$",
+            r"(^|\.)(id_embedding_mapping|mapping_\d)\.\d$",
+        ],
+        "modulation": [
+            r"^time_embed(_r)?\.time_proj$",
+            r"modulations\.[^.]+\.linear$",
+            r"\.context_mlp\.\d$",
+            r"^(adaln_global_mlp\.mlp|global_cond_embedder)\.\d$",
+            r"\.scale_bias$",
+            r"\.((mapper|mapper_sca|mapper_crp)|cond_embeds_mapper)$",
+        ],
+        "ff.in": [
+            r"\.(feed_forward|shared_expert|ff_in)\.net\.0\.proj$",
+            r"\.(ff_in|experts\.gate_up_proj|ffn\.ff\.0|DenseReluDense\.wi_1|layers\.\d+\.1\.1)$",
+            r"\.(channelwise\.0|channelwise_linear_1|pwconv1)$",
+        ],
+        "ff.gate": [r"\.DenseReluDense\.wi_0$"],
+        "ff.depthwise": [r"\.(depthwise|dwconv)$"],
+        "ff.out": [
+            r"\.(feed_forward|shared_expert|ff_in)\.net\.2$",
+            r"\.(ff_out|experts\.down_proj|ffn\.ff\.3|DenseReluDense\.wo|layers\.\d+\.1\.3)$",
+            r"\.(channelwise\.4|channelwise_linear_2|pwconv2)$",
+        ],
+        "cross_attn.out": [r"\.(va|av)_cross_attention\.out_layer$"],
+        "resnet.conv1": [
+            r"resnets\.\d+\.(conv_1|conv_in\.conv1d|(spatial|temporal)_res_block\.conv1|conv1\.(depth|point)wise)$",
+            r"resnet_blocks\.0\.projection$",
+        ],
+        "resnet.conv2": [
+            r"resnets\.\d+\.(conv_2|conv_out\.conv1d|(spatial|temporal)_res_block\.conv2|conv2\.(depth|point)wise)$",
+            r"resnet_blocks\.[1-9]\d*\.projection$",
+        ],
+        "resnet.time": [r"resnets\.\d+\.(time_emb|(spatial|temporal)_res_block\.time_emb_proj)$"],
+        "resnet.shortcut": [r"\.(conv_skip|residual_conv|shortcut_projection)$"],
+        "downsample": [
+            r"\.(downsample|(base|ctrl)_downsamplers)\.conv$",
+            r"(^down_downscalers\.|down_sample$)",
+        ],
+        "upsample": [r"\.(upsample|upsamplers)\.conv$", r"(^up_upscalers\.|up_sample$)"],
+        "proj_in": [r"^project_to_hidden$"],
+        "proj_out": [r"^project_from_hidden$"],
+        "final_proj": [
+            r"^(proj_out_conv|postprocess_conv|proj_to_clip_embeddings|spec_out|out|mlm_layer\.conv2)$",
+            r"^(audio_out_layer\.out_layer|(vae_img|clip_img|text)_out)$",
+        ],
+        "conv_in": [r"^(base|ctrl)_conv_in$"],
+        "conv_out": [r"^(base_conv_out|clf\.\d|out_block\.final_conv1d_2)$"],
+    }.items()
+    for pattern in patterns
+)
+
 
 def attention_part(module: str) -> tuple[str, str] | None:
     """Splits the path of an attention projection.
@@ -196,7 +275,7 @@ def role_of(module: str, cross_attention: Mapping[str, bool]) -> str:
             ("added_attn", part.split()[1]) if " " in part else (attention_role(owner, cross_attention), part)
         )
         return f"{prefix}.{part}"
-    return next((role for pattern, role in _TABLE if re.search(pattern, module)), "other")
+    return next((role for pattern, role in _TABLE + _RARER if re.search(pattern, module)), "other")
 
 
 def attention_role(owner: str, cross_attention: Mapping[str, bool]) -> str:
