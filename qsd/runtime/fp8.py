@@ -108,9 +108,10 @@ def use_fp8(model: nn.Module, layers: Iterable[str] | None = None) -> Fp8Layers:
 
 def discard_fp8(model: nn.Module) -> None:
     """Undoes :func:`use_fp8`: all packed layers dequantize again."""
-    for layer in quantized_layers(model).values():
-        if isinstance(layer, Fp8Linear):
-            layer.__class__ = QuantizedLinear
+    layers: list[nn.Module] = list(quantized_layers(model).values())
+    for layer in layers:
+        if type(layer) is Fp8Linear:
+            setattr(layer, "__class__", QuantizedLinear)  # noqa: B010
 
 
 def _is_float8(layer: nn.Module) -> bool:
