@@ -39,7 +39,7 @@ class QuantizedLayer(nn.Module):
     def __new__(cls, *arguments: Any, **settings: Any) -> Any:
         """A layer made anew, as adapters do by ``type(layer)(...)``, is one of torch's own class."""
         if arguments or settings:
-            return _FULL_CLASSES[cls](*arguments, **settings)
+            return FULL_CLASSES[cls](*arguments, **settings)
         return super().__new__(cls)  # what copying does
 
     @property
@@ -168,7 +168,7 @@ RUNTIME_CLASSES: dict[type[nn.Module], type[QuantizedLayer]] = {
     nn.ConvTranspose2d: QuantizedConvTranspose2d,
     nn.ConvTranspose3d: QuantizedConvTranspose3d,
 }
-_FULL_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
+FULL_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     quantized: full for full, quantized in RUNTIME_CLASSES.items()
 }
 
@@ -229,5 +229,5 @@ def unpack_modules(model: nn.Module) -> None:
     for layer in layers:
         weight = weights[id(layer.packed)]
         del layer.packed, layer.shape, layer.dtype
-        layer.__class__ = _FULL_CLASSES[type(layer)]
+        layer.__class__ = FULL_CLASSES[type(layer)]
         layer.weight = weight
