@@ -6,7 +6,8 @@
 The plain loop calls the pipeline with text, batch by batch, as its documentation does; qsd encodes the
 prompts once. Labels also compute once a batch what repeats in every step. All draw the same prompts with the
 same settings in turns, in one process. Prints images a second, the ratio of the first two, and the processor
-time that labels take less than the second. (`qsd label --profile` says where the time of a label goes.)
+time that labels take less than the second; with --compiled also of labels whose denoisers were compiled
+beforehand (`evaluation.compile`). (`qsd label --profile` says where the time of a label goes.)
 """
 
 import argparse
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--config", default="label_digits.yaml")
     parser.add_argument("--images", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compiled", action="store_true", help="labels by torch.compile, too")
     arguments = parser.parse_args()
     settings = EvaluationSettings(**read_yaml(find(arguments.config))["evaluation"])
     settings = dataclasses.replace(
@@ -51,6 +53,9 @@ def main() -> None:
         "qsd": lambda: list(generator.batches(0)),
         "labels": lambda: list(labels.batches(0)),
     }
+    if arguments.compiled:
+        compiled = Generator(pipe, dataclasses.replace(settings, compile=True), unwatched=True)
+        loops["compiled"] = lambda: list(compiled.batches(0))
     for _ in range(_FINDING):
         list(labels.batches(0))
     cpu_seconds: dict[str, list[float]] = {name: [] for name in loops}
