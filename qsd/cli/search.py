@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from qsd.api import search as search_configs
@@ -15,29 +14,26 @@ from qsd.api import smallest
 from qsd.bank import Bank
 from qsd.cli.console import bar, command_line, console, messages, print_json, run_function
 from qsd.cli.found import front_table, round_json, round_table, rows_of, say_answer
+from qsd.cli.front_files import facts_of, write_front
 from qsd.cli.joint_search import JointWords, run_joint
 from qsd.cli.overwriting import check_replaceable
-from qsd.configs.document import config_to_json, save_config
+from qsd.cli.search_words import bounds_of, check_words, rules_of
 from qsd.denoisers.pipeline import DtypeName, check_device, load_pipeline
 from qsd.evaluation import EvaluationSettings
 from qsd.labels import Measurer, Pool, Run
 from qsd.labels import verify as verify_configs
 from qsd.labels.conditions import check_conditions, store_conditions
 from qsd.labels.rounds import Round, verify_rounds
-from qsd.ranker.bounds import Answer, Bound, full_precision_bound
+from qsd.ranker.bounds import Answer
 from qsd.ranker.checkpoint import Ranker, load_ranker
 from qsd.ranker.tasks import OrthogonalitySettings, ScoreName
 from qsd.ranker.universal.binding import bind
 from qsd.ranker.universal.files import SHIPPED, is_universal, load_universal
-from qsd.search import Front, MethodName, Points, SearchSettings, plot_front
+from qsd.search import Front, MethodName, SearchSettings
 from qsd.search.coupling import FormatName, parse_couplings
 from qsd.store import Store
 from qsd.support.errors import QsdError
-from qsd.support.folders import replacing
 from qsd.support.paths import find
-
-_NEAR_BITS = 0.01
-"""Budgets in bits are one where they differ by less: a front keeps what its whole bytes amount to."""
 
 
 def search(
@@ -149,8 +145,8 @@ def search(
             max_bits=max_bits,
             max_act_bits=max_act_bits,
             max_bops=max_bops,
-            keep=_rules("keep", keep),
-            at_least=_rules("at-least", at_least),
+            keep=rules_of("keep", keep),
+            at_least=rules_of("at-least", at_least),
             evaluation=evaluation,
             orthogonality=orthogonality,
             seed=seed,
@@ -176,11 +172,11 @@ def search(
     loaded_bank = Bank.load(bank)
     opened = Store.open(find(store)) if store else None
     loaded_ranker = _ranker(ranker, loaded_bank, opened) if ranker else None
-    bounds = _bounds(loaded_ranker, max_fid, min_psnr, within)
-    _check_words(method, loaded_ranker, bounds, objectives, score, verify, rounds)
+    bounds = bounds_of(loaded_ranker, max_fid, min_psnr, within)
+    check_words(method, loaded_ranker, bounds, objectives, score, verify, rounds)
     asked: dict[str, Any] = {
-        "keep": _rules("keep", keep),
-        "at_least": _rules("at-least", at_least),
+        "keep": rules_of("keep", keep),
+        "at_least": rules_of("at-least", at_least),
         "couple": sorted(parse_couplings(couple)),
         "format": format,
         "objectives": (objectives or "").replace(",", " ").split(),
@@ -198,7 +194,7 @@ def search(
     }
     file = Path(out) / "front.json"
     if file.exists():
-        check_replaceable(file, wanted, lambda: _facts(file, max_bits), overwrite=overwrite)
+        check_replaceable(file, wanted, lambda: facts_of(file, max_bits), overwrite=overwrite)
     else:  # a search of weights and activations writes best.json alone
         check_replaceable(Path(out) / "best.json", {"method": method}, dict, overwrite=overwrite)
     shared: dict[str, Any] = {
@@ -317,113 +313,6 @@ def _ranker(name: str, bank: Bank, store: Store | None) -> Ranker:
     bound = bind(load_universal(name), bank, store)
     messages.print(f"universal ranker: {'; '.join(bound.notes)}")
     return bound.ranker
-
-
-_FILES = {"front.json", "best.json", "front.png", "front.svg"}
-
-
-def _facts(file: Path, max_bits: float | None) -> dict[str, Any]:
-    meta = Front.load(file).meta
-    bits = meta.max_bits  # of the largest whole number of bytes within the budget
-    near = bits is not None and max_bits is not None and 0 <= max_bits - bits < _NEAR_BITS
-    plain = {"keep": {}, "at_least": {}, "couple": [], "format": "qsd", "objectives": [], "bounds": []}
-    return {
-        "denoiser": meta.denoiser,
-        "ranker": meta.ranker,
-        "method": meta.settings.get("method", "evolution"),
-        "seed": meta.seed,
-        "budget": max_bits if near else None if meta.max_bytes is None else f"{meta.max_bytes} bytes",
-        **plain,
-        **meta.settings.get("asked", {}),
-    }
-
-
-def write_front(
-    front: Front, bank: Bank, folder: Path, *, quality_label: str, best: int | None = None
-) -> None:
-    """Writes the front, its best config and its picture, in place of earlier ones in one step."""
-    best = front.best_index() if best is None else best
-    config = config_to_json(
-        front.configs[best],
-        bank.layer_names,
-        [str(option) for option in bank.options],
-        bank.denoiser,
-        bank.options_hash,
-        predicted=rows_of(front)[best],
-        measured=front.measured[best],
-        command=front.meta.command,
-    )
-    with replacing(folder, _FILES.__contains__) as new:
-        front.save(new / "front.json")
-        save_config(new / "best.json", config)
-        plot_front(front, new / "front.png", quality_label=quality_label, winners=_measured(front))
-
-
-def _measured(front: Front) -> Points | None:
-    """The members that were measured, with their 90 % intervals."""
-    rows = {index: row for index, row in enumerate(front.measured) if row and "target" in row}
-    if not rows:
-        return None
-    places, values = list(rows), [float(row["target"]) for row in rows.values()]
-    highest = [
-        row.get("target_interval", [0, value])[1] for row, value in zip(rows.values(), values, strict=True)
-    ]
-    return Points(front.avg_bits[places], values, np.subtract(highest, values))
-
-
-def _bounds(
-    ranker: Ranker | None, max_fid: float | None, min_psnr: float | None, within: str | None
-) -> list[Bound]:
-    bounds = []
-    if max_fid is not None:
-        bounds.append(Bound("fid", max_fid))
-    if min_psnr is not None:
-        bounds.append(Bound("psnr", min_psnr, larger_is_better=True))
-    if within is not None:
-        if ranker is None:
-            raise QsdError("within: needs --ranker, which knows full precision's FID")
-        try:
-            factor = float(within.removesuffix("x"))
-        except ValueError:
-            raise QsdError(f"within {within!r}: give a factor such as 1.1x") from None
-        bounds.append(full_precision_bound(ranker, factor))
-    if bounds and ranker is None:
-        raise QsdError("bounds: need --ranker, which predicts the labels")
-    return bounds
-
-
-def _check_words(
-    method: MethodName,
-    ranker: Ranker | None,
-    bounds: Sequence[Bound],
-    objectives: str | None,
-    score: ScoreName,
-    verify: int,
-    rounds: int,
-) -> None:
-    """Refuses words that would mean nothing."""
-    if objectives and bounds:
-        raise QsdError("objectives: give them or bounds (--max-fid, --min-psnr, --within), not both")
-    if bounds and method != "evolution":
-        raise QsdError(f"bounds: are for --method evolution with --ranker, not for {method}")
-    if objectives and (method != "evolution" or ranker is None):
-        raise QsdError("objectives: are for --method evolution with --ranker, which predicts them")
-    if score != "errors" and method != "knapsack":
-        raise QsdError(f"score: is of --method knapsack, not of {method}; leave it out")
-    if rounds > 1 and not verify:
-        raise QsdError("rounds: need --verify, how many configs each measures")
-
-
-def _rules(word: str, text: str | None) -> dict[str, str]:
-    """Rules such as ``proj_out=keep,blocks.*=uaq-4`` by pattern."""
-    rules: dict[str, str] = {}
-    for rule in (text or "").replace(",", " ").split():
-        pattern, equals, option = rule.rpartition("=")
-        if not equals or not pattern or not option:
-            raise QsdError(f"{word} {rule!r}: give PATTERN=OPTION, such as proj_out=uaq-8")
-        if rules.setdefault(pattern, option) != option:
-            raise QsdError(f"{word}: {pattern} is {rules[pattern]} and {option}; give it one of them")
-    return rules
 
 
 def _extrapolation(ranker: Ranker, bank: Bank, front: Front, best: int) -> str:
