@@ -3,10 +3,10 @@
     python benchmarks/finetune.py [--on digits-pixart-alpha ...] [--images 1000] [--seeds 1 2 3]
     python benchmarks/finetune.py --images 200 --seeds 1 --train-images 64 --epochs 6   # minutes
 
-For 2.5, 3.0 and 3.5 average bits the config of the default option table with the least sum of squared errors
-of the weights is exported, fine-tuned (by default with the defaults of `qsd finetune`) and measured from
-noise that nothing was drawn from before. Cells that are in the results already are not computed again; a
-training that was stopped goes on.
+For 2.5, 3.0 and 3.5 average bits, where the miniature's options go as low, the config of the default option
+table with the least sum of squared errors of the weights is exported, fine-tuned (by default with the
+defaults of `qsd finetune`) and measured from noise that nothing was drawn from before. Cells that are in the
+results already are not computed again; a training that was stopped goes on.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import torch
 
 from qsd.api import build_bank
 from qsd.bank import Bank
+from qsd.bank.sizes import smallest_bytes
 from qsd.denoisers.components import denoiser_of
 from qsd.denoisers.pipeline import load_pipeline
 from qsd.evaluation import Evaluator
@@ -50,11 +51,15 @@ class Bench:
         self.seeds, self.folder = seeds, work / name
         self._evaluator: Evaluator | None = None
 
+    def budget(self, bits: float) -> int:
+        """Bytes of so many average bits."""
+        return int(bits * self.bank.num_weights.sum() / 8)
+
     def exported(self, bits: float) -> Path:
         """The folder of an export of at most so many average bits."""
         folder = self.folder / f"{bits}"
         if not folder.exists():
-            budget = int(bits * self.bank.num_weights.sum() / 8)
+            budget = self.budget(bits)
             error = np.nan_to_num(np.square(self.bank.relative_errors), nan=1e9)
             config = solve_knapsack(-error * self.bank.num_weights[:, None], self.bank.num_bytes, budget)
             export(self.pipe, self.bank, config, folder, whole_pipeline=False)
@@ -123,6 +128,8 @@ def main() -> None:
             cells["full precision"] = bench.measure(None)
             write_json(arguments.out, results, hashed=False)
         for bits in BITS:
+            if bench.budget(bits) < smallest_bytes(bench.bank.num_bytes):
+                continue
             if f"{bits} before" not in cells:
                 cells[f"{bits} before"] = bench.measure(bench.exported(bits))
                 write_json(arguments.out, results, hashed=False)

@@ -4,9 +4,9 @@
 
 Each denoiser is exported in one option and profiled as `qsd profile` does it, every form in a process of its
 own: size of the file, memory that it holds, and processor time of a denoiser call over full precision's.
-Miniatures compute in float32 with batches of 1 and 16, PixArt-XL in bfloat16 on 1,024 and 4,096 latent positions,
-those of images of 256 and 512 pixels (its autoencoder here keeps sizes, so that 32 and 64 are asked for). Writes a
-Markdown table.
+Miniatures compute in float32 with batches of 1 and 16, PixArt-XL in bfloat16 on 1,024 and 4,096 latent
+positions, those of images of 256 and 512 pixels (its autoencoder here keeps sizes, so that 32 and 64 are
+asked for). Writes a Markdown table.
 """
 
 import argparse

@@ -16,7 +16,8 @@ a run goes on where an earlier one stopped; configs that two methods share are m
   --paper as `ranker-FAMILY-paper`; without one these cells are missing, and the table says so.
 
 A rival's cell says whether evolution wins (its FID is lower beyond the 95 % interval of the paired
-differences over seeds), ties and has the lower latent MSE, ties, or loses.
+differences over seeds), ties and has the lower latent MSE, ties, or loses. Where a store has no FID, PSNR
+takes its place, also as the target.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from qsd.bank.sizes import smallest_bytes
 from qsd.cli.console import bar
 from qsd.denoisers.components import denoiser_of
 from qsd.denoisers.pipeline import load_pipeline
+from qsd.evaluation.evaluator import headline
 from qsd.labels import Job, Measurer
 from qsd.ranker.checkpoint import Ranker, load_ranker, save_ranker
 from qsd.ranker.ensemble import Ensemble
@@ -89,6 +91,8 @@ class Family:
         self.store = Store.open((self.stores or shipped_root() / "datasets") / f"{self.name}.h5")
         self.bank: Bank = build_bank(denoiser_of(self.pipe), self.store.header.options)
         self.evaluation = labeling_settings(self.name, self.images)
+        if all(label.name != "fid" for label in self.store.header.labels):
+            self.target = "psnr"
         self.measurer = Measurer(self.pipe, self.bank, self.evaluation)
         self.rankers: dict[str, Ranker] = {}
 
@@ -158,7 +162,9 @@ class Family:
 
 def verdict(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> str:
     """How evolution compares with a rival on the same seeds."""
-    gain = np.array(theirs["fid"]) - np.array(ours["fid"])
+    name = headline(ours)
+    gain = np.array(theirs[name]) - np.array(ours[name])
+    gain = gain if name == "fid" else -gain
     reach = t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / len(gain) ** 0.5
     if abs(gain.mean()) > reach:
         return "win" if gain.mean() > 0 else "LOSS"
@@ -187,12 +193,16 @@ def table(cells: Cells) -> str:
                 row.append("-")
                 continue
             labels = cell["labels"]
-            text = f"{np.mean(labels['fid']):.3f} ({np.mean(labels['psnr']):.1f} dB)"
+            text = f"{np.mean(labels['psnr']):.1f} dB"
+            if "fid" in labels:
+                text = f"{np.mean(labels['fid']):.3f} ({text})"
             if ours is not None and method != "evolution" and "labels" in ours:
                 text += f", {verdict(ours['labels'], labels)}"
             row.append(text)
         lines.append(f"| {budget} | " + " | ".join(row) + " |")
-    lines += [f"\nfull precision: {np.mean(cell['labels']['fid']):.3f}" for cell in full]
+    lines += [
+        f"\nfull precision: {np.mean(cell['labels']['fid']):.3f}" for cell in full if "fid" in cell["labels"]
+    ]
     return "\n".join(lines)
 
 
