@@ -112,9 +112,18 @@ class QuantizedLayer(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
+            if not isinstance(value, Tensor):
+                raise QsdError(f"a weight is a tensor, not {value!r}; layer.weight.zero_() makes it 0")
             self.edit(value)
         else:
             super().__setattr__(name, value)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """The weight of a dense checkpoint counts as an edit; the packed parts stay."""
+        if (weight := state_dict.pop(f"{prefix}weight", None)) is not None:
+            self.edit(weight)
+            state_dict |= self.packed.state_dict(prefix=f"{prefix}packed.")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantizedLayer":
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype

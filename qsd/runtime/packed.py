@@ -96,9 +96,10 @@ class PackedWeight(nn.Module):
         """Takes tensors of files, in their own types, and those of :meth:`state_dict`, which are bits."""
         for name in self.stored_dtypes:
             tensor = state_dict.get(prefix + name)
-            if tensor is not None and tensor.is_floating_point():
-                self.stored_dtypes[name] = str(tensor.dtype).removeprefix("torch.")
-                state_dict[prefix + name] = bits_of(tensor)
+            if tensor is not None:
+                if tensor.is_floating_point():
+                    self.stored_dtypes[name] = str(tensor.dtype).removeprefix("torch.")
+                state_dict[prefix + name] = Bits(bits_of(tensor.detach()))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -118,6 +119,21 @@ class PackedParts(nn.ModuleList):
         super().__init__(PackedWeight(weight) for weight in weights)
         self.register_buffer("edited", None, persistent=False)
         self.kept = None
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """An edit goes along, and is no persistent buffer, which offloading would take away."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.edited is not None:
+            destination[prefix + "edited"] = self.edited
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """What is loaded counts: neither an earlier edit nor the cache outlives it."""
+        edited = state_dict.pop(prefix + "edited", None)
+        if edited is not None or any(key.startswith(prefix) for key in state_dict):
+            device = next(self.parameters()).device
+            self.edited = None if edited is None else edited.detach().to(device, copy=True)
+            self.kept = None
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def weights(self) -> list[PackedWeight]:
         """The parts."""

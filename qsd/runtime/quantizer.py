@@ -170,21 +170,10 @@ class QsdQuantizer(DiffusersQuantizer):
     def get_state_dict_and_metadata(
         self, state_dict: dict[str, Any], safe_serialization: bool = False
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What ``save_pretrained`` writes: tied tensors once, tables in their own types.
-
-        Raises:
-            QsdError: a weight was edited in place, which the packed form cannot hold.
-        """
-        model: Any = self._model()
-        edited = [name for name, layer in quantized_layers(model).items() if layer.packed.edited is not None]
-        if edited:
-            raise QsdError(
-                f"layer '{edited[0]}' was edited in place, and its packed weight was not: save the model "
-                "after model.dequantize(), or take the edits back by qsd.discard_edits(model)"
-            )
+        """What ``save_pretrained`` writes: tied tensors once, tables in their own types."""
         stored = {
             f"{path}.{name}": tensor
-            for path, module in model.named_modules()
+            for path, module in self._model().named_modules()
             if isinstance(module, PackedWeight)
             for name, tensor in module.stored().items()
         }
@@ -212,9 +201,29 @@ class QsdQuantizer(DiffusersQuantizer):
         prefixes = tuple(f"{alias}{_PACKED}" for alias in self._tied_layers)
         return key in self._tied_tensors or key.startswith(prefixes)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is of the model that is copied with it."""
+        return self.__dict__ | {"_model": self._model()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if (model := state["_model"]) is not None:
+            self._model = weakref.ref(model)
+
     @property
     def is_serializable(self) -> bool:
-        """``save_pretrained`` writes the packed form."""
+        """``save_pretrained`` writes the packed form; it asks before it touches a file.
+
+        Raises:
+            QsdError: a weight was edited in place, which the packed form cannot hold.
+        """
+        layers = quantized_layers(self._model())
+        edited = [name for name, layer in layers.items() if layer.packed.edited is not None]
+        if edited:
+            raise QsdError(
+                f"layer '{edited[0]}' was edited in place, and its packed weight was not: save the model "
+                "after model.dequantize(), or take the edits back by qsd.discard_edits(model)"
+            )
         return True
 
     @property

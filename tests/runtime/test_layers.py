@@ -1,7 +1,9 @@
 """A packed layer beside the dense layer with the same values: forward, edits, gradients, cache, compiling."""
 
 import copy
+import pickle
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,8 +105,28 @@ def test_no_edit_vanishes_outside_of_torch() -> None:
     for taken in (packed.weight.numpy(), np.asarray(packed.weight)):
         with pytest.raises(ValueError, match="read-only"):
             taken[:] = 3
-    with pytest.raises(QsdError, match="no memory of its own"):
-        packed.weight.data_ptr()
+    takers: list[Callable[[torch.Tensor], Any]] = [
+        torch.Tensor.data_ptr,
+        torch.Tensor.untyped_storage,
+        torch.Tensor.storage,
+        torch.Tensor.share_memory_,
+        torch.from_dlpack,
+    ]
+    for take in takers:
+        with pytest.raises(QsdError, match="no memory of its own"):
+            take(packed.weight)
+    with pytest.raises(RuntimeError, match="swap"):
+        torch.utils.swap_tensors(packed.weight, torch.zeros(10, 24))
+    with pytest.raises(QsdError, match="is a tensor"):
+        packed.weight = None
+
+
+def test_a_copy_of_the_weight_is_a_plain_tensor() -> None:
+    packed, _ = pair()
+    for copied in (copy.deepcopy(packed.weight), pickle.loads(pickle.dumps(packed.weight))):
+        assert type(copied) is torch.Tensor and torch.equal(copied, packed.weight)
+        copied.zero_()
+    assert packed.weight.abs().sum() > 0 and packed.packed.edited is None
 
 
 def test_biases_are_trained_where_inputs_are_not() -> None:
@@ -121,6 +143,7 @@ def test_biases_are_trained_where_inputs_are_not() -> None:
 
 
 EDITS: dict[str, Callable[[nn.Module], None]] = {
+    "+=": lambda layer: exec("layer.weight += 1"),
     "add_": lambda layer: layer.weight.add_(1),
     "data +=": lambda layer: exec("layer.weight.data += 1"),
     "data =": lambda layer: setattr(layer.weight, "data", torch.ones(10, 24)),
@@ -139,12 +162,13 @@ EDITS: dict[str, Callable[[nn.Module], None]] = {
 
 
 @pytest.mark.filterwarnings("ignore:the weight of a quantized layer")
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("name", EDITS)
-def test_edits_of_the_weight_count_and_can_be_taken_back(name: str) -> None:
+def test_edits_of_the_weight_count_and_can_be_taken_back(name: str, mode: Any) -> None:
     packed, dense = pair()
     inputs = random_input("linear")
     before = packed(inputs)
-    with torch.no_grad():
+    with mode():
         for layer in (packed, dense):
             EDITS[name](layer)
     assert torch.equal(packed.weight, dense.weight), name
