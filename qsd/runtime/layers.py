@@ -4,7 +4,7 @@ import math
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,10 @@ class QuantizedLayer(nn.Module):
         packed: the stored form; tied layers share one.
         shape: of the weight.
         dtype: of ``weight``, and so of the computation.
+        needs_dense: whether a forward dequantizes the weight, as a rule.
     """
 
+    needs_dense: ClassVar[bool] = True
     packed: PackedParts
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -89,7 +91,7 @@ class QuantizedLayer(nn.Module):
             return self.read()
         if parts.kept is not None:
             if parts.kept.dtype != self.dtype or parts.kept.device != inputs.device:
-                parts.kept = self.read()  # the model was moved or cast
+                parts.kept = self._renewed()
             return parts.kept
         if (
             torch.compiler.is_compiling()
@@ -105,6 +107,12 @@ class QuantizedLayer(nn.Module):
             for slot, part in enumerate(parts.weights(), start=1)
         ]
         return torch.cat(pieces, dim=1, out=whole.view(self.shape))
+
+    @torch.inference_mode(False)
+    def _renewed(self) -> Tensor:
+        """What the cache holds after the model was moved or cast."""
+        with torch.no_grad():
+            return self.read()
 
     def _has_backward(self, inputs: Tensor) -> bool:
         bias: Any = getattr(self, "bias", None)
@@ -126,7 +134,10 @@ class QuantizedLayer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantizedLayer":
-        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        if dtype.itemsize > self.dtype.itemsize:
+            self.packed.kept = None  # it would outgrow its budget
+        self.dtype = dtype
         return super()._apply(fn, recurse)
 
 

@@ -1,7 +1,7 @@
 """The stored tensors of one quantized weight as a module that makes the dense weight."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -87,6 +87,13 @@ class PackedWeight(nn.Module):
                 dtype,
             )
         return QuantizedWeight(self.option, self.shape, self.stored()).dequantize(dtype, out)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedWeight":
+        """The order of bits in memory stays, whatever the memory format (``channels_last``) of the model."""
+        super()._apply(fn, recurse)
+        for bits in self.parameters():
+            bits.data = bits.data.contiguous()
+        return self
 
     def extra_repr(self) -> str:
         """Option and shape."""

@@ -11,6 +11,7 @@ from diffusers.quantizers.base import DiffusersQuantizer
 from qsd.quantizers import QuantizedWeight
 from qsd.runtime.layers import check_supported, quantized_layers
 from qsd.runtime.manifest import Manifest
+from qsd.runtime.offloading import check_present
 from qsd.runtime.packed import Bits, PackedParts, PackedWeight, bits_of
 from qsd.runtime.stacks import is_stack, pack, unpack, weight_shape
 from qsd.runtime.state import with_weights
@@ -191,6 +192,7 @@ class QsdQuantizer(DiffusersQuantizer):
     def _dequantize(self, model: Any) -> Any:
         from qsd.bank.carried import stop
 
+        check_present(model, "dequantize", unmoved=True)
         stop(model)
         unpack(model)
         settings = {key: value for key, value in model.config.items() if key != "quantization_config"}
@@ -215,14 +217,22 @@ class QsdQuantizer(DiffusersQuantizer):
         """``save_pretrained`` writes the packed form; it asks before it touches a file.
 
         Raises:
-            QsdError: a weight was edited in place, which the packed form cannot hold.
+            QsdError: a weight was edited in place, which the packed form cannot hold, or is offloaded, or the
+                layer is another one by now.
         """
+        check_present(self._model(), "save_pretrained")
         layers = quantized_layers(self._model())
         edited = [name for name, layer in layers.items() if layer.packed.edited is not None]
         if edited:
             raise QsdError(
                 f"layer '{edited[0]}' was edited in place, and its packed weight was not: save the model "
                 "after model.dequantize(), or take the edits back by qsd.discard_edits(model)"
+            )
+        replaced = [path for path in self._parts if path not in layers]
+        if replaced:
+            raise QsdError(
+                f"layer '{replaced[0]}' was wrapped or replaced (by an adapter or use_int8, for example), so "
+                "that nobody could open what would be saved: save the model before, or unload adapters"
             )
         return True
 

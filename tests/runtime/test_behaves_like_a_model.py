@@ -27,10 +27,12 @@ from support.tiny import pixart_inputs
 from support.tiny_pipelines import random_denoiser, tiny_unet, unet_inputs
 from torch import nn
 
-from qsd import discard_edits
+from qsd import cache_weights, discard_edits
 from qsd.bank import build_bank
 from qsd.export.write import export
 from qsd.quantizers import parse_options
+from qsd.quantizers.activations import ActivationOption
+from qsd.runtime.int8 import use_int8
 from qsd.runtime.layers import QuantizedLayer, quantized_layers
 from qsd.support.errors import QsdError
 
@@ -92,6 +94,16 @@ def test_lora_loads_fuses_and_comes_out_again(folder: Path, unet_folder: Path, f
     torch.testing.assert_close(forward(model, inputs), plain, atol=1e-4, rtol=1e-3)
     assert discard_edits(model)
     assert torch.equal(forward(model, inputs), plain)
+
+
+def test_what_could_not_be_opened_again_is_not_saved(folder: Path, tmp_path: Path) -> None:
+    wrapped, integers = with_lora(pixart(folder), "to_q"), pixart(folder)
+    name = "transformer_blocks.1.attn1.to_q"
+    assert use_int8(integers, {name: ActivationOption.parse("8")}) == [name]
+    for model in (wrapped, integers):
+        with pytest.raises(QsdError, match="to_q' was wrapped or replaced"):
+            model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_lora_of_a_dense_copy_has_the_same_gradients(folder: Path) -> None:
@@ -242,6 +254,38 @@ def test_device_maps_are_exact(
     assert torch.equal(forward(mapped, pixart_inputs(), dtype), expected)
 
 
+@pytest.mark.parametrize("kind", ["accelerate.cpu_offload", "accelerate.disk_offload", "groups on disk"])
+def test_weights_that_are_elsewhere_are_not_saved(folder: Path, tmp_path: Path, kind: str) -> None:
+    model = OFFLOADS[kind](pixart(folder), tmp_path / "away")
+    for use in (lambda: model.save_pretrained(tmp_path / "saved"), model.dequantize):
+        with pytest.raises(QsdError, match="offloaded"):
+            use()
+    assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize("kind", OFFLOADS)
+def test_a_cache_of_an_offloaded_model_is_exact_or_refused(folder: Path, tmp_path: Path, kind: str) -> None:
+    expected = forward(pixart(folder), pixart_inputs())
+    model = OFFLOADS[kind](pixart(folder), tmp_path)
+    if kind == "groups on disk":
+        with pytest.raises(QsdError, match=r"cache_weights: .* offloaded"):
+            cache_weights(model)
+    else:
+        assert cache_weights(model)
+    assert torch.equal(forward(model, pixart_inputs()), expected)
+
+
+@pytest.mark.parametrize("kind", ["groups of blocks", "groups of leaves"])
+def test_a_model_moved_by_groups_is_not_dequantized(folder: Path, tmp_path: Path, kind: str) -> None:
+    model = OFFLOADS[kind](pixart(folder), tmp_path)
+    expected = forward(model, pixart_inputs())
+    with pytest.raises(QsdError, match=r"dequantize: .* offloaded"):
+        model.dequantize()
+    assert torch.equal(forward(model, pixart_inputs()), expected)
+    model.save_pretrained(tmp_path / "saved")  # its weights are here
+    assert torch.equal(forward(pixart(tmp_path / "saved"), pixart_inputs()), expected)
+
+
 def test_layerwise_casting_touches_only_what_is_not_packed(folder: Path) -> None:
     model = pixart(folder, torch.bfloat16)
     expected = forward(model, pixart_inputs(), torch.bfloat16)
@@ -274,6 +318,12 @@ def test_a_cast_changes_the_dtype_of_computation(
     weights = {name: layer.weight.clone() for name, layer in quantized_layers(model).items()}
     for name, layer in quantized_layers(pixart(folder, dtype)).items():
         assert torch.equal(layer.weight, weights[name]), name
+
+
+def test_a_memory_format_touches_no_bits(unet_folder: Path) -> None:
+    expected = forward(unet(unet_folder), unet_inputs())
+    model = unet(unet_folder).to(memory_format=torch.channels_last)
+    assert torch.equal(forward(model, unet_inputs()), expected)
 
 
 def pipeline(unet_of: nn.Module) -> Any:

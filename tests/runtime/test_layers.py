@@ -253,6 +253,31 @@ def test_the_cache_honours_its_budget() -> None:
     assert torch.equal(small.bfloat16()(inputs.bfloat16()), expected), "a cast renews the cache"
 
 
+@pytest.mark.parametrize("budget", [-1, 1.5, "1GB"])
+def test_a_budget_is_a_number_of_bytes(budget: Any) -> None:
+    with pytest.raises(QsdError, match="max_bytes"):
+        cache_weights(nn.Sequential(pair()[0]), max_bytes=budget)
+
+
+def test_a_cast_to_a_wider_type_frees_what_would_outgrow_the_budget() -> None:
+    model = nn.Sequential(pair(dtype=torch.bfloat16)[0])
+    cache_weights(model, max_bytes=2 * 240)
+    expected = pair(dtype=torch.bfloat16)[0].float()(random_input("linear"))
+    assert torch.equal(model.float()(random_input("linear")), expected)
+    assert model[0].packed.kept is None
+
+
+def test_a_cache_that_was_renewed_in_inference_mode_serves_training() -> None:
+    model = nn.Sequential(pair()[0])
+    cache_weights(model)
+    inputs = random_input("linear", torch.bfloat16)
+    with torch.inference_mode():
+        model.bfloat16()(inputs)
+    assert model[0].packed.kept is not None
+    model(inputs.requires_grad_(True)).sum().backward()
+    assert torch.equal(inputs.grad[0], model[0].weight.sum(0))
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_compiled_layers_have_no_breaks_and_equal_eager_ones(cached: bool) -> None:
     model = nn.Sequential(pair("conv2d", "uaq-3")[0], nn.Flatten(2), nn.Linear(16, 24), pair()[0]).eval()
@@ -262,6 +287,8 @@ def test_compiled_layers_have_no_breaks_and_equal_eager_ones(cached: bool) -> No
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         assert torch.equal(compiled(inputs), model(inputs))
+        compiled.bfloat16()  # whose first call renews the cache
+        assert torch.equal(compiled(inputs.bfloat16()), model(inputs.bfloat16()))
 
 
 def test_meta_layers_know_their_shape() -> None:
