@@ -12,6 +12,7 @@ from qsd.export.folder import CONFIG_NAME, exports_in, is_export, is_recipe
 from qsd.export.hub import local_copy
 from qsd.export.shards import Check, check_files, check_shards, read_config
 from qsd.runtime.registration import register
+from qsd.support.documents import parse_json, read_bounded
 from qsd.support.errors import QsdError, first_line
 from qsd.support.folders import restore
 from qsd.support.hashing import verification, verifying
@@ -118,6 +119,9 @@ def denoiser_folders(folder: Path, denoiser: str | None) -> list[Path]:
                 f"{folder}: is an export for other programs, without hashes; its README.md says how it is "
                 "opened, and `qsd export --format qsd` writes what qsd opens and checks"
             )
+        for place in (folder / CONFIG_NAME, *sorted(folder.glob(f"*/{CONFIG_NAME}"))):
+            if place.is_file():
+                parse_json(read_bounded(place), place, "export it again")
         what = "holds no denoiser exported by qsd" if folder.is_dir() else "no such folder"
         raise QsdError(f"{folder}: {what}; write one with `qsd export --out {folder}`")
     return [folder / name for name in names if denoiser in (None, name)]

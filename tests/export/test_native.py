@@ -71,6 +71,30 @@ def test_an_index_that_is_not_of_the_shards(
     assert str(index) in capsys.readouterr().err
 
 
+def test_what_diffusers_opens_is_what_is_checked(original: Path, tmp_path: Path) -> None:
+    """A file of all tensors beside an index: diffusers follows the index."""
+    path = sharded(tmp_path / "out")
+    shutil.copy(original / WEIGHTS, path / WEIGHTS)
+    shard = sorted(path.glob("*-of-*.safetensors"))[1]
+    damaged = bytearray(shard.read_bytes())
+    damaged[-1] ^= 1
+    shard.write_bytes(damaged)
+    for read in (load_export, check_export):
+        with pytest.raises(QsdError, match=f"{shard.name}: .* differs from its hash"):
+            read(path)
+
+
+def test_a_missing_index_and_a_damaged_config_are_named(tmp_path: Path) -> None:
+    path = sharded(tmp_path / "out")
+    (path / f"{WEIGHTS}.index.json").unlink()
+    with pytest.raises(QsdError, match=r"index\.json: is missing; copy all files"):
+        load_export(path)
+    (path / "config.json").write_text("{")
+    for folder in (path, path.parent):
+        with pytest.raises(QsdError, match=r"transformer/config\.json: .*export it again"):
+            check_export(folder)
+
+
 @pytest.mark.parametrize("max_shard_size", ["5GB", 6000])
 def test_variants(original: Path, tmp_path: Path, max_shard_size: Any) -> None:
     denoiser = tiny_pixart()
@@ -90,6 +114,10 @@ def test_variants(original: Path, tmp_path: Path, max_shard_size: Any) -> None:
     [
         ({"variant": "../up"}, "variant '../up'"),
         ({"max_shard_size": "much"}, "max_shard_size 'much'"),
+        ({"max_shard_size": 0}, "max_shard_size 0"),
+        ({"max_shard_size": -1}, "max_shard_size -1"),
+        ({"max_shard_size": "-1GB"}, "max_shard_size '-1GB'"),
+        ({"max_shard_size": None}, "max_shard_size None"),
         ({"variant": "w4", "format": "gguf"}, "format gguf: writes one file"),
         ({"max_shard_size": "1MB", "format": "comfy"}, "format comfy: writes one file"),
     ],
