@@ -55,6 +55,8 @@ def load_export(
     Raises:
         QsdError: no export, a damaged one, or one of another format version.
     """
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise QsdError(f"load_export: dtype {dtype!r} is no type to compute in, such as torch.bfloat16")
     path = Path(folder)
     if not path.exists() and isinstance(folder, str):
         path = local_copy(folder, revision=revision, token=token, local_files_only=local_files_only)

@@ -130,8 +130,9 @@ def test_files_that_cannot_be(tmp_path: Path, settings: dict[str, Any], said: st
     assert not any(tmp_path.iterdir())
 
 
-def test_a_check_is_given_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", "--check", str(folder), "--out", "elsewhere"]) == 2
+@pytest.mark.parametrize("more", [["--out", "elsewhere"], ["--format", "gguf"], ["--overwrite"]])
+def test_a_check_is_given_alone(folder: Path, more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--check", str(folder), *more]) == 2
     assert "give it alone" in capsys.readouterr().err
 
 
@@ -153,6 +154,11 @@ def test_a_class_that_is_no_model(folder: Path, name: Any) -> None:
     path.write_text(json.dumps(document | {"_class_name": name}))
     with pytest.raises(QsdError, match="has no class"):
         load_export(folder)
+
+
+def test_a_dtype_that_nothing_computes_in(folder: Path) -> None:
+    with pytest.raises(QsdError, match=r"dtype torch\.int8"):
+        load_export(folder, dtype=torch.int8)
 
 
 def test_every_flipped_bit_is_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
