@@ -72,7 +72,8 @@ def export(
         json: print the sizes as JSON.
     """
     if check is not None:
-        if any((pipeline, bank, config_file, out, recipe, push, denoiser)):
+        writing = (pipeline, bank, config_file, evaluation, out, recipe, push, denoiser, overwrite)
+        if any(writing) or (format, dtype) != ("qsd", "float32"):
             raise QsdError("export --check writes nothing; give it alone, or with --variant and --json")
         _check(check, variant, json)
         return

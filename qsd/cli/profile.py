@@ -2,14 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from rich.table import Table
 
 from qsd.cli.console import bar, console, print_json, run_function
-from qsd.evaluation.cost_plot import plot_costs
-from qsd.evaluation.costs import Workload, measure_costs, rows_of
+from qsd.evaluation.cost_plot import check_plot, plot_costs
+from qsd.evaluation.costs import Costs, Workload, measure_costs, rows_of
 from qsd.support.errors import QsdError
 
 
@@ -51,16 +50,23 @@ def profile(
     if not batch_sizes:
         raise QsdError("profile: name at least one of --batch-sizes, such as [1, 4]")
     workload = Workload(tuple(batch_sizes), tuple(sizes), steps, guidance, repeats, threads, dtype, device)
+    if plot:
+        check_plot(plot)
     with bar("Profiling") as progress:
         costs = measure_costs(export, against, workload, peers=peers, progress=progress)
-    if plot:
-        Path(plot).parent.mkdir(parents=True, exist_ok=True)
-        plot_costs(costs, plot)
     if json:
         print_json(
             {"workload": dataclasses.asdict(workload), "costs": [dataclasses.asdict(c) for c in costs]}
         )
-        return
+    else:
+        _print_table(costs)
+    if plot:  # after the numbers, which a failure would lose
+        plot_costs(costs, plot)
+        if not json:
+            console.print(f"drawn: {plot}")
+
+
+def _print_table(costs: Sequence[Costs]) -> None:
     heading, *rows = rows_of(costs)
     shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for position, title in enumerate(heading):
@@ -68,8 +74,6 @@ def profile(
     for row in rows:
         shown.add_row(*row)
     console.print(shown)
-    if plot:
-        console.print(f"drawn: {plot}")
 
 
 def run(words: Sequence[str]) -> None:

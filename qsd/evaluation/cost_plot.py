@@ -4,6 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qsd.evaluation.costs import Costs
+from qsd.support.errors import QsdError
+from qsd.support.files import atomic
+
+
+def check_plot(path: str | Path) -> None:
+    """Refuses an image file that could not be written, before anything is measured for it; makes its folder.
+
+    Raises:
+        QsdError: its ending is that of no image.
+    """
+    from matplotlib.figure import Figure
+
+    kinds = Figure().canvas.get_supported_filetypes()
+    if Path(path).suffix.removeprefix(".") not in kinds:
+        raise QsdError(f"--plot {path}: ends with no kind of image; take .png or .svg")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
 
 
 def plot_costs(costs: Sequence[Costs], path: str | Path) -> None:
@@ -45,4 +61,5 @@ def plot_costs(costs: Sequence[Costs], path: str | Path) -> None:
     sizes.invert_yaxis()
     sizes.set_xlabel("MB")
     sizes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    with atomic(path) as partial:
+        figure.savefig(partial, dpi=120, format=Path(path).suffix.removeprefix("."))

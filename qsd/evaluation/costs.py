@@ -15,14 +15,16 @@ import torch
 from torch import nn
 
 from qsd.denoisers.components import denoisers_of
+from qsd.denoisers.identity import config_hash
 from qsd.denoisers.input_files import load_inputs, save_inputs
-from qsd.denoisers.pipeline import dtype_of, load_pipeline
+from qsd.denoisers.pipeline import check_device, dtype_of, load_pipeline
 from qsd.denoisers.recording import record_inputs
 from qsd.evaluation.generate import Generator
 from qsd.evaluation.peers import check_peer, quantize_by
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.export.folder import exports_in, is_export
 from qsd.export.read import load_export
+from qsd.export.shards import read_config
 from qsd.runtime import cache_weights
 from qsd.support.errors import QsdError
 from qsd.support.heap import peak_bytes
@@ -127,9 +129,11 @@ def measure_costs(
         progress: called after every form.
 
     Raises:
-        QsdError: no export, no pipeline, several exported denoisers, an unknown or absent peer.
+        QsdError: no export, no pipeline, another pipeline, several exported denoisers, an unknown or absent
+            peer or device.
     """
     dtype = workload.torch_dtype
+    check_device(workload.device)
     folder = Path(export)
     folders = [folder] if is_export(folder) else [folder / name for name in exports_in(folder)]
     if len(folders) != 1:
@@ -138,6 +142,7 @@ def measure_costs(
         check_peer(peer)
     pipe = load_pipeline(pipeline, dtype=dtype)
     name = folders[0].name if folders[0].name in denoisers_of(pipe) else next(iter(denoisers_of(pipe)))
+    _check_the_same(folders[0], denoisers_of(pipe)[name], pipeline)
     found = []
     with tempfile.TemporaryDirectory() as scratch:
         shapes = _record(pipe, name, workload, Path(scratch))
@@ -150,6 +155,21 @@ def measure_costs(
             if progress:
                 progress(done + 1, len(names), form)
     return found
+
+
+def _check_the_same(folder: Path, denoiser: Any, pipeline: str | Path) -> None:
+    """Refuses a pipeline of another class or configuration than the export's.
+
+    Raises:
+        QsdError: it is one.
+    """
+    exported = {key: value for key, value in read_config(folder).items() if key != "quantization_config"}
+    kinds = str(exported.get("_class_name")), type(denoiser).__name__
+    if kinds[0] != kinds[1] or config_hash(exported) != config_hash(denoiser):
+        raise QsdError(
+            f"{folder}: is a {kinds[0]}, and {pipeline} has a {kinds[1]} of another configuration; name the "
+            "pipeline that it was made from"
+        )
 
 
 _Shape = tuple[int, "int | None", int]

@@ -28,7 +28,8 @@ class Format:
         write: writes the folder of a denoiser: folder, denoiser, bank, config (int8 [L]), provenance, and
             the settings of :func:`qsd.export.shards.write_shards`; returns the sizes of
             :class:`qsd.export.ExportResult`.
-        loading: lines of Python that open the denoisers, or the pipeline of that class if one was written.
+        loading: lines of Python that open the denoisers, or the pipeline of that class if one was written;
+            the variant of the files, if they have one, comes last.
         whole: whether ``DiffusionPipeline.from_pretrained`` opens a pipeline with such a denoiser.
         shards: whether it has files of a variant and of a largest size.
         about: what the model card says first.
@@ -37,33 +38,35 @@ class Format:
     """
 
     write: Callable[..., dict[str, int]]
-    loading: Callable[[Parts, str | None], list[str]]
+    loading: Callable[[Parts, str | None, str | None], list[str]]
     whole: bool = False
     shards: bool = False
     about: str = "The weight layers of this denoiser are stored in few bits, a type of its own for each."
     activations: bool = False
 
 
-def _with(plugin: str) -> Callable[[Parts, str | None], list[str]]:
+def _with(plugin: str) -> Callable[[Parts, str | None, str | None], list[str]]:
     """Opened by ``from_pretrained`` after a package is imported."""
 
-    def loading(parts: Parts, pipeline: str | None) -> list[str]:
+    def loading(parts: Parts, pipeline: str | None, variant: str | None) -> list[str]:
+        chosen = f', variant="{variant}"' if variant else ""
         classes = sorted({type(part).__name__ for part in parts.values()})
         opened = [
-            f'{name} = {type(part).__name__}.from_pretrained("FOLDER/{name}")' for name, part in parts.items()
+            f'{name} = {type(part).__name__}.from_pretrained("FOLDER/{name}"{chosen})'
+            for name, part in parts.items()
         ]
         if pipeline is not None:
-            classes, opened = [pipeline], [f'pipe = {pipeline}.from_pretrained("FOLDER")']
+            classes, opened = [pipeline], [f'pipe = {pipeline}.from_pretrained("FOLDER"{chosen})']
         return [f"import {plugin}", f"from diffusers import {', '.join(classes)}", "", *opened]
 
     return loading
 
 
-def _recipe(parts: Parts, pipeline: str | None) -> list[str]:
+def _recipe(parts: Parts, pipeline: str | None, variant: str | None) -> list[str]:
     return [f"# qsd export --recipe {next(iter(parts))}/recipe.json --pipeline PIPELINE --out FOLDER"]
 
 
-def _gguf(parts: Parts, pipeline: str | None) -> list[str]:
+def _gguf(parts: Parts, pipeline: str | None, variant: str | None) -> list[str]:
     lines = ["import torch", "from diffusers import GGUFQuantizationConfig"]
     for name, part in parts.items():
         kind = type(part).__name__
@@ -86,7 +89,7 @@ def _gguf(parts: Parts, pipeline: str | None) -> list[str]:
     return lines
 
 
-def _comfy(parts: Parts, pipeline: str | None) -> list[str]:
+def _comfy(parts: Parts, pipeline: str | None, variant: str | None) -> list[str]:
     return [f"# copy {name}/{COMFY_FILE} to ComfyUI/models/diffusion_models" for name in parts]
 
 

@@ -12,6 +12,7 @@ from qsd.export.folder import CONFIG_NAME, exports_in, is_export, is_recipe
 from qsd.export.hub import local_copy
 from qsd.export.shards import Check, check_files, check_shards, read_config
 from qsd.runtime.registration import register
+from qsd.support.documents import parse_json, read_bounded
 from qsd.support.errors import QsdError, first_line
 from qsd.support.folders import restore
 from qsd.support.hashing import verification, verifying
@@ -54,6 +55,8 @@ def load_export(
     Raises:
         QsdError: no export, a damaged one, or one of another format version.
     """
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise QsdError(f"load_export: dtype {dtype!r} is no type to compute in, such as torch.bfloat16")
     path = Path(folder)
     if not path.exists() and isinstance(folder, str):
         path = local_copy(folder, revision=revision, token=token, local_files_only=local_files_only)
@@ -118,6 +121,9 @@ def denoiser_folders(folder: Path, denoiser: str | None) -> list[Path]:
                 f"{folder}: is an export for other programs, without hashes; its README.md says how it is "
                 "opened, and `qsd export --format qsd` writes what qsd opens and checks"
             )
+        for place in (folder / CONFIG_NAME, *sorted(folder.glob(f"*/{CONFIG_NAME}"))):
+            if place.is_file():
+                parse_json(read_bounded(place), place, "export it again")
         what = "holds no denoiser exported by qsd" if folder.is_dir() else "no such folder"
         raise QsdError(f"{folder}: {what}; write one with `qsd export --out {folder}`")
     return [folder / name for name in names if denoiser in (None, name)]

@@ -121,14 +121,18 @@ def apply_recipe(
     """
     module, traced = _traced(pipe, denoiser, recipe["layers"])
     texts = options_of(recipe["layers"], [layer.name for layer in traced.layers], source)
-    options = tuple(dict.fromkeys(Option.parse(text) for text in texts))
+    try:
+        parsed = {text: Option.parse(text) for text in dict.fromkeys(texts)}
+    except QsdError as error:
+        raise QsdError(f"{source}: {error}") from None
+    options = tuple(dict.fromkeys(parsed.values()))
     for layer, text in zip(traced.layers, texts, strict=True):
-        if not Option.parse(text).accepts(layer.shape):
+        if not parsed[text].accepts(layer.shape):
             raise QsdError(
                 f"{source}: layer '{layer.name}' of shape {layer.shape} cannot take '{text}'; give it another"
             )
     bank = build_bank(module, options, traced=traced, provenance=provenance, progress=progress)
-    return bank, np.array([options.index(Option.parse(text)) for text in texts], dtype=np.int8)
+    return bank, np.array([options.index(parsed[text]) for text in texts], dtype=np.int8)
 
 
 def _traced(pipe: Any, denoiser: str | None, entries: Mapping[str, str]) -> tuple[nn.Module, Traced]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from qsd.export.folder import CONFIG_NAME, write_json
 from qsd.support.documents import parse_json, read_bounded
 from qsd.support.errors import QsdError, first_line
 from qsd.support.hashing import json_hash, verification, verifying
-from qsd.support.tensors import tensor_hash
+from qsd.support.tensors import tensor_hashes
 
 MAX_SHARD_SIZE = "5GB"
 _REMEDY = "export it again"
@@ -60,6 +61,7 @@ def write_shards(
     Raises:
         QsdError: the size is none.
     """
+    _check_size(max_shard_size)
     try:
         split = split_torch_state_dict_into_shards(
             dict(tensors),
@@ -69,13 +71,27 @@ def write_shards(
             max_shard_size=max_shard_size,
         )
     except ValueError:
-        raise QsdError(f"max_shard_size {max_shard_size!r}: give bytes, or a text such as '5GB'") from None
+        raise _no_size(max_shard_size) from None
     for name, keys in split.filename_to_tensors.items():
         save_file({key: tensors[key] for key in keys}, folder / name, metadata={"format": "pt"})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_json(folder / _with_variant(SAFE_WEIGHTS_INDEX_NAME, variant), index)
     return sum((folder / name).stat().st_size for name in split.filename_to_tensors)
+
+
+def _check_size(size: Any) -> None:
+    """Refuses what is no size, or none that a file can have; other texts are parsed by the hub's library."""
+    if isinstance(size, str):
+        fits = re.match(r"0*[1-9]", size) is not None
+    else:
+        fits = isinstance(size, int) and not isinstance(size, bool) and size > 0
+    if not fits:
+        raise _no_size(size)
+
+
+def _no_size(size: Any) -> QsdError:
+    return QsdError(f"max_shard_size {size!r}: give bytes, or a text such as '5GB'")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -117,9 +133,11 @@ def check_files(folder: Path, config: Mapping[str, Any], variant: str | None = N
     for path in shard_files(folder, variant):
         try:
             with safe_open(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118
-                    found[name] = path
-                    if name in hashes and verifying() and tensor_hash(file.get_tensor(name)) != hashes[name]:
+                names = list(file.keys())
+                found |= dict.fromkeys(names, path)
+                checked = [name for name in names if name in hashes and verifying()]
+                for name, own in tensor_hashes({name: file.get_tensor(name) for name in checked}).items():
+                    if own != hashes[name]:
                         raise QsdError(f"{path}: tensor '{name}' differs from its hash (damaged); {_REMEDY}")
         except (SafetensorError, OSError) as error:
             raise QsdError(f"{path}: truncated or damaged ({first_line(error)}); {_REMEDY}") from error
@@ -168,10 +186,12 @@ def shard_files(folder: Path, variant: str | None = None) -> list[Path]:
     """
     single = folder / _with_variant(SAFETENSORS_WEIGHTS_NAME, variant)
     index = folder / _with_variant(SAFE_WEIGHTS_INDEX_NAME, variant)
-    if single.is_file():
-        return [single]
-    if not index.is_file():
+    if not index.is_file():  # which diffusers looks for first
+        if single.is_file():
+            return [single]
         others = sorted(path.name for path in folder.glob("*.safetensors"))
+        if any(name.startswith(f"{single.stem}-") for name in others):
+            raise QsdError(f"{index}: is missing; copy all files of the export or export again")
         remedy = f"name the variant of {others[0]}" if others and not variant else "export again"
         raise QsdError(
             f"{single}: is missing; {remedy}" + (f" or leave variant {variant!r} out" if variant else "")

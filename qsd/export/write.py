@@ -173,7 +173,7 @@ def export(
             _card_sizes(result),
             title=f"Quantized {', '.join(type(part).__name__ for part in parts.values())}",
             about=chosen.about,
-            loading=chosen.loading(parts, type(pipe).__name__ if components else None),
+            loading=chosen.loading(parts, type(pipe).__name__ if components else None, variant),
             document=document,
             provenance=provenance,
             base_model=base_model_of(pipe_or_denoiser),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from qsd.runtime.layers import FULL_CLASSES, QuantizedLinear, quantized_layers
+from qsd.runtime.offloading import is_wrapped
 from qsd.support.errors import QsdError
 
 _TYPE = torch.float8_e4m3fn
@@ -41,8 +42,11 @@ class Fp8Linear(QuantizedLinear):
     """A Linear layer on e4m3 weights whose input is rounded to e4m3, token by token.
 
     It dequantizes, as other packed layers do, where the product cannot serve: under a gradient, with an
-    edited weight, in compiled graphs, and where weight and input are on two devices (offloading).
+    edited weight, in compiled graphs, and where weight and input are on two devices (offloading). A cache of
+    dense weights (:func:`qsd.cache_weights`) leaves it out.
     """
+
+    needs_dense = False
 
     def forward(self, input: Tensor) -> Tensor:
         """Float [..., I] to float [..., O] of the same dtype."""
@@ -94,7 +98,7 @@ def use_fp8(model: nn.Module, layers: Iterable[str] | None = None) -> Fp8Layers:
         QsdError: a layer of ``layers`` cannot; nothing was changed then.
     """
     packed = quantized_layers(model)
-    names = list(packed) if layers is None else list(layers)
+    names = list(packed) if layers is None else [layers] if isinstance(layers, str) else list(layers)
     reasons = {name: _obstacle(packed.get(name)) for name in names}
     for name, reason in reasons.items():
         if layers is not None and reason:
@@ -102,6 +106,7 @@ def use_fp8(model: nn.Module, layers: Iterable[str] | None = None) -> Fp8Layers:
     replaced = [name for name, reason in reasons.items() if not reason]
     for name in replaced:
         packed[name].__class__ = Fp8Linear
+        packed[name].packed.kept = None
     left = {name: why for name, why in reasons.items() if why and _is_float8(packed[name])}
     return Fp8Layers(replaced, left)
 
@@ -110,7 +115,7 @@ def discard_fp8(model: nn.Module) -> None:
     """Undoes :func:`use_fp8`: all packed layers dequantize again."""
     layers: list[nn.Module] = list(quantized_layers(model).values())
     for layer in layers:
-        if type(layer) is Fp8Linear:
+        if isinstance(layer, Fp8Linear):
             setattr(layer, "__class__", QuantizedLinear)  # noqa: B010
 
 
@@ -129,6 +134,8 @@ def _obstacle(layer: nn.Module | None) -> str:
         return "is no Linear layer"
     if len(layer.packed) > 1:
         return "has segments"
+    if is_wrapped(layer):
+        return "is offloaded or cast by hooks; call use_fp8 before"
     if any(size % _MULTIPLE for size in layer.shape):
         return f"has sizes {layer.shape} that are no multiples of {_MULTIPLE}"
     device = layer.weight_device

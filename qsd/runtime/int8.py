@@ -78,8 +78,10 @@ class Int8Linear(nn.Module):
         """Float [..., I] to float [..., O] of the same dtype.
 
         Raises:
-            QsdError: the input holds NaN or infinity.
+            QsdError: the input holds NaN or infinity, or is to be differentiated.
         """
+        if torch.is_grad_enabled() and values.requires_grad:
+            raise QsdError("int8: integers have no gradient; compute under torch.no_grad()")
         rows = values.detach().reshape(-1, self.in_features)
         if self.divisors is not None:
             rows = rows.float() / self.divisors
@@ -113,6 +115,10 @@ class Int8Linear(nn.Module):
         for name, value in kept.items():  # stay float32
             setattr(self, name, None if value is None else value.to(self.codes.device))
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles take along: not oneDNN's form of the codes, which is made again."""
+        return self.__dict__ | {"_packed": None}
 
     def extra_repr(self) -> str:
         """Sizes."""
@@ -197,11 +203,20 @@ def use_int8(
 
     Returns:
         Paths of the layers replaced.
+
+    Raises:
+        QsdError: there is no such layer, or no range of its input; nothing was changed then.
     """
     replaced: dict[int, Int8Linear] = {}
     done = []
+    modules = dict(denoiser.named_modules(remove_duplicate=False))
     for path, option in options.items():
-        module = denoiser.get_submodule(path)
+        if path not in modules:
+            raise QsdError(f"use_int8: there is no layer '{path}'; leave it out of `options`")
+        if is_integer(option) and option.needs_ranges and path not in (ranges or {}):
+            raise QsdError(f"use_int8: option {option} of layer '{path}' needs `ranges` of its input")
+    for path, option in options.items():
+        module = modules[path]
         if not isinstance(module, nn.Linear) or not is_integer(option):
             continue
         if id(module) not in replaced:

@@ -4,7 +4,7 @@ import math
 import threading
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,10 @@ class QuantizedLayer(nn.Module):
         packed: the stored form; tied layers share one.
         shape: of the weight.
         dtype: of ``weight``, and so of the computation.
+        needs_dense: whether a forward dequantizes the weight, as a rule.
     """
 
+    needs_dense: ClassVar[bool] = True
     packed: PackedParts
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -89,7 +91,7 @@ class QuantizedLayer(nn.Module):
             return self.read()
         if parts.kept is not None:
             if parts.kept.dtype != self.dtype or parts.kept.device != inputs.device:
-                parts.kept = self.read()  # the model was moved or cast
+                parts.kept = self._renewed()
             return parts.kept
         if (
             torch.compiler.is_compiling()
@@ -106,18 +108,36 @@ class QuantizedLayer(nn.Module):
         ]
         return torch.cat(pieces, dim=1, out=whole.view(self.shape))
 
+    @torch.inference_mode(False)
+    def _renewed(self) -> Tensor:
+        """What the cache holds after the model was moved or cast."""
+        with torch.no_grad():
+            return self.read()
+
     def _has_backward(self, inputs: Tensor) -> bool:
         bias: Any = getattr(self, "bias", None)
         return inputs.requires_grad or (bias is not None and bias.requires_grad)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
+            if not isinstance(value, Tensor):
+                raise QsdError(f"a weight is a tensor, not {value!r}; layer.weight.zero_() makes it 0")
             self.edit(value)
         else:
             super().__setattr__(name, value)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """The weight of a dense checkpoint counts as an edit; the packed parts stay."""
+        if (weight := state_dict.pop(f"{prefix}weight", None)) is not None:
+            self.edit(weight)
+            state_dict |= self.packed.state_dict(prefix=f"{prefix}packed.")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantizedLayer":
-        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        if dtype.itemsize > self.dtype.itemsize:
+            self.packed.kept = None  # it would outgrow its budget
+        self.dtype = dtype
         return super()._apply(fn, recurse)
 
 

@@ -1,5 +1,6 @@
 """What ``layer.weight`` is for a packed layer: made when it is read, and edits of it count."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,23 @@ if TYPE_CHECKING:
 View = Callable[[Tensor], Any]
 
 _SET_DATA: Any = torch.Tensor.data.__set__  # type: ignore[attr-defined]
-_LEAVES_TORCH = (torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.tolist)
+_LEAVES_TORCH = (
+    torch.Tensor.numpy,
+    torch.Tensor.__array__,
+    torch.Tensor.tolist,
+    torch.Tensor.__deepcopy__,
+    torch.Tensor.__reduce_ex__,
+)
+_NEEDS_MEMORY = (
+    torch.Tensor.data_ptr,
+    torch.Tensor.untyped_storage,
+    torch.Tensor.storage,
+    torch.Tensor._typed_storage,
+    torch.Tensor.is_shared,
+    torch.Tensor.share_memory_,
+    torch.Tensor.__dlpack__,
+    torch.Tensor.resize_,
+)
 
 
 class LazyWeight(Tensor):
@@ -28,6 +45,7 @@ class LazyWeight(Tensor):
 
     _layer: "QuantizedLayer"
     _views: Sequence[View]
+    _itself: "weakref.ref[LazyWeight]"
 
     @staticmethod
     def __new__(cls, layer: "QuantizedLayer", like: Tensor, views: Sequence[View] = ()) -> "LazyWeight":
@@ -36,6 +54,7 @@ class LazyWeight(Tensor):
             cls, like.shape, strides=like.stride(), dtype=like.dtype, device=layer.weight_device
         )
         lazy._layer, lazy._views = layer, tuple(views)
+        lazy._itself = weakref.ref(lazy)  # torch swaps no tensors that have one: the swap would be lost
         return lazy
 
     def dense(self, *, to_write: bool = False) -> Tensor:
@@ -63,7 +82,7 @@ class LazyWeight(Tensor):
             if isinstance(taken, np.ndarray):
                 taken.flags.writeable = False  # a write into this copy would be lost
             return taken
-        if func == torch.Tensor.data_ptr:
+        if func in _NEEDS_MEMORY:
             raise QsdError("a packed weight has no memory of its own; use that of layer.weight.clone()")
         with torch._C.DisableTorchFunctionSubclass():  # results are plain tensors
             return func(*args, **(kwargs or {}))
@@ -74,6 +93,9 @@ class LazyWeight(Tensor):
     ) -> Any:
         """Reads, views and writes of :class:`LazyWeight`."""
         kwargs = kwargs or {}
+        result = func.decompose(*args, **kwargs)  # of tensors made in inference mode, they arrive whole
+        if result is not NotImplemented:
+            return result
         schema = func._schema
         if schema.is_mutable:
             return _write(func, args, kwargs)

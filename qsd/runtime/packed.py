@@ -1,7 +1,7 @@
 """The stored tensors of one quantized weight as a module that makes the dense weight."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -88,6 +88,13 @@ class PackedWeight(nn.Module):
             )
         return QuantizedWeight(self.option, self.shape, self.stored()).dequantize(dtype, out)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedWeight":
+        """The order of bits in memory stays, whatever the memory format (``channels_last``) of the model."""
+        super()._apply(fn, recurse)
+        for bits in self.parameters():
+            bits.data = bits.data.contiguous()
+        return self
+
     def extra_repr(self) -> str:
         """Option and shape."""
         return f"{self.option}, shape={self.shape}"
@@ -96,9 +103,10 @@ class PackedWeight(nn.Module):
         """Takes tensors of files, in their own types, and those of :meth:`state_dict`, which are bits."""
         for name in self.stored_dtypes:
             tensor = state_dict.get(prefix + name)
-            if tensor is not None and tensor.is_floating_point():
-                self.stored_dtypes[name] = str(tensor.dtype).removeprefix("torch.")
-                state_dict[prefix + name] = bits_of(tensor)
+            if tensor is not None:
+                if tensor.is_floating_point():
+                    self.stored_dtypes[name] = str(tensor.dtype).removeprefix("torch.")
+                state_dict[prefix + name] = Bits(bits_of(tensor.detach()))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
@@ -118,6 +126,21 @@ class PackedParts(nn.ModuleList):
         super().__init__(PackedWeight(weight) for weight in weights)
         self.register_buffer("edited", None, persistent=False)
         self.kept = None
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """An edit goes along, and is no persistent buffer, which offloading would take away."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.edited is not None:
+            destination[prefix + "edited"] = self.edited
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """What is loaded counts: neither an earlier edit nor the cache outlives it."""
+        edited = state_dict.pop(prefix + "edited", None)
+        if edited is not None or any(key.startswith(prefix) for key in state_dict):
+            device = next(self.parameters()).device
+            self.edited = None if edited is None else edited.detach().to(device, copy=True)
+            self.kept = None
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def weights(self) -> list[PackedWeight]:
         """The parts."""

@@ -2,6 +2,7 @@
 
 import operator
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,12 +12,13 @@ from diffusers.quantizers.base import DiffusersQuantizer
 from qsd.quantizers import QuantizedWeight
 from qsd.runtime.layers import check_supported, quantized_layers
 from qsd.runtime.manifest import Manifest
+from qsd.runtime.offloading import check_present
 from qsd.runtime.packed import Bits, PackedParts, PackedWeight, bits_of
 from qsd.runtime.stacks import is_stack, pack, unpack, weight_shape
 from qsd.runtime.state import with_weights
 from qsd.support.errors import QsdError
 from qsd.support.hashing import verifying
-from qsd.support.tensors import tensor_hash
+from qsd.support.tensors import tensor_hashes
 
 if TYPE_CHECKING:
     from qsd.bank.carried import Carried
@@ -29,6 +31,7 @@ class QsdQuantizer(DiffusersQuantizer):
 
     use_keep_in_fp32_modules = True
     quantization_config: Manifest
+    _model: Callable[[], Any]
 
     def __init__(self, quantization_config: Manifest, **kwargs: Any) -> None:
         """Called by diffusers.
@@ -124,10 +127,13 @@ class QsdQuantizer(DiffusersQuantizer):
 
     def maybe_update_state_dict(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Gives packed tensors to diffusers as bits, which it does not cast; remembers their types."""
+        if verifying():
+            noted = {key: self.quantization_config.hash_of(key) for key in state_dict}
+            known = {key: tensor for key, tensor in state_dict.items() if noted[key] is not None}
+            for key, own in tensor_hashes(known).items():
+                if own != noted[key]:
+                    raise QsdError(f"tensor '{key}' differs from its hash (damaged); export again")
         for key, tensor in state_dict.items():
-            noted = self.quantization_config.hash_of(key)
-            if noted is not None and verifying() and tensor_hash(tensor) != noted:
-                raise QsdError(f"tensor '{key}' differs from its hash (damaged); export again")
             if _PACKED in key:
                 self._stored_dtypes[key] = tensor.dtype
                 state_dict[key] = bits_of(tensor)
@@ -170,21 +176,10 @@ class QsdQuantizer(DiffusersQuantizer):
     def get_state_dict_and_metadata(
         self, state_dict: dict[str, Any], safe_serialization: bool = False
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What ``save_pretrained`` writes: tied tensors once, tables in their own types.
-
-        Raises:
-            QsdError: a weight was edited in place, which the packed form cannot hold.
-        """
-        model: Any = self._model()
-        edited = [name for name, layer in quantized_layers(model).items() if layer.packed.edited is not None]
-        if edited:
-            raise QsdError(
-                f"layer '{edited[0]}' was edited in place, and its packed weight was not: save the model "
-                "after model.dequantize(), or take the edits back by qsd.discard_edits(model)"
-            )
+        """What ``save_pretrained`` writes: tied tensors once, tables in their own types."""
         stored = {
             f"{path}.{name}": tensor
-            for path, module in model.named_modules()
+            for path, module in self._model().named_modules()
             if isinstance(module, PackedWeight)
             for name, tensor in module.stored().items()
         }
@@ -202,6 +197,7 @@ class QsdQuantizer(DiffusersQuantizer):
     def _dequantize(self, model: Any) -> Any:
         from qsd.bank.carried import stop
 
+        check_present(model, "dequantize", unmoved=True)
         stop(model)
         unpack(model)
         settings = {key: value for key, value in model.config.items() if key != "quantization_config"}
@@ -212,9 +208,37 @@ class QsdQuantizer(DiffusersQuantizer):
         prefixes = tuple(f"{alias}{_PACKED}" for alias in self._tied_layers)
         return key in self._tied_tensors or key.startswith(prefixes)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is of the model that is copied with it."""
+        return self.__dict__ | {"_model": self._model()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if (model := state["_model"]) is not None:
+            self._model = weakref.ref(model)
+
     @property
     def is_serializable(self) -> bool:
-        """``save_pretrained`` writes the packed form."""
+        """``save_pretrained`` writes the packed form; it asks before it touches a file.
+
+        Raises:
+            QsdError: a weight was edited in place, which the packed form cannot hold, or is offloaded, or the
+                layer is another one by now.
+        """
+        check_present(self._model(), "save_pretrained")
+        layers = quantized_layers(self._model())
+        edited = [name for name, layer in layers.items() if layer.packed.edited is not None]
+        if edited:
+            raise QsdError(
+                f"layer '{edited[0]}' was edited in place, and its packed weight was not: save the model "
+                "after model.dequantize(), or take the edits back by qsd.discard_edits(model)"
+            )
+        replaced = [path for path in self._parts if path not in layers]
+        if replaced:
+            raise QsdError(
+                f"layer '{replaced[0]}' was wrapped or replaced (by an adapter or use_int8, for example), so "
+                "that nobody could open what would be saved: save the model before, or unload adapters"
+            )
         return True
 
     @property

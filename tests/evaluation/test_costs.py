@@ -66,6 +66,8 @@ def test_peers_that_are_missing_are_told_before_anything_is_timed(monkeypatch: p
         (["--export", "nowhere"], "nowhere"),
         (["--dtype", "int7"], "int7"),
         (["--peers", "[nobody]"], "torchao"),
+        (["--device", "nowhere"], "device nowhere"),
+        (["--plot", "costs.txt"], "--plot costs.txt: ends with no kind of image"),
         (["--batch-sizes", "[]"], "at least one of --batch-sizes"),
     ],
 )
@@ -77,3 +79,13 @@ def test_mistakes(
     assert main(["profile", *export_words, "--against", full, *words]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("qsd: ") and said in error
+
+
+def test_another_pipeline_is_refused(
+    folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = pixart_alpha()
+    pipe.transformer.register_to_config(norm_eps=0.5)
+    pipe.save_pretrained(tmp_path / "other")
+    assert main(["profile", "--export", folders[0], "--against", str(tmp_path / "other")]) == 2
+    assert "of another configuration; name the pipeline" in " ".join(capsys.readouterr().err.split())

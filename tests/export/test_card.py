@@ -50,6 +50,16 @@ def test_a_pipeline_says_how_it_is_opened(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
 
 
+@pytest.mark.parametrize("format", ["qsd", "sdnq"])
+def test_a_variant_is_told(tmp_path: Path, format: str) -> None:
+    pipe = tiny_pipeline()
+    own = build_bank(pipe.transformer, parse_options(("uaq-4",)))
+    for what, place in ((pipe, "FOLDER"), (pipe.transformer, "FOLDER/transformer")):
+        export(what, own, own.uniform_config("uaq-4"), tmp_path, variant="w4", format=format)
+        text = (tmp_path / "README.md").read_text(encoding="utf-8")
+        assert f'.from_pretrained("{place}", variant="w4")' in text
+
+
 def test_a_recipe_does_not_say_that_it_holds_weights(bank: Bank, tmp_path: Path) -> None:
     export(tiny_pixart(), bank, mixed(bank), tmp_path, format="recipe")
     card = (tmp_path / "README.md").read_text(encoding="utf-8")

@@ -71,6 +71,30 @@ def test_an_index_that_is_not_of_the_shards(
     assert str(index) in capsys.readouterr().err
 
 
+def test_what_diffusers_opens_is_what_is_checked(original: Path, tmp_path: Path) -> None:
+    """A file of all tensors beside an index: diffusers follows the index."""
+    path = sharded(tmp_path / "out")
+    shutil.copy(original / WEIGHTS, path / WEIGHTS)
+    shard = sorted(path.glob("*-of-*.safetensors"))[1]
+    damaged = bytearray(shard.read_bytes())
+    damaged[-1] ^= 1
+    shard.write_bytes(damaged)
+    for read in (load_export, check_export):
+        with pytest.raises(QsdError, match=f"{shard.name}: .* differs from its hash"):
+            read(path)
+
+
+def test_a_missing_index_and_a_damaged_config_are_named(tmp_path: Path) -> None:
+    path = sharded(tmp_path / "out")
+    (path / f"{WEIGHTS}.index.json").unlink()
+    with pytest.raises(QsdError, match=r"index\.json: is missing; copy all files"):
+        load_export(path)
+    (path / "config.json").write_text("{")
+    for folder in (path, path.parent):
+        with pytest.raises(QsdError, match=r"transformer/config\.json: .*export it again"):
+            check_export(folder)
+
+
 @pytest.mark.parametrize("max_shard_size", ["5GB", 6000])
 def test_variants(original: Path, tmp_path: Path, max_shard_size: Any) -> None:
     denoiser = tiny_pixart()
@@ -90,6 +114,10 @@ def test_variants(original: Path, tmp_path: Path, max_shard_size: Any) -> None:
     [
         ({"variant": "../up"}, "variant '../up'"),
         ({"max_shard_size": "much"}, "max_shard_size 'much'"),
+        ({"max_shard_size": 0}, "max_shard_size 0"),
+        ({"max_shard_size": -1}, "max_shard_size -1"),
+        ({"max_shard_size": "-1GB"}, "max_shard_size '-1GB'"),
+        ({"max_shard_size": None}, "max_shard_size None"),
         ({"variant": "w4", "format": "gguf"}, "format gguf: writes one file"),
         ({"max_shard_size": "1MB", "format": "comfy"}, "format comfy: writes one file"),
     ],
@@ -102,8 +130,9 @@ def test_files_that_cannot_be(tmp_path: Path, settings: dict[str, Any], said: st
     assert not any(tmp_path.iterdir())
 
 
-def test_a_check_is_given_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", "--check", str(folder), "--out", "elsewhere"]) == 2
+@pytest.mark.parametrize("more", [["--out", "elsewhere"], ["--format", "gguf"], ["--overwrite"]])
+def test_a_check_is_given_alone(folder: Path, more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--check", str(folder), *more]) == 2
     assert "give it alone" in capsys.readouterr().err
 
 
@@ -125,6 +154,11 @@ def test_a_class_that_is_no_model(folder: Path, name: Any) -> None:
     path.write_text(json.dumps(document | {"_class_name": name}))
     with pytest.raises(QsdError, match="has no class"):
         load_export(folder)
+
+
+def test_a_dtype_that_nothing_computes_in(folder: Path) -> None:
+    with pytest.raises(QsdError, match=r"dtype torch\.int8"):
+        load_export(folder, dtype=torch.int8)
 
 
 def test_every_flipped_bit_is_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

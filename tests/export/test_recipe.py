@@ -101,11 +101,11 @@ def test_entries_that_do_not_fit(entries: dict[str, str], message: str) -> None:
 
 def test_options_that_do_not_fit(bank: Bank) -> None:
     for text, message in (
-        ("nothing-4", "unknown quantization option"),
+        ("nothing-4", "^r: unknown quantization option"),
         ("uaq-4g64", "cannot take 'uaq-4g64'"),
     ):
         with pytest.raises(QsdError, match=message):
-            apply_recipe({"layers": {".*": text}}, tiny_pixart())
+            apply_recipe({"layers": {".*": text}}, tiny_pixart(), "r")
 
 
 def test_numbers_go_with_a_recipe(bank: Bank, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

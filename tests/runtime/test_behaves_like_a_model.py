@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import pytest
 import torch
 from diffusers import (
@@ -18,7 +17,6 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from diffusers.hooks import apply_group_offloading
 from diffusers.training_utils import EMAModel
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -31,6 +29,8 @@ from qsd import discard_edits
 from qsd.bank import build_bank
 from qsd.export.write import export
 from qsd.quantizers import parse_options
+from qsd.quantizers.activations import ActivationOption
+from qsd.runtime.int8 import use_int8
 from qsd.runtime.layers import QuantizedLayer, quantized_layers
 from qsd.support.errors import QsdError
 
@@ -92,6 +92,16 @@ def test_lora_loads_fuses_and_comes_out_again(folder: Path, unet_folder: Path, f
     torch.testing.assert_close(forward(model, inputs), plain, atol=1e-4, rtol=1e-3)
     assert discard_edits(model)
     assert torch.equal(forward(model, inputs), plain)
+
+
+def test_what_could_not_be_opened_again_is_not_saved(folder: Path, tmp_path: Path) -> None:
+    wrapped, integers = with_lora(pixart(folder), "to_q"), pixart(folder)
+    name = "transformer_blocks.1.attn1.to_q"
+    assert use_int8(integers, {name: ActivationOption.parse("8")}) == [name]
+    for model in (wrapped, integers):
+        with pytest.raises(QsdError, match="to_q' was wrapped or replaced"):
+            model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 def test_lora_of_a_dense_copy_has_the_same_gradients(folder: Path) -> None:
@@ -183,77 +193,6 @@ def test_layers_compile_with_inductor(unet_folder: Path) -> None:
         torch.testing.assert_close(torch.compile(both, fullgraph=True)(*inputs), both(*inputs))
 
 
-# offloading
-
-
-def group_offload(model: nn.Module, folder: Path, **settings: Any) -> nn.Module:
-    apply_group_offloading(model, onload_device=CPU, offload_device=CPU, **settings)
-    return model
-
-
-OFFLOADS: dict[str, Callable[[Any, Path], nn.Module]] = {
-    "accelerate.cpu_offload": lambda model, _: accelerate.cpu_offload(model, execution_device=CPU),
-    "accelerate.cpu_offload, buffers too": lambda model, _: accelerate.cpu_offload(
-        model, execution_device=CPU, offload_buffers=True
-    ),
-    "accelerate.cpu_offload_with_hook": lambda model, _: accelerate.cpu_offload_with_hook(
-        model, execution_device=CPU
-    )[0],
-    "accelerate.disk_offload": lambda model, path: accelerate.disk_offload(model, path, execution_device=CPU),
-    "accelerate.dispatch_model": lambda model, path: accelerate.dispatch_model(
-        model,
-        {"": "cpu", "transformer_blocks.1": "disk"},
-        main_device="cpu",
-        offload_dir=path,
-        force_hooks=True,
-    ),
-    "groups of blocks": lambda model, path: group_offload(
-        model, path, offload_type="block_level", num_blocks_per_group=1
-    ),
-    "groups of leaves": lambda model, path: group_offload(model, path, offload_type="leaf_level"),
-    "groups on disk": lambda model, path: group_offload(
-        model, path, offload_type="block_level", num_blocks_per_group=1, offload_to_disk_path=str(path)
-    ),
-}
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", OFFLOADS)
-def test_offloading_is_exact(folder: Path, tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
-    expected = forward(pixart(folder, dtype), pixart_inputs(), dtype)
-    offloaded = OFFLOADS[kind](pixart(folder, dtype), tmp_path)
-    for _ in range(2):
-        assert torch.equal(forward(offloaded, pixart_inputs(), dtype), expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    "device_map", [{"": "cpu"}, {"": "cpu", "transformer_blocks.0": "disk"}], ids=["cpu", "part on disk"]
-)
-def test_device_maps_are_exact(
-    folder: Path, tmp_path: Path, device_map: dict[str, str], dtype: torch.dtype
-) -> None:
-    expected = forward(pixart(folder, dtype), pixart_inputs(), dtype)
-    names = {name.partition(".")[0] for name in pixart(folder).state_dict()}
-    spread = dict.fromkeys(names - {"transformer_blocks"}, device_map[""])
-    for block in ("transformer_blocks.0", "transformer_blocks.1"):
-        spread[block] = device_map.get(block, device_map[""])
-    mapped = pixart(folder, dtype, device_map=spread, offload_folder=str(tmp_path))
-    assert torch.equal(forward(mapped, pixart_inputs(), dtype), expected)
-
-
-def test_layerwise_casting_touches_only_what_is_not_packed(folder: Path) -> None:
-    model = pixart(folder, torch.bfloat16)
-    expected = forward(model, pixart_inputs(), torch.bfloat16)
-    codes = {name: p.clone() for name, p in model.named_parameters() if ".packed." in name}
-    model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
-    found = forward(model, pixart_inputs(), torch.bfloat16)
-    assert found.isfinite().all() and (found - expected).abs().max() < 0.2  # biases have 8 bits now
-    for name, parameter in model.named_parameters():
-        if ".packed." in name:
-            assert torch.equal(parameter, codes[name])
-
-
 # casting
 
 
@@ -274,6 +213,12 @@ def test_a_cast_changes_the_dtype_of_computation(
     weights = {name: layer.weight.clone() for name, layer in quantized_layers(model).items()}
     for name, layer in quantized_layers(pixart(folder, dtype)).items():
         assert torch.equal(layer.weight, weights[name]), name
+
+
+def test_a_memory_format_touches_no_bits(unet_folder: Path) -> None:
+    expected = forward(unet(unet_folder), unet_inputs())
+    model = unet(unet_folder).to(memory_format=torch.channels_last)
+    assert torch.equal(forward(model, unet_inputs()), expected)
 
 
 def pipeline(unet_of: nn.Module) -> Any:

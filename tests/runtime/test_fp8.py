@@ -5,10 +5,11 @@ import pickle
 
 import pytest
 import torch
+from diffusers.hooks import apply_layerwise_casting
 from torch import nn
 
 from qsd.quantizers import Option, quantize
-from qsd.runtime import QuantizedLayer
+from qsd.runtime import QuantizedLayer, cache_weights
 from qsd.runtime.fp8 import Fp8Linear, discard_fp8, round_rows, use_fp8
 from qsd.runtime.layers import pack_module, unpack_modules
 from qsd.runtime.packed import PackedParts
@@ -89,3 +90,28 @@ def test_gradients_and_edits_take_the_dense_way() -> None:
     )
     unpack_modules(model)
     assert type(model[0]) is nn.Linear and not isinstance(model[0], QuantizedLayer)
+
+
+@pytest.mark.parametrize("cached_first", [True, False])
+def test_a_cache_leaves_them_out(cached_first: bool) -> None:
+    model = nn.Sequential(_model()[0], _model("uaq-4", (48, 16))[0])
+    expected = copy.deepcopy(model)
+    use_fp8(expected)
+    values, dense = torch.randn(4, 32), 4 * 48 * 16
+    if cached_first:
+        assert cache_weights(model) == dense + 4 * 32 * 48
+    use_fp8(model)
+    if not cached_first:
+        assert cache_weights(model, max_bytes=dense) == dense
+    assert model[0].packed.kept is None and model[1].packed.kept is not None
+    assert torch.equal(model(values), expected(values))
+    discard_fp8(model)
+    assert torch.equal(model(values), model[1](_model()(values)))
+
+
+def test_a_layer_that_hooks_stand_before_is_told() -> None:
+    model = _model()
+    apply_layerwise_casting(model, torch.bfloat16, torch.float32)
+    assert "call use_fp8 before" in use_fp8(model).left["0"]
+    with pytest.raises(QsdError, match="layer '0' is offloaded"):
+        use_fp8(model, "0")

@@ -1,5 +1,8 @@
 """Integer layers: the arithmetic that simulation promises."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -90,3 +93,28 @@ def test_a_cast_keeps_scales_and_the_result_its_dtype() -> None:
 def test_inputs_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(QsdError, match="NaN or infinity"):
         Int8Linear(_values(8, 16), None)(torch.full((2, 16), torch.nan))
+
+
+def test_copies_and_pickles_of_a_layer_that_has_run() -> None:
+    layer, values = Int8Linear(_values(16, 24), None), _values(3, 24)
+    expected = layer(values)
+    for again in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(again(values), expected)
+
+
+def test_a_gradient_is_refused_and_never_lost() -> None:
+    layer, values = Int8Linear(_values(16, 24), None), _values(3, 24).requires_grad_(True)
+    with pytest.raises(QsdError, match="no gradient"):
+        layer(values)
+    with torch.no_grad():
+        layer(values)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "said"), [("b", "8", "no layer 'b'"), ("a", "8m", "needs `ranges`")]
+)
+def test_layers_and_ranges_that_are_missing_are_named(path: str, text: str, said: str) -> None:
+    model = nn.ModuleDict({"a": nn.Linear(8, 8)})
+    with pytest.raises(QsdError, match=said):
+        use_int8(model, {"a": ActivationOption.parse("8"), path: ActivationOption.parse(text)})
+    assert type(model["a"]) is nn.Linear

@@ -1,7 +1,9 @@
 """A packed layer beside the dense layer with the same values: forward, edits, gradients, cache, compiling."""
 
 import copy
+import pickle
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,8 +105,28 @@ def test_no_edit_vanishes_outside_of_torch() -> None:
     for taken in (packed.weight.numpy(), np.asarray(packed.weight)):
         with pytest.raises(ValueError, match="read-only"):
             taken[:] = 3
-    with pytest.raises(QsdError, match="no memory of its own"):
-        packed.weight.data_ptr()
+    takers: list[Callable[[torch.Tensor], Any]] = [
+        torch.Tensor.data_ptr,
+        torch.Tensor.untyped_storage,
+        torch.Tensor.storage,
+        torch.Tensor.share_memory_,
+        torch.from_dlpack,
+    ]
+    for take in takers:
+        with pytest.raises(QsdError, match="no memory of its own"):
+            take(packed.weight)
+    with pytest.raises(RuntimeError, match="swap"):
+        torch.utils.swap_tensors(packed.weight, torch.zeros(10, 24))
+    with pytest.raises(QsdError, match="is a tensor"):
+        packed.weight = None
+
+
+def test_a_copy_of_the_weight_is_a_plain_tensor() -> None:
+    packed, _ = pair()
+    for copied in (copy.deepcopy(packed.weight), pickle.loads(pickle.dumps(packed.weight))):
+        assert type(copied) is torch.Tensor and torch.equal(copied, packed.weight)
+        copied.zero_()
+    assert packed.weight.abs().sum() > 0 and packed.packed.edited is None
 
 
 def test_biases_are_trained_where_inputs_are_not() -> None:
@@ -121,6 +143,7 @@ def test_biases_are_trained_where_inputs_are_not() -> None:
 
 
 EDITS: dict[str, Callable[[nn.Module], None]] = {
+    "+=": lambda layer: exec("layer.weight += 1"),
     "add_": lambda layer: layer.weight.add_(1),
     "data +=": lambda layer: exec("layer.weight.data += 1"),
     "data =": lambda layer: setattr(layer.weight, "data", torch.ones(10, 24)),
@@ -139,12 +162,13 @@ EDITS: dict[str, Callable[[nn.Module], None]] = {
 
 
 @pytest.mark.filterwarnings("ignore:the weight of a quantized layer")
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("name", EDITS)
-def test_edits_of_the_weight_count_and_can_be_taken_back(name: str) -> None:
+def test_edits_of_the_weight_count_and_can_be_taken_back(name: str, mode: Any) -> None:
     packed, dense = pair()
     inputs = random_input("linear")
     before = packed(inputs)
-    with torch.no_grad():
+    with mode():
         for layer in (packed, dense):
             EDITS[name](layer)
     assert torch.equal(packed.weight, dense.weight), name
@@ -229,6 +253,31 @@ def test_the_cache_honours_its_budget() -> None:
     assert torch.equal(small.bfloat16()(inputs.bfloat16()), expected), "a cast renews the cache"
 
 
+@pytest.mark.parametrize("budget", [-1, 1.5, "1GB"])
+def test_a_budget_is_a_number_of_bytes(budget: Any) -> None:
+    with pytest.raises(QsdError, match="max_bytes"):
+        cache_weights(nn.Sequential(pair()[0]), max_bytes=budget)
+
+
+def test_a_cast_to_a_wider_type_frees_what_would_outgrow_the_budget() -> None:
+    model = nn.Sequential(pair(dtype=torch.bfloat16)[0])
+    cache_weights(model, max_bytes=2 * 240)
+    expected = pair(dtype=torch.bfloat16)[0].float()(random_input("linear"))
+    assert torch.equal(model.float()(random_input("linear")), expected)
+    assert model[0].packed.kept is None
+
+
+def test_a_cache_that_was_renewed_in_inference_mode_serves_training() -> None:
+    model = nn.Sequential(pair()[0])
+    cache_weights(model)
+    inputs = random_input("linear", torch.bfloat16)
+    with torch.inference_mode():
+        model.bfloat16()(inputs)
+    assert model[0].packed.kept is not None
+    model(inputs.requires_grad_(True)).sum().backward()
+    assert torch.equal(inputs.grad[0], model[0].weight.sum(0))
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_compiled_layers_have_no_breaks_and_equal_eager_ones(cached: bool) -> None:
     model = nn.Sequential(pair("conv2d", "uaq-3")[0], nn.Flatten(2), nn.Linear(16, 24), pair()[0]).eval()
@@ -238,6 +287,8 @@ def test_compiled_layers_have_no_breaks_and_equal_eager_ones(cached: bool) -> No
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         assert torch.equal(compiled(inputs), model(inputs))
+        compiled.bfloat16()  # whose first call renews the cache
+        assert torch.equal(compiled(inputs.bfloat16()), model(inputs.bfloat16()))
 
 
 def test_meta_layers_know_their_shape() -> None:
