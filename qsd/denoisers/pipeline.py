@@ -9,9 +9,10 @@ from torch import nn
 
 from qsd.denoisers.checkpoint import only_variant
 from qsd.denoisers.components import denoisers_of
+from qsd.denoisers.decoders import DECODERS
 from qsd.denoisers.encoders import text_encoders, withhold
 from qsd.denoisers.layers import tie_equal_weights
-from qsd.denoisers.safe_decoder import DECODERS, keep_safe
+from qsd.denoisers.safe_decoder import keep_safe
 from qsd.denoisers.single_file import load_single_file
 from qsd.support.errors import QsdError, first_line
 from qsd.support.paths import find

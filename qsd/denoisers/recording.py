@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 
 from qsd.denoisers.components import denoisers_of
+from qsd.denoisers.decoders import picture_mode
 from qsd.denoisers.pictured import Parameters, as_argument, mask_name, picture_names
 from qsd.support.errors import QsdError, first_line
 from qsd.support.quiet import quiet
@@ -175,7 +176,7 @@ def _attempts(pipe: Any) -> Iterator[Inputs]:
         known = _plain_arguments(pipe, guided) | size
         if not in_latents:
             del known["output_type"]
-        images = _image_arguments(accepted, size.get("height", side))
+        images = _image_arguments(accepted, size.get("height", side), picture_mode(pipe))
         chosen = known | {name: value for name, value in images.items() if with_images or name in needed}
         yield {name: value for name, value in chosen.items() if name in accepted}
 
@@ -200,9 +201,9 @@ def _plain_arguments(pipe: Any, guided: bool) -> Inputs:
     }
 
 
-def _image_arguments(accepted: Parameters, side: int) -> Inputs:
+def _image_arguments(accepted: Parameters, side: int, mode: str) -> Inputs:
     """Grey pictures for everything that a pipeline may edit, animate or enlarge."""
-    image = Image.new("RGB", (side, side), (128, 128, 128))
+    image = Image.new(mode, (side, side), (128,) * len(mode))
     mask = Image.new("L", (side, side), 255)
     names = picture_names(accepted)
     given: Inputs = {name: as_argument(accepted[name], [image], 5) for name in names}

@@ -6,15 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DECODERS = ("vae", "vqvae", "movq", "vqgan")
-"""Names of the components that pipelines decode latents with."""
+from qsd.denoisers.decoders import DECODERS
 
 
 def keep_safe(pipe: Any, dtype: torch.dtype) -> None:
     """Lets a pipeline of another type call its float32 autoencoders.
 
     Args:
-        pipe: its :data:`DECODERS` become float32 if they are not.
+        pipe: its :data:`qsd.denoisers.decoders.DECODERS` become float32 if they are not.
         dtype: of the rest. What an autoencoder decodes is cast to its own type; what it encodes comes back
             in ``dtype``. Weights and configuration stay as they are.
     """

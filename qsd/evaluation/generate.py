@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import torch
 
 from qsd.denoisers.components import denoisers_of
+from qsd.denoisers.decoders import decoder_of
 from qsd.evaluation.call import accepted_by, call_options, check_given
 from qsd.evaluation.conditions import Conditions, conditions_of
 from qsd.evaluation.given import load_given
-from qsd.evaluation.meanwhile import decoder_of, guided, replaced, tiled, unchecked
+from qsd.evaluation.meanwhile import guided, replaced, tiled, unchecked
 from qsd.evaluation.memory import enough_memory, is_out_of_memory
 from qsd.evaluation.pictures import (
     are_embeddings,
