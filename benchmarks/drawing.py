@@ -28,7 +28,9 @@ from drawing_cases import DRAWINGS
 from drawing_further import FURTHER
 from drawing_images import IMAGES
 from drawing_moving import MOVING
+from drawing_rare import RARE
 from drawing_seeing import SEEING
+from drawing_worlds import WORLDS
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -38,7 +40,7 @@ from qsd.support.errors import QsdError, first_line
 
 sys.path.pop(0)  # of the tests, which the cases are built of
 
-CASES = (*DRAWINGS, *IMAGES, *MOVING, *FURTHER, *SEEING)
+CASES = (*DRAWINGS, *IMAGES, *MOVING, *FURTHER, *SEEING, *RARE, *WORLDS)
 OPTIONS = ("uaq-4", "lloyd-3:f8")
 CLASSES = ("1", "3")
 PROBED, LIMIT = 3, 240

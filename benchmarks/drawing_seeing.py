@@ -60,6 +60,10 @@ class _Qwen2Pictures(_Pictures, transformers.Qwen2VLProcessor):
     pass
 
 
+class _Qwen25Pictures(_Pictures, transformers.Qwen2_5_VLProcessor):
+    pass
+
+
 class _Qwen3Pictures(_Pictures, transformers.Qwen3VLProcessor):
     pass
 
@@ -82,6 +86,7 @@ def seeing3() -> Any:
 
 
 qwen2_pictures = functools.partial(_processor, _Qwen2Pictures, 14)
+qwen2_5_pictures = functools.partial(_processor, _Qwen25Pictures, 14)
 qwen3_pictures = functools.partial(_processor, _Qwen3Pictures, 16)
 
 

@@ -14,6 +14,7 @@ from qsd.denoisers.components import denoisers_of
 from qsd.denoisers.decoders import picture_mode
 from qsd.denoisers.pictured import Parameters, as_argument, mask_name, picture_names
 from qsd.support.errors import QsdError, first_line
+from qsd.support.packages import missing_package
 from qsd.support.quiet import quiet
 
 LATENT_SIDE = 16
@@ -57,7 +58,8 @@ def record_inputs(pipe: Any, name: str | None = None, **call: Any) -> dict[str, 
     _borrow(found, wanted)
     missing = [key for key in wanted if key not in found]
     if missing and isinstance(failure, NameError):  # diffusers leaves out imports of packages it lacks
-        raise QsdError(f"{type(pipe).__name__}: {first_line(failure)}; install the package of that name")
+        package = missing_package(failure)
+        raise QsdError(f"{type(pipe).__name__}: {first_line(failure)}; `pip install {package}`")
     if missing:
         reason = first_line(failure) if failure else "its call never reaches it"
         reached = f", or take '{next(iter(found))}' alone (`--denoiser {next(iter(found))}`)" if found else ""

@@ -13,6 +13,7 @@ from qsd.denoisers.encoders import attach
 from qsd.evaluation.call import accepted_by, guidance_of
 from qsd.evaluation.embeddings import encoded
 from qsd.support.errors import QsdError
+from qsd.support.packages import missing_package
 
 Conditions = dict[str, torch.Tensor | list[Any]]
 """Keyword arguments of a pipeline's call, one row an image."""
@@ -150,9 +151,10 @@ def _check_cleaning(pipe: Any) -> None:
         try:
             clean("a")
         except NameError as error:
+            package = missing_package(error)
             raise QsdError(
-                f"{type(pipe).__name__}: cleans prompts by {error.name}, which is not installed; "
-                f"`pip install {error.name}`"
+                f"{type(pipe).__name__}: cleans prompts by {package}, which is not installed; "
+                f"`pip install {package}`"
             ) from error
 
 

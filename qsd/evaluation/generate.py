@@ -24,6 +24,7 @@ from qsd.evaluation.pictures import (
 from qsd.evaluation.repeated import Repeated
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError, first_line
+from qsd.support.packages import missing_package
 
 _REFUSALS = (ValueError, TypeError, AttributeError, NameError, LookupError, RuntimeError, ImportError)
 """What pipelines raise for sizes, scales, pictures and arguments that they do not take."""
@@ -228,7 +229,7 @@ class Generator:
         """What to say of a call that failed, with the remedy that fits."""
         name = type(self.pipe).__name__
         if isinstance(error, NameError):  # diffusers leaves out imports of packages that are not there
-            return f"{name}: {first_line(error)}; install the package of that name"
+            return f"{name}: {first_line(error)}; `pip install {missing_package(error)}`"
         if isinstance(error, ImportError):
             return f"{name}: {first_line(error)}"
         what = f"no entry {error}" if isinstance(error, KeyError) else first_line(error)
