@@ -335,15 +335,15 @@ def shifted_vae() -> Any:
     return tiny_vae(scaling_factor=1.5, shift_factor=0.06)
 
 
-def flux2_vae() -> Any:
-    """One latent channel, four where 2 by 2 are packed."""
+def flux2_vae(latent_channels: int = 1) -> Any:
+    """By default one latent channel, four where 2 by 2 are packed."""
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     return seeded(
         "AutoencoderKLFlux2",
         **blocks,
         block_out_channels=(8, 8),
         layers_per_block=1,
-        latent_channels=1,
+        latent_channels=latent_channels,
         norm_num_groups=4,
         sample_size=16,
         mid_block_add_attention=False,

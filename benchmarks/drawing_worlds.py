@@ -19,7 +19,7 @@ from drawing_case import (
     of,
 )
 from drawing_moving import loud
-from drawing_parts import PARTS, TEXT, chat_tokenizer, seeded
+from drawing_parts import PARTS, TEXT, chat_tokenizer, flux2_vae, seeded
 from drawing_seeing import marked_tokenizer, qwen2_5_pictures, qwen3_pictures, seeing, seeing3
 from support.sounding import ltx2_parts
 from support.tiny_pipelines import tiny_vae
@@ -73,8 +73,10 @@ def _glm_tokenizer() -> Any:
     tokenizer.chat_template = "{{ messages[0]['content'][-1]['text'] }}"
     marks = {
         "image_token": "<|image|>",
-        "grid_bos_token": "<|dit_token_16384|>",
-        "grid_eos_token": "<|dit_token_16385|>",
+        "grid_bos_token": "<sop>",
+        "grid_eos_token": "<eop>",
+        "begin_of_image": "<|dit_token_16384|>",
+        "end_of_image": "<|dit_token_16385|>",
     }
     tokenizer.add_special_tokens({"additional_special_tokens": [*marks.values()]})
     for name, mark in marks.items():
@@ -119,8 +121,8 @@ def _glm() -> Any:
         vision_config=vision,
         vq_config=tokens,
         image_token_id=tokenizer.convert_tokens_to_ids(tokenizer.image_token),
-        image_start_token_id=tokenizer.convert_tokens_to_ids(tokenizer.grid_bos_token),
-        image_end_token_id=tokenizer.convert_tokens_to_ids(tokenizer.grid_eos_token),
+        image_start_token_id=tokenizer.convert_tokens_to_ids(tokenizer.begin_of_image),
+        image_end_token_id=tokenizer.convert_tokens_to_ids(tokenizer.end_of_image),
     )
     return transformers.GlmImageForConditionalGeneration(config).eval()
 
@@ -142,7 +144,7 @@ def _omni() -> Any:
 
 
 WORLDS: tuple[Drawing, ...] = (
-    *drawings(ANIMATE, "SanaWMPipeline", _SANA_WM, call=_CAMERA, num_frames=9, **PICTURES),
+    *drawings(ANIMATE, "SanaWMPipeline", _SANA_WM, recorded=True, call=_CAMERA, num_frames=9, **PICTURES),
     *drawings(
         LARGER,
         "Kandinsky6SRPipeline",
@@ -162,6 +164,7 @@ WORLDS: tuple[Drawing, ...] = (
             "tokenizer": qwen2_5_pictures,
         },
         in_memory=True,
+        recorded=True,
         call={"sample_audio": False},
         **FRAMES,
     ),
@@ -176,6 +179,7 @@ WORLDS: tuple[Drawing, ...] = (
                 injection_layer_ids=(1, 2, 3, 4, 5),
                 axes_lens=(1024, 32, 32),
             ),
+            "vae": functools.partial(flux2_vae, latent_channels=4),
             "text_encoder": seeing3,
             "processor": qwen3_pictures,
         },
@@ -195,7 +199,7 @@ WORLDS: tuple[Drawing, ...] = (
             "tokenizer": PARTS["ByT5Tokenizer"],
             "processor": _glm_processor,
             "vision_language_encoder": _glm,
-            "vae": functools.partial(tiny_vae, 4),
+            "vae": functools.partial(tiny_vae, 4, latents_mean=[0.0] * 4, latents_std=[1.0] * 4),
         },
         in_memory=True,
         side=64,
