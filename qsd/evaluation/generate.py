@@ -13,6 +13,7 @@ from qsd.evaluation.conditions import Conditions, conditions_of
 from qsd.evaluation.given import load_given
 from qsd.evaluation.meanwhile import guided, replaced, tiled, unchecked
 from qsd.evaluation.memory import enough_memory, is_out_of_memory
+from qsd.evaluation.overwritten import noting_overwritten
 from qsd.evaluation.pictures import (
     are_embeddings,
     frames_of,
@@ -171,6 +172,7 @@ class Generator:
             guided(self.pipe, self.settings.guidance),
             _recorded(self.pipe) as decoded,
             self._repeated.once(),
+            noting_overwritten(self.pipe),
             contextlib.ExitStack() as compiled,
         ):
             for part, forward in self._compiled:

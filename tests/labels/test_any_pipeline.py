@@ -4,6 +4,7 @@ Three stand for what a denoiser may draw: pixels (DeepFloyd IF, after Imagen), t
 latents. Wan 2.2 has two denoisers.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +258,30 @@ def test_the_package_of_a_name_that_was_not_imported(
     with pytest.raises(NameError) as caught:
         exec(compile(file.read_text(), str(file), "exec"), {})
     assert missing_package(caught.value) == package
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_weights_that_a_draw_writes_over_are_no_other_pipeline(changed: bool, tmp_path: Path) -> None:
+    pipe = sd15()
+    pipe.vae.scratch = nn.Parameter(torch.zeros(2))
+    decode = pipe.vae.decode
+
+    def rendering(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        pipe.vae.scratch.copy_(z.flatten()[:2])
+        return decode(z, *args, **kwargs)
+
+    pipe.vae.decode = rendering
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    settings = qsd.EvaluationSettings(
+        prompts=str(tmp_path / "prompts.txt"), num_images=2, steps=2, guidance=1.0, batch_size=2
+    )
+    bank = qsd.build_bank(pipe, options=("uaq-4", "lloyd-3"))
+    qsd.label(pipe, bank, tmp_path / "store.h5", num_configs=1, evaluator=settings)
+    assert pipe.vae.scratch.any()
+    if changed:
+        with torch.no_grad():
+            pipe.vae.scratch.zero_()
+            pipe.vae.post_quant_conv.bias.add_(1)
+    refused = pytest.raises(QsdError, match="begun with components.vae.weights")
+    with refused if changed else contextlib.nullcontext():
+        qsd.label(pipe, bank, tmp_path / "store.h5", num_configs=2, evaluator=settings)
