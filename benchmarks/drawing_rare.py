@@ -68,7 +68,7 @@ def _heun() -> Any:
 
 
 _SHAPE = {"prior": of("PriorTransformer", **_SOLID), "scheduler": _heun, "shap_e_renderer": _renderer}
-_SMALL_FRAMES = {"frame_size": 32}
+_TURNED: dict[str, Any] = {"num_images": 1, "call": {"frame_size": 32}}
 
 
 def _clap() -> Any:
@@ -186,7 +186,7 @@ _COSMOS = cosmos(in_channels=5, text_embed_dim=2 * TEXT) | {
 RARE: tuple[Drawing, ...] = (
     *drawings(VIDEO, "TextToVideoZeroPipeline", in_memory=True, **_ZERO),
     *drawings(VIDEO, "TextToVideoZeroSDXLPipeline", XL, **_ZERO),
-    *drawings("text to solid", "ShapEPipeline", _SHAPE, call=_SMALL_FRAMES),
+    *drawings("text to solid", "ShapEPipeline", _SHAPE, **_TURNED),
     *drawings(
         "image to solid",
         "ShapEImg2ImgPipeline",
@@ -196,7 +196,7 @@ RARE: tuple[Drawing, ...] = (
             "image_processor": clip_images,
         },
         prompts=None,
-        call=_SMALL_FRAMES,
+        **_TURNED,
         **PICTURES,
     ),
     *drawings(
@@ -225,6 +225,8 @@ RARE: tuple[Drawing, ...] = (
                 class_embeddings_concat=True,
             )
         },
+        prompts=None,  # transformers 5 encodes them into what this pipeline does not know
+        rows={"prompt_embeds": (TEXT,)},
         call=_SECOND,
     ),
     *drawings(

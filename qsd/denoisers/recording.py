@@ -12,6 +12,7 @@ from torch import nn
 
 from qsd.denoisers.components import denoisers_of
 from qsd.denoisers.decoders import picture_mode
+from qsd.denoisers.encoders import is_encoded_text
 from qsd.denoisers.pictured import Parameters, as_argument, mask_name, picture_names
 from qsd.support.errors import QsdError, first_line
 from qsd.support.packages import missing_package
@@ -49,6 +50,8 @@ def record_inputs(pipe: Any, name: str | None = None, **call: Any) -> dict[str, 
     found: dict[str, Inputs] = {}
     failure: Exception | None = None
     for arguments in _attempts(pipe):
+        if is_encoded_text(call):
+            arguments = {name: value for name, value in arguments.items() if not name.endswith("prompt")}
         try:
             found |= _call(pipe, wanted, arguments | call)
         except Exception as error:  # every pipeline has errors of its own
