@@ -27,7 +27,11 @@ from drawing_case import Drawing
 from drawing_cases import DRAWINGS
 from drawing_further import FURTHER
 from drawing_images import IMAGES
+from drawing_left import LEFT_OUT
 from drawing_moving import MOVING
+from drawing_rare import RARE
+from drawing_seeing import SEEING
+from drawing_worlds import WORLDS
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -37,7 +41,7 @@ from qsd.support.errors import QsdError, first_line
 
 sys.path.pop(0)  # of the tests, which the cases are built of
 
-CASES = (*DRAWINGS, *IMAGES, *MOVING, *FURTHER)
+CASES = (*DRAWINGS, *IMAGES, *MOVING, *FURTHER, *SEEING, *RARE, *WORLDS)
 OPTIONS = ("uaq-4", "lloyd-3:f8")
 CLASSES = ("1", "3")
 PROBED, LIMIT = 3, 240
@@ -172,8 +176,9 @@ def section(rows: list[Row]) -> str:
         "PSNR: the smaller of the two labels, which shows that what was labeled is what the config draws; "
         "weights are random, so its size says nothing. "
         f"{', '.join(f'`{case.cls}`' for case in CASES if case.in_memory)} are taken as they are built, "
-        "not opened from the folder that diffusers saves. Some pipelines clean prompts by ftfy, which was "
-        "installed for this table.",
+        "not opened from the folder that diffusers saves; some of them because a part of their processor, for "
+        "videos that they are not asked for, needs torchvision. Some pipelines clean prompts by ftfy, which "
+        "was installed for this table.",
         "",
         "| pipeline | makes | denoisers | layers | PSNR | layers probed |",
         "|---|---|---|---:|---:|---:|",
@@ -183,14 +188,28 @@ def section(rows: list[Row]) -> str:
         lines.append(f"| `{row.name}` | {row.kind} | {row.denoisers} | {row.layers} |{state}")
     lines += [
         "",
-        f"No case builds the other {len(missing)} that diffusers exports: pipelines of older years, further "
-        "variants of those above, those whose processors need torchvision or other packages, and some whose "
-        f"parts nobody has written a tiny config of yet: {', '.join(missing)}.",
+        f"No case builds the other {len(missing)} that diffusers exports:",
+        "",
+        *_reasons(missing),
         "",
         "`python benchmarks/drawing.py --again --out docs/coverage.md` makes this table.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _reasons(names: list[str]) -> list[str]:
+    """A line for each reason, with the pipelines that have it.
+
+    Raises:
+        LookupError: a pipeline has none, or one has both a case and a reason.
+    """
+    if differing := set(names) ^ LEFT_OUT.keys():
+        raise LookupError(f"either a case or a reason: {', '.join(sorted(differing))}")
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in LEFT_OUT.items():
+        by_reason.setdefault(reason, []).append(f"`{name}`")
+    return [f"- {', '.join(names)}: {reason}." for reason, names in by_reason.items()]
 
 
 def main() -> None:

@@ -82,7 +82,7 @@ def cosmos(**changes: Any) -> dict[str, Make]:
 
 
 def loud(cls: str, **config: Any) -> Make:
-    """A decoder of sound whose layers do not begin at zero, which would make all sounds silence."""
+    """A decoder whose layers are neither zero at the start, which makes all sounds silence, nor small."""
 
     def make() -> Any:
         module = seeded(cls, **config)()

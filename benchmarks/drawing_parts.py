@@ -104,20 +104,20 @@ _QWEN_VISION: dict[str, Any] = {
 }
 
 
-def qwen_vl() -> Any:
-    """Text and vision, width 12."""
+def qwen_vl(vocabulary: int = 0, **tokens: int) -> Any:
+    """Text and vision, width 12, with the vocabulary of the CLIP tokenizer if no other size is given."""
     torch.manual_seed(7)
-    text = _QWEN_TEXT | {"vocab_size": len(clip_tokenizer(77)), "num_hidden_layers": 2}
-    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=_QWEN_VISION)
+    text = _QWEN_TEXT | {"vocab_size": vocabulary or len(clip_tokenizer(77)), "num_hidden_layers": 2}
+    config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=_QWEN_VISION, **tokens)
     return transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
 
 
-def qwen3_vl(cls: str) -> Any:
-    """Text and vision, width 12."""
+def qwen3_vl(cls: str, vocabulary: int = 0, **tokens: int) -> Any:
+    """Likewise, of 36 blocks."""
     torch.manual_seed(7)
-    text = _QWEN_TEXT | {"vocab_size": len(clip_tokenizer(77)), "num_hidden_layers": 36, "head_dim": 6}
+    sizes = {"vocab_size": vocabulary or len(clip_tokenizer(77)), "num_hidden_layers": 36, "head_dim": 6}
     vision = _QWEN_VISION | {"deepstack_visual_indexes": [0]}
-    config = transformers.Qwen3VLConfig(text_config=text, vision_config=vision)
+    config = transformers.Qwen3VLConfig(text_config=_QWEN_TEXT | sizes, vision_config=vision, **tokens)
     return getattr(transformers, cls)(config).eval()
 
 
@@ -335,15 +335,15 @@ def shifted_vae() -> Any:
     return tiny_vae(scaling_factor=1.5, shift_factor=0.06)
 
 
-def flux2_vae() -> Any:
-    """One latent channel, four where 2 by 2 are packed."""
+def flux2_vae(latent_channels: int = 1) -> Any:
+    """By default one latent channel, four where 2 by 2 are packed."""
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     return seeded(
         "AutoencoderKLFlux2",
         **blocks,
         block_out_channels=(8, 8),
         layers_per_block=1,
-        latent_channels=1,
+        latent_channels=latent_channels,
         norm_num_groups=4,
         sample_size=16,
         mid_block_add_attention=False,

@@ -4,7 +4,7 @@ import dataclasses
 import gc
 import importlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,11 @@ class Withheld:
 
 
 _withheld: weakref.WeakKeyDictionary[Any, Withheld] = weakref.WeakKeyDictionary()
+
+
+def is_encoded_text(names: Collection[str]) -> bool:
+    """Whether arguments of a pipeline's call say its prompt, encoded already."""
+    return any("prompt_embeds" in name and not name.startswith("negative") for name in names)
 
 
 def text_encoders(folder: str | Path) -> tuple[str, ...]:

@@ -9,11 +9,13 @@ from torch import nn
 
 from qsd.denoisers.checkpoint import only_variant
 from qsd.denoisers.components import denoisers_of
+from qsd.denoisers.decoders import DECODERS
 from qsd.denoisers.encoders import text_encoders, withhold
 from qsd.denoisers.layers import tie_equal_weights
-from qsd.denoisers.safe_decoder import DECODERS, keep_safe
+from qsd.denoisers.safe_decoder import keep_safe
 from qsd.denoisers.single_file import load_single_file
 from qsd.support.errors import QsdError, first_line
+from qsd.support.packages import missing_package
 from qsd.support.paths import find
 from qsd.support.quiet import quiet
 
@@ -70,6 +72,8 @@ def load_pipeline(
                 pipe = DiffusionPipeline.from_pretrained(folder, dtype=types, variant=variant, **withheld)
     except QsdError:
         raise
+    except NameError as error:  # diffusers leaves out imports of packages that are not there
+        raise QsdError(f"{pipeline}: {first_line(error)}; `pip install {missing_package(error)}`") from error
     except Exception as error:  # diffusers raises many kinds; all mean "cannot open"
         raise QsdError(
             f"{pipeline}: cannot be opened as a diffusers pipeline ({first_line(error)}); "

@@ -11,8 +11,11 @@ from PIL import Image
 from torch import nn
 
 from qsd.denoisers.components import denoisers_of
+from qsd.denoisers.decoders import picture_mode
+from qsd.denoisers.encoders import is_encoded_text
 from qsd.denoisers.pictured import Parameters, as_argument, mask_name, picture_names
 from qsd.support.errors import QsdError, first_line
+from qsd.support.packages import missing_package
 from qsd.support.quiet import quiet
 
 LATENT_SIDE = 16
@@ -47,6 +50,8 @@ def record_inputs(pipe: Any, name: str | None = None, **call: Any) -> dict[str, 
     found: dict[str, Inputs] = {}
     failure: Exception | None = None
     for arguments in _attempts(pipe):
+        if is_encoded_text(call):
+            arguments = {name: value for name, value in arguments.items() if not name.endswith("prompt")}
         try:
             found |= _call(pipe, wanted, arguments | call)
         except Exception as error:  # every pipeline has errors of its own
@@ -56,7 +61,8 @@ def record_inputs(pipe: Any, name: str | None = None, **call: Any) -> dict[str, 
     _borrow(found, wanted)
     missing = [key for key in wanted if key not in found]
     if missing and isinstance(failure, NameError):  # diffusers leaves out imports of packages it lacks
-        raise QsdError(f"{type(pipe).__name__}: {first_line(failure)}; install the package of that name")
+        package = missing_package(failure)
+        raise QsdError(f"{type(pipe).__name__}: {first_line(failure)}; `pip install {package}`")
     if missing:
         reason = first_line(failure) if failure else "its call never reaches it"
         reached = f", or take '{next(iter(found))}' alone (`--denoiser {next(iter(found))}`)" if found else ""
@@ -175,7 +181,7 @@ def _attempts(pipe: Any) -> Iterator[Inputs]:
         known = _plain_arguments(pipe, guided) | size
         if not in_latents:
             del known["output_type"]
-        images = _image_arguments(accepted, size.get("height", side))
+        images = _image_arguments(accepted, size.get("height", side), picture_mode(pipe))
         chosen = known | {name: value for name, value in images.items() if with_images or name in needed}
         yield {name: value for name, value in chosen.items() if name in accepted}
 
@@ -200,9 +206,9 @@ def _plain_arguments(pipe: Any, guided: bool) -> Inputs:
     }
 
 
-def _image_arguments(accepted: Parameters, side: int) -> Inputs:
+def _image_arguments(accepted: Parameters, side: int, mode: str) -> Inputs:
     """Grey pictures for everything that a pipeline may edit, animate or enlarge."""
-    image = Image.new("RGB", (side, side), (128, 128, 128))
+    image = Image.new(mode, (side, side), (128,) * len(mode))
     mask = Image.new("L", (side, side), 255)
     names = picture_names(accepted)
     given: Inputs = {name: as_argument(accepted[name], [image], 5) for name in names}

@@ -9,6 +9,9 @@ from torch import nn
 from qsd.support.errors import QsdError
 from qsd.support.quiet import quiet
 
+_DEFAULTS = "_use_default_values"
+"""Entry of a config, which no file has: names that were not given, whatever became of them since."""
+
 
 def check_untouched(denoiser: nn.Module) -> None:
     """Refuses a denoiser that could not be exported, before anything is computed.
@@ -41,8 +44,10 @@ def _check_as_configured(denoiser: nn.Module) -> None:
     if make is None:
         return
     try:
+        config: Any = denoiser.config
+        saved = {name: value for name, value in config.items() if name != _DEFAULTS}
         with torch.device("meta"), quiet():
-            fresh: nn.Module = make(denoiser.config)
+            fresh: nn.Module = make(saved)
     except Exception:  # of a class that is not built from its config alone
         return
     made, found = _shapes(fresh), _shapes(denoiser)

@@ -1,4 +1,4 @@
-"""Image autoencoders in float32 beside a denoiser in 16 bits, where many overflow or lose detail."""
+"""Image autoencoders in float32 whatever else is in 16 bits, where many overflow or lose detail."""
 
 import types
 from typing import Any
@@ -6,20 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DECODERS = ("vae", "vqvae", "movq", "vqgan")
-"""Names of the components that pipelines decode latents with."""
+from qsd.denoisers.decoders import DECODERS
 
 
 def keep_safe(pipe: Any, dtype: torch.dtype) -> None:
-    """Lets a pipeline of another type call its float32 autoencoders.
+    """Lets a pipeline call its float32 autoencoders with whatever type it computes in.
+
+    Some pipelines give an autoencoder pictures in bfloat16 even if all of their parts are in float32.
 
     Args:
-        pipe: its :data:`DECODERS` become float32 if they are not.
+        pipe: its :data:`qsd.denoisers.decoders.DECODERS` become float32 if they are not.
         dtype: of the rest. What an autoencoder decodes is cast to its own type; what it encodes comes back
             in ``dtype``. Weights and configuration stay as they are.
     """
-    if dtype == torch.float32:
-        return
     for name in DECODERS:
         autoencoder = getattr(pipe, name, None)
         if autoencoder is None:

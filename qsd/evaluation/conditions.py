@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from qsd.denoisers.components import denoiser_of
-from qsd.denoisers.encoders import attach
+from qsd.denoisers.encoders import attach, is_encoded_text
 from qsd.evaluation.call import accepted_by, guidance_of
 from qsd.evaluation.embeddings import encoded
 from qsd.support.errors import QsdError
+from qsd.support.packages import missing_package
 
 Conditions = dict[str, torch.Tensor | list[Any]]
 """Keyword arguments of a pipeline's call, one row an image."""
@@ -81,7 +82,8 @@ def conditions_of(
     Args:
         pipe: a diffusers pipeline.
         prompts: n prompts; of a class-conditional pipeline, names that it knows or numbers of classes. None
-            for a pipeline that draws from nothing or from images alone.
+            for a pipeline that draws from nothing, from images alone, or from text that ``call`` gives
+            encoded (``prompt_embeds``).
         guidance: above 1 the negative (empty) prompt is a condition too.
         batch_size: prompts per forward pass of a text encoder.
         max_sequence_length: tokens that a prompt is padded or cut to, where the pipeline's default is not.
@@ -98,7 +100,9 @@ def conditions_of(
     accepted = accepted_by(pipe)
     takes_text = "prompt" in accepted
     if prompts is None:
-        if takes_text or _has_classes(pipe):
+        if is_encoded_text(call or {}):
+            attach(pipe)
+        elif takes_text or _has_classes(pipe):
             raise QsdError(f"{type(pipe).__name__}: draws from prompts; name a file of them as prompts")
         return {}
     if "class_labels" in accepted and _has_classes(pipe):
@@ -150,9 +154,10 @@ def _check_cleaning(pipe: Any) -> None:
         try:
             clean("a")
         except NameError as error:
+            package = missing_package(error)
             raise QsdError(
-                f"{type(pipe).__name__}: cleans prompts by {error.name}, which is not installed; "
-                f"`pip install {error.name}`"
+                f"{type(pipe).__name__}: cleans prompts by {package}, which is not installed; "
+                f"`pip install {package}`"
             ) from error
 
 

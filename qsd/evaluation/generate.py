@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import torch
 
 from qsd.denoisers.components import denoisers_of
+from qsd.denoisers.decoders import decoder_of
 from qsd.evaluation.call import accepted_by, call_options, check_given
 from qsd.evaluation.conditions import Conditions, conditions_of
 from qsd.evaluation.given import load_given
-from qsd.evaluation.meanwhile import decoder_of, guided, replaced, tiled, unchecked
+from qsd.evaluation.meanwhile import guided, replaced, tiled, unchecked
 from qsd.evaluation.memory import enough_memory, is_out_of_memory
+from qsd.evaluation.overwritten import noting_overwritten
 from qsd.evaluation.pictures import (
     are_embeddings,
     frames_of,
@@ -23,6 +25,7 @@ from qsd.evaluation.pictures import (
 from qsd.evaluation.repeated import Repeated
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.errors import QsdError, first_line
+from qsd.support.packages import missing_package
 
 _REFUSALS = (ValueError, TypeError, AttributeError, NameError, LookupError, RuntimeError, ImportError)
 """What pipelines raise for sizes, scales, pictures and arguments that they do not take."""
@@ -169,6 +172,7 @@ class Generator:
             guided(self.pipe, self.settings.guidance),
             _recorded(self.pipe) as decoded,
             self._repeated.once(),
+            noting_overwritten(self.pipe),
             contextlib.ExitStack() as compiled,
         ):
             for part, forward in self._compiled:
@@ -227,7 +231,7 @@ class Generator:
         """What to say of a call that failed, with the remedy that fits."""
         name = type(self.pipe).__name__
         if isinstance(error, NameError):  # diffusers leaves out imports of packages that are not there
-            return f"{name}: {first_line(error)}; install the package of that name"
+            return f"{name}: {first_line(error)}; `pip install {missing_package(error)}`"
         if isinstance(error, ImportError):
             return f"{name}: {first_line(error)}"
         what = f"no entry {error}" if isinstance(error, KeyError) else first_line(error)

@@ -4,14 +4,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from qsd.denoisers.decoders import decoder_of
 from qsd.support.quiet import quiet
-
-_DECODERS = ("vae", "vqvae", "movq", "vqgan")
-
-
-def decoder_of(pipe: Any) -> Any:
-    """The pipeline's decoder of latents; None where it has none."""
-    return next((part for name in _DECODERS if (part := getattr(pipe, name, None)) is not None), None)
 
 
 class _Passing:

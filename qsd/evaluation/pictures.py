@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageSequence
 
+from qsd.denoisers.decoders import COLOURS, WITH_TRANSPARENCY, decoder_of, picture_mode
 from qsd.denoisers.pictured import (
     as_argument,
     is_mask,
@@ -19,7 +20,6 @@ from qsd.denoisers.pictured import (
     takes_videos,
 )
 from qsd.evaluation.call import accepted_by
-from qsd.evaluation.meanwhile import decoder_of
 from qsd.support.errors import QsdError, first_line
 from qsd.support.hashing import array_hash, json_hash
 from qsd.support.paths import find
@@ -28,7 +28,7 @@ _MASK_SUFFIX = "_mask"
 _FRAMES = 9
 """Of a video that one picture stands for, where the pipeline has no number of its own."""
 _CHANNELS = 4
-"""Of a picture, at most."""
+"""Of a picture, at most: three colours and transparency."""
 
 
 def load_pictures(pipe: Any, folder: str, count: int, num_frames: int | None = None) -> dict[str, list[Any]]:
@@ -38,7 +38,8 @@ def load_pictures(pipe: Any, folder: str, count: int, num_frames: int | None = N
         pipe: a diffusers pipeline that takes pictures (image-to-image, image-to-video, edit, inpaint,
             super-resolution).
         folder: of image files, or of videos: folders of frames in the order of their names, or animated
-            images. ``NAME_mask.png`` is the mask of ``NAME.png``, white where it is painted anew.
+            images. ``NAME_mask.png`` is the mask of ``NAME.png``, white where it is painted anew. Pictures
+            keep their transparency where the pipeline's encoder reads it.
         count: how many pictures are needed.
         num_frames: of what is drawn, if it is chosen.
 
@@ -51,7 +52,7 @@ def load_pictures(pipe: Any, folder: str, count: int, num_frames: int | None = N
     """
     accepted = accepted_by(pipe)
     files, plain = _files(folder, count)
-    pictures = [_frames(file, "RGB") for file in plain]
+    pictures = [_frames(file, picture_mode(pipe)) for file in plain]
     moving = any(len(frames) > 1 for frames in pictures)
     names = picture_names(accepted, moving=moving)
     if not names:
@@ -85,16 +86,16 @@ def open_pictures(
     Raises:
         QsdError: there are fewer.
     """
-    mode = "L" if is_mask(argument) else "RGB"
+    mode = "L" if is_mask(argument) else picture_mode(pipe)
     plain = _files(folder, count)[1]
     return [_as_argument(pipe, argument, file, _frames(file, mode), num_frames) for file in plain]
 
 
 def pictures_hash(folder: str, count: int) -> str:
-    """Hash of the pixels of the first pictures of a folder and of all its masks."""
+    """Hash of the pixels of the first pictures of a folder, transparency included, and of all its masks."""
     files, plain = _files(folder, count)
     masks = [file for file in files if file.stem.endswith(_MASK_SUFFIX)]
-    hashes = [[array_hash(np.asarray(frame)) for frame in _frames(file, "RGB")] for file in plain + masks]
+    hashes = [[array_hash(np.asarray(frame)) for frame in _frames(file, None)] for file in plain + masks]
     return json_hash([frames[0] if len(frames) == 1 else frames for frames in hashes])
 
 
@@ -120,8 +121,13 @@ def _extensions() -> Collection[str]:
     return Image.registered_extensions()
 
 
-def _frames(file: Path, mode: str) -> list[Any]:
-    """The pictures of a folder of frames or of an animated image; else the picture alone."""
+def _frames(file: Path, mode: str | None) -> list[Any]:
+    """The pictures of a folder of frames or of an animated image; else the picture alone.
+
+    Args:
+        file: or folder.
+        mode: of the pictures; None for colours, with transparency where the file has it.
+    """
     if file.is_dir():
         frames = [frame for frame in sorted(file.glob("*")) if frame.suffix.lower() in _extensions()]
         if not frames:
@@ -130,10 +136,13 @@ def _frames(file: Path, mode: str) -> list[Any]:
     return _opened(file, mode)
 
 
-def _opened(file: Path, mode: str) -> list[Any]:
+def _opened(file: Path, mode: str | None) -> list[Any]:
     try:
         with Image.open(file) as opened:
-            return [frame.convert(mode) for frame in ImageSequence.Iterator(opened)]
+            return [
+                frame.convert(mode or (WITH_TRANSPARENCY if frame.has_transparency_data else COLOURS))
+                for frame in ImageSequence.Iterator(opened)
+            ]
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise QsdError(
             f"{file}: cannot be read as an image ({first_line(error)}); get it again or remove it"

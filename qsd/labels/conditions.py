@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from qsd.bank import Bank
-from qsd.denoisers.identity import component_identity
 from qsd.evaluation.content import settings_content
 from qsd.evaluation.embeddings import encoder_identities
+from qsd.evaluation.overwritten import identity_before_drawing
 from qsd.evaluation.settings import EvaluationSettings
 from qsd.support.differences import first_difference
 from qsd.support.errors import QsdError
@@ -45,7 +45,7 @@ def store_conditions(
 def pipeline_components(pipe: Any) -> dict[str, dict[str, str]]:
     """By name, the identity of every component that draws."""
     present = {
-        name: component_identity(component)
+        name: identity_before_drawing(component)
         for name, component in pipe.components.items()
         if component is not None and name not in _DRAWS_NOTHING and hasattr(component, "__dict__")
     }

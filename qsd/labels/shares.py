@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from qsd.denoisers.components import denoisers_of
+from qsd.denoisers.decoders import decoder_of
 from qsd.evaluation.evaluator import Evaluator
-from qsd.evaluation.meanwhile import decoder_of
 from qsd.labels.measurer import Job, Measurer
 
 DRAWING = ("denoiser", "decode")

@@ -1,5 +1,6 @@
 """Multiply-accumulates against closed forms, and against PyTorch's own counter."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -33,6 +34,25 @@ def test_what_pipelines_call_with_counts_and_a_failure_is_said(caplog: pytest.Lo
     silent = with_macs(tiny_pixart(), plain, {"no_such": 1})
     assert silent == plain
     assert "PixArtTransformer2DModel are not counted, so activations have no budgets" in caplog.text
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_forward_that_asks_for_values_is_given_them(device: str, caplog: pytest.LogCaptureFixture) -> None:
+    plain = trace(tiny_pixart(), inputs=pixart_inputs()).layers
+    denoiser: Any = tiny_pixart()
+    forward = denoiser.forward
+
+    def selecting(hidden_states: torch.Tensor, **kwargs: Any) -> Any:
+        rows = torch.nonzero(hidden_states.flatten(1).abs().sum(1))[:, 0]  # as many as there are values
+        return forward(hidden_states[rows], **kwargs)
+
+    denoiser.forward = selecting
+    uncounted = [dataclasses.replace(layer, macs=0) for layer in plain]
+    counted = with_macs(denoiser.to(device), uncounted, pixart_inputs())
+    values = device == "cpu"
+    assert counted == (plain if values else uncounted)
+    assert ("are not counted" in caplog.text) != values
+    assert not any(module._forward_hooks for module in denoiser.modules())
 
 
 @pytest.mark.parametrize("family", ["sd15", "sd35", "dit"])

@@ -151,7 +151,7 @@ def test_a_package_that_cleans_prompts_is_asked_for_first(
         QsdError, match=r"WanVideoToVideoPipeline: cleans prompts by ftfy, .*`pip install ftfy`"
     ):
         Generator(pipe, settings(tmp_path, images=True, height=16, width=16))
-    with pytest.raises(QsdError, match="name 'ftfy' is not defined; install the package of that name"):
+    with pytest.raises(QsdError, match="name 'ftfy' is not defined; `pip install ftfy`"):
         qsd.record_inputs(_wan("WanVideoToVideoPipeline"))
 
 

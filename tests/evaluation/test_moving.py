@@ -142,9 +142,9 @@ def test_conditions_hold_pictures_and_videos(stills: Path, videos: Path) -> None
 
 
 def test_inputs_are_recorded_with_pictures_in_the_form_of_the_call() -> None:
-    assert len(_image_arguments(accepted_by(Posed()), 16)["pose_video"]) == 5
-    assert _image_arguments(accepted_by(Tensors()), 16)["control_video"].shape == (1, 3, 5, 16, 16)
-    assert isinstance(_image_arguments(accepted_by(Conditioned()), 16)["conditions"][0], Condition)
+    assert len(_image_arguments(accepted_by(Posed()), 16, "RGB")["pose_video"]) == 5
+    assert _image_arguments(accepted_by(Tensors()), 16, "RGB")["control_video"].shape == (1, 3, 5, 16, 16)
+    assert isinstance(_image_arguments(accepted_by(Conditioned()), 16, "RGB")["conditions"][0], Condition)
 
 
 def test_what_is_no_picture_is_refused_in_one_line(videos: Path, stills: Path) -> None:

@@ -4,14 +4,19 @@ Three stand for what a denoiser may draw: pixels (DeepFloyd IF, after Imagen), t
 latents. Wan 2.2 has two denoisers.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import diffusers
+import numpy as np
 import pytest
 import torch
 import yaml
-from support.tiny_pipelines import PROMPTS, dit, sd15
+from PIL import Image
+from support.tiny_pipelines import PROMPTS, dit, sd15, tiny_vae
 from support.unseen_pipelines import UNSEEN_PIPELINES, wan22
+from torch import nn
 
 import qsd
 from qsd.bank import Applier, Bank
@@ -23,6 +28,8 @@ from qsd.evaluation.generate import Generator
 from qsd.export import load_export
 from qsd.search import SearchSettings
 from qsd.store import Store
+from qsd.support.errors import QsdError
+from qsd.support.packages import missing_package
 
 RANKED = ("deepfloyd", "amused", "latent")
 PIPELINES = UNSEEN_PIPELINES | {"latent": sd15, "wan22": wan22}
@@ -174,3 +181,107 @@ def test_a_denoiser_without_a_part_in_what_is_drawn_is_said(
     assert ("all 2 configs draw bit for bit what full precision draws" in caplog.text) == silent
     qsd.probe(pipe, bank, store.path, evaluator=settings, num_images=2, budget=0.25)
     assert ("layers draw bit for bit" in caplog.text) == silent
+
+
+def redrawing(vae: Any) -> Any:
+    parts = sd15().components | {"vae": vae}
+    return diffusers.StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+
+
+def see_through(folder: Path, alpha: int) -> str:
+    """Two pictures of the same colours."""
+    folder.mkdir()
+    values = np.random.default_rng(0)
+    for index in range(2):
+        pixels = values.integers(0, 256, (16, 16, 4), dtype=np.uint8)
+        pixels[..., 3] = alpha
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return str(folder)
+
+
+@pytest.mark.parametrize(("channels", "differ"), [(4, True), (3, False)])
+def test_transparency_counts_where_the_encoder_reads_it(channels: int, differ: bool, tmp_path: Path) -> None:
+    redrawing(tiny_vae(in_channels=channels)).save_pretrained(tmp_path / "pipeline")
+    pipe = qsd.load_pipeline(tmp_path / "pipeline")
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    settings = [
+        qsd.EvaluationSettings(
+            prompts=str(tmp_path / "prompts.txt"),
+            images=see_through(tmp_path / str(alpha), alpha),
+            num_images=2,
+            steps=4,
+            guidance=1.0,
+            batch_size=2,
+        )
+        for alpha in (255, 30)
+    ]
+    bank = qsd.build_bank(pipe, options=("uaq-4", "lloyd-3"))  # recorded with a picture of its own
+    store = qsd.label(pipe, bank, tmp_path / "store.h5", num_configs=1, evaluator=settings[0])
+    assert (store.values("psnr") < 100).all()
+    assert torch.equal(latents(pipe, settings[0]), latents(pipe, settings[1])) != differ
+
+
+def test_a_config_entry_that_was_a_default_may_be_set_later(tmp_path: Path) -> None:
+    pipe = sd15()
+    pipe.unet.conv_in = nn.Conv2d(4, pipe.unet.conv_in.out_channels, 5, padding=2)
+    with pytest.raises(QsdError, match="was changed after it was loaded: 'conv_in.weight'"):
+        qsd.build_bank(pipe, options=("uaq-4",))
+    pipe.unet.register_to_config(conv_in_kernel=5)
+    bank = qsd.build_bank(pipe, options=("uaq-4",))
+    qsd.export(pipe, bank, bank.uniform_config("uaq-4"), tmp_path)
+    assert load_export(tmp_path).conv_in.kernel_size == (5, 5)
+
+
+def test_pictures_in_another_type_reach_the_autoencoder(tmp_path: Path) -> None:
+    redrawing(tiny_vae()).save_pretrained(tmp_path)
+    vae = qsd.load_pipeline(tmp_path).vae
+    picture = torch.rand(1, 3, 16, 16).bfloat16()
+    encoded = vae.encode(picture).latent_dist.mean  # as pipelines give it that do not ask for its type
+    assert encoded.dtype == torch.float32
+    assert torch.equal(encoded, type(vae).encode(vae, picture.float()).latent_dist.mean)
+
+
+@pytest.mark.parametrize(
+    ("imported", "name", "package"),
+    [
+        ("from torchvision import transforms", "transforms", "torchvision"),
+        ("import torchvision.ops as ops", "ops", "torchvision"),
+        ("import ftfy", "ftfy", "ftfy"),
+        ("import other", "ftfy", "ftfy"),
+    ],
+)
+def test_the_package_of_a_name_that_was_not_imported(
+    imported: str, name: str, package: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "module.py"
+    file.write_text(f"if False:\n    {imported}\n\n{name}.do()\n")
+    with pytest.raises(NameError) as caught:
+        exec(compile(file.read_text(), str(file), "exec"), {})
+    assert missing_package(caught.value) == package
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_weights_that_a_draw_writes_over_are_no_other_pipeline(changed: bool, tmp_path: Path) -> None:
+    pipe = sd15()
+    pipe.vae.scratch = nn.Parameter(torch.zeros(2))
+    decode = pipe.vae.decode
+
+    def rendering(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        pipe.vae.scratch.copy_(z.flatten()[:2])
+        return decode(z, *args, **kwargs)
+
+    pipe.vae.decode = rendering
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    settings = qsd.EvaluationSettings(
+        prompts=str(tmp_path / "prompts.txt"), num_images=2, steps=2, guidance=1.0, batch_size=2
+    )
+    bank = qsd.build_bank(pipe, options=("uaq-4", "lloyd-3"))
+    qsd.label(pipe, bank, tmp_path / "store.h5", num_configs=1, evaluator=settings)
+    assert pipe.vae.scratch.any()
+    if changed:
+        with torch.no_grad():
+            pipe.vae.scratch.zero_()
+            pipe.vae.post_quant_conv.bias.add_(1)
+    refused = pytest.raises(QsdError, match="begun with components.vae.weights")
+    with refused if changed else contextlib.nullcontext():
+        qsd.label(pipe, bank, tmp_path / "store.h5", num_configs=2, evaluator=settings)
