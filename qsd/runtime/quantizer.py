@@ -2,7 +2,6 @@
 
 import operator
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +17,7 @@ from qsd.runtime.stacks import is_stack, pack, unpack, weight_shape
 from qsd.runtime.state import with_weights
 from qsd.support.errors import QsdError
 from qsd.support.hashing import verifying
-from qsd.support.tensors import tensor_hashes
+from qsd.support.tensors import tensor_hash
 
 if TYPE_CHECKING:
     from qsd.bank.carried import Carried
@@ -31,7 +30,6 @@ class QsdQuantizer(DiffusersQuantizer):
 
     use_keep_in_fp32_modules = True
     quantization_config: Manifest
-    _model: Callable[[], Any]
 
     def __init__(self, quantization_config: Manifest, **kwargs: Any) -> None:
         """Called by diffusers.
@@ -127,13 +125,10 @@ class QsdQuantizer(DiffusersQuantizer):
 
     def maybe_update_state_dict(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Gives packed tensors to diffusers as bits, which it does not cast; remembers their types."""
-        if verifying():
-            noted = {key: self.quantization_config.hash_of(key) for key in state_dict}
-            known = {key: tensor for key, tensor in state_dict.items() if noted[key] is not None}
-            for key, own in tensor_hashes(known).items():
-                if own != noted[key]:
-                    raise QsdError(f"tensor '{key}' differs from its hash (damaged); export again")
         for key, tensor in state_dict.items():
+            noted = self.quantization_config.hash_of(key)
+            if noted is not None and verifying() and tensor_hash(tensor) != noted:
+                raise QsdError(f"tensor '{key}' differs from its hash (damaged); export again")
             if _PACKED in key:
                 self._stored_dtypes[key] = tensor.dtype
                 state_dict[key] = bits_of(tensor)
