@@ -2,6 +2,7 @@
 
 import operator
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +31,7 @@ class QsdQuantizer(DiffusersQuantizer):
 
     use_keep_in_fp32_modules = True
     quantization_config: Manifest
+    _model: Callable[[], Any]
 
     def __init__(self, quantization_config: Manifest, **kwargs: Any) -> None:
         """Called by diffusers.
