@@ -15,7 +15,7 @@ from qsd.export.folder import CONFIG_NAME, without_paths, write_json
 from qsd.export.shards import write_shards
 from qsd.runtime.manifest import Manifest
 from qsd.support.hashing import json_hash
-from qsd.support.tensors import tensor_hashes
+from qsd.support.tensors import tensor_hash
 
 
 def write_native(
@@ -43,7 +43,7 @@ def write_native(
     folder.mkdir()
     size = write_shards(folder, packed | plain, **settings)
     document = json.loads(denoiser.to_json_string())
-    hashes = tensor_hashes(packed | plain)
+    hashes = {name: tensor_hash(tensor) for name, tensor in (packed | plain).items()}
     document["quantization_config"] = manifest.to_dict() | {"hashes": hashes}
     document = without_paths(document)
     document["quantization_config"]["hash"] = json_hash(document)

@@ -47,7 +47,7 @@ class QuantizedLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weight as a tensor that is dequantized when it is read; in-place edits of it count."""
-        if self.packed.edited is not None or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return self.read()
         return LazyWeight(self, torch.empty(self.shape, dtype=self.dtype, device="meta"))
 

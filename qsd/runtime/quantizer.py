@@ -18,7 +18,7 @@ from qsd.runtime.stacks import is_stack, pack, unpack, weight_shape
 from qsd.runtime.state import with_weights
 from qsd.support.errors import QsdError
 from qsd.support.hashing import verifying
-from qsd.support.tensors import tensor_hashes
+from qsd.support.tensors import tensor_hash
 
 if TYPE_CHECKING:
     from qsd.bank.carried import Carried
@@ -127,13 +127,10 @@ class QsdQuantizer(DiffusersQuantizer):
 
     def maybe_update_state_dict(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """Gives packed tensors to diffusers as bits, which it does not cast; remembers their types."""
-        if verifying():
-            noted = {key: self.quantization_config.hash_of(key) for key in state_dict}
-            known = {key: tensor for key, tensor in state_dict.items() if noted[key] is not None}
-            for key, own in tensor_hashes(known).items():
-                if own != noted[key]:
-                    raise QsdError(f"tensor '{key}' differs from its hash (damaged); export again")
         for key, tensor in state_dict.items():
+            noted = self.quantization_config.hash_of(key)
+            if noted is not None and verifying() and tensor_hash(tensor) != noted:
+                raise QsdError(f"tensor '{key}' differs from its hash (damaged); export again")
             if _PACKED in key:
                 self._stored_dtypes[key] = tensor.dtype
                 state_dict[key] = bits_of(tensor)

@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +27,6 @@ def tensor_hash(tensor: Tensor) -> str:
     flat = _plain(tensor).reshape(-1)
     described = f"{str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}"
     return bytes_hash(described.encode(), flat.view(torch.uint8).numpy().data)
-
-
-def tensor_hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """The hashes of tensors by name; several are read and hashed at a time."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return dict(zip(tensors, pool.map(tensor_hash, tensors.values()), strict=True))
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -142,6 +142,13 @@ def test_biases_are_trained_where_inputs_are_not() -> None:
     assert all(map(torch.equal, *gradients))
 
 
+def assigned_back(layer: nn.Module) -> None:
+    """As peft begins a LoRA by OLoRA."""
+    weight = layer.weight.to(torch.float32)
+    weight.data -= 1
+    layer.weight.data = weight.to(torch.float32)
+
+
 EDITS: dict[str, Callable[[nn.Module], None]] = {
     "+=": lambda layer: exec("layer.weight += 1"),
     "add_": lambda layer: layer.weight.add_(1),
@@ -157,6 +164,7 @@ EDITS: dict[str, Callable[[nn.Module], None]] = {
     "init": lambda layer: nn.init.zeros_(layer.weight),
     "out=": lambda layer: torch.add(torch.ones(10, 24), 1, out=layer.weight),
     "foreach": lambda layer: torch._foreach_mul_([layer.weight], 2),
+    "data = of a weight read before": assigned_back,
     "parameter": lambda layer: setattr(layer, "weight", nn.Parameter(torch.ones(10, 24))),
 }
 
