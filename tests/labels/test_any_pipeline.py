@@ -224,7 +224,7 @@ def test_transparency_counts_where_the_encoder_reads_it(channels: int, differ: b
 def test_a_config_entry_that_was_a_default_may_be_set_later(tmp_path: Path) -> None:
     pipe = sd15()
     pipe.unet.conv_in = nn.Conv2d(4, pipe.unet.conv_in.out_channels, 5, padding=2)
-    with pytest.raises(QsdError, match="was changed after it was loaded: 'conv_in.weight'"):
+    with pytest.raises(QsdError, match=r"was changed after it was loaded: 'conv_in\.weight'"):
         qsd.build_bank(pipe, options=("uaq-4",))
     pipe.unet.register_to_config(conv_in_kernel=5)
     bank = qsd.build_bank(pipe, options=("uaq-4",))
@@ -282,6 +282,6 @@ def test_weights_that_a_draw_writes_over_are_no_other_pipeline(changed: bool, tm
         with torch.no_grad():
             pipe.vae.scratch.zero_()
             pipe.vae.post_quant_conv.bias.add_(1)
-    refused = pytest.raises(QsdError, match="begun with components.vae.weights")
+    refused = pytest.raises(QsdError, match=r"begun with components\.vae\.weights")
     with refused if changed else contextlib.nullcontext():
         qsd.label(pipe, bank, tmp_path / "store.h5", num_configs=2, evaluator=settings)
