@@ -5,6 +5,7 @@ latents. Wan 2.2 has two denoisers.
 """
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 from support.tiny_pipelines import PROMPTS, dit, sd15, tiny_vae
 from support.unseen_pipelines import UNSEEN_PIPELINES, wan22
 from torch import nn
@@ -285,3 +287,20 @@ def test_weights_that_a_draw_writes_over_are_no_other_pipeline(changed: bool, tm
     refused = pytest.raises(QsdError, match=r"begun with components\.vae\.weights")
     with refused if changed else contextlib.nullcontext():
         qsd.label(pipe, bank, tmp_path / "store.h5", num_configs=2, evaluator=settings)
+
+
+def test_text_that_a_call_gives_encoded_needs_no_prompts(tmp_path: Path) -> None:
+    pipe = sd15()
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    asked = qsd.EvaluationSettings(
+        prompts=str(tmp_path / "prompts.txt"), num_images=2, steps=2, guidance=1.0, batch_size=2
+    )
+    encoded = pipe.encode_prompt(PROMPTS[:2], pipe.device, 1, False)[0].detach()
+    save_file({"prompt_embeds": encoded}, tmp_path / "encoded.safetensors")
+    given = dataclasses.replace(
+        asked, prompts=None, call={"prompt_embeds": str(tmp_path / "encoded.safetensors")}
+    )
+    bank = qsd.build_bank(pipe, options=("uaq-4", "lloyd-3"), evaluator=given)
+    store = qsd.label(pipe, bank, tmp_path / "store.h5", num_configs=1, evaluator=given)
+    assert (store.values("psnr") < 100).all()
+    assert torch.equal(latents(pipe, given), latents(pipe, asked))
