@@ -176,9 +176,9 @@ def section(rows: list[Row]) -> str:
         "PSNR: the smaller of the two labels, which shows that what was labeled is what the config draws; "
         "weights are random, so its size says nothing. "
         f"{', '.join(f'`{case.cls}`' for case in CASES if case.in_memory)} are taken as they are built, "
-        "not opened from the folder that diffusers saves; some of them because a part of their processor, for "
-        "videos that they are not asked for, needs torchvision. Some pipelines clean prompts by ftfy, which "
-        "was installed for this table.",
+        "not opened from the folder that diffusers saves, some of them because their processors have a part "
+        "for videos that needs torchvision. Some pipelines clean prompts by ftfy, which was installed for "
+        "this table.",
         "",
         "| pipeline | makes | denoisers | layers | PSNR | layers probed |",
         "|---|---|---|---:|---:|---:|",

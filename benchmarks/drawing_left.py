@@ -23,7 +23,7 @@ LEFT_OUT: dict[str, str] = {
     "BlipDiffusionPipeline": _QFORMER,
     "BlipDiffusionControlNetPipeline": _QFORMER,
     "EasyAnimateControlPipeline": "its own `encode_prompt` is given an argument that it does not take",
-    "VersatileDiffusionDualGuidedPipeline": "the transformers of its U-Net are given an argument that they do not take",
+    "VersatileDiffusionDualGuidedPipeline": "its U-Net gives transformers an argument that they do not take",
     "VersatileDiffusionPipeline": "no call of its own, only those of the pipelines that it is split into",
 }
 """Class name -> what stands behind the names of all that it holds for."""

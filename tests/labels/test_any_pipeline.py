@@ -5,6 +5,7 @@ latents. Wan 2.2 has two denoisers.
 """
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 from support.tiny_pipelines import PROMPTS, dit, sd15, tiny_vae
 from support.unseen_pipelines import UNSEEN_PIPELINES, wan22
 from torch import nn
@@ -224,7 +226,7 @@ def test_transparency_counts_where_the_encoder_reads_it(channels: int, differ: b
 def test_a_config_entry_that_was_a_default_may_be_set_later(tmp_path: Path) -> None:
     pipe = sd15()
     pipe.unet.conv_in = nn.Conv2d(4, pipe.unet.conv_in.out_channels, 5, padding=2)
-    with pytest.raises(QsdError, match="was changed after it was loaded: 'conv_in.weight'"):
+    with pytest.raises(QsdError, match=r"was changed after it was loaded: 'conv_in\.weight'"):
         qsd.build_bank(pipe, options=("uaq-4",))
     pipe.unet.register_to_config(conv_in_kernel=5)
     bank = qsd.build_bank(pipe, options=("uaq-4",))
@@ -282,6 +284,23 @@ def test_weights_that_a_draw_writes_over_are_no_other_pipeline(changed: bool, tm
         with torch.no_grad():
             pipe.vae.scratch.zero_()
             pipe.vae.post_quant_conv.bias.add_(1)
-    refused = pytest.raises(QsdError, match="begun with components.vae.weights")
+    refused = pytest.raises(QsdError, match=r"begun with components\.vae\.weights")
     with refused if changed else contextlib.nullcontext():
         qsd.label(pipe, bank, tmp_path / "store.h5", num_configs=2, evaluator=settings)
+
+
+def test_text_that_a_call_gives_encoded_needs_no_prompts(tmp_path: Path) -> None:
+    pipe = sd15()
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    asked = qsd.EvaluationSettings(
+        prompts=str(tmp_path / "prompts.txt"), num_images=2, steps=2, guidance=1.0, batch_size=2
+    )
+    encoded = pipe.encode_prompt(PROMPTS[:2], pipe.device, 1, False)[0].detach()
+    save_file({"prompt_embeds": encoded}, tmp_path / "encoded.safetensors")
+    given = dataclasses.replace(
+        asked, prompts=None, call={"prompt_embeds": str(tmp_path / "encoded.safetensors")}
+    )
+    bank = qsd.build_bank(pipe, options=("uaq-4", "lloyd-3"), evaluator=given)
+    store = qsd.label(pipe, bank, tmp_path / "store.h5", num_configs=1, evaluator=given)
+    assert (store.values("psnr") < 100).all()
+    assert torch.equal(latents(pipe, given), latents(pipe, asked))
